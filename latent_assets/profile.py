@@ -1,0 +1,373 @@
+"""The profile: one typed TOML file that says what to build.
+
+Parsing, validation and its errors live here. What a profile means is the business of the rooms that read it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from latent_assets.errors import ProfileError
+
+PROFILE_VARIABLE = "LATENT_ASSETS_PROFILE"
+HOME_VARIABLE = "LATENT_ASSETS_HOME"
+DEFAULT_PROFILE = "demo"
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+SpaceName = Literal["clip", "vae", "joint"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class _Section(BaseModel):
+    """A table of the profile: no unknown keys, no coercion of wrong types, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(_Section):
+    """Where the list of images comes from.
+
+    `kind="metadata"` reads files of image links, `webdataset` tars that already hold images, `folder` a
+    directory of images. `builtin` names a data set the package ships: it is written below the root and
+    served over HTTP on `origin` (loopback) while images are fetched.
+    """
+
+    kind: Literal["metadata", "webdataset", "folder"] = "metadata"
+    path: str | None = Field(None, description="file, directory or glob; local, s3://, hf:// or https://")
+    builtin: Literal["openmoji"] | None = None
+    origin: str | None = Field(None, description="http://127.0.0.1:PORT on which a builtin data set is served")
+    format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
+    # "auto" recognises the known schemas by their columns
+    schema_name: Literal["auto", "laion", "laion-aesthetic", "relaion", "datacomp", "coyo"] = "auto"
+    columns: dict[str, str] = Field(default_factory=dict, description="catalog column -> column of the source")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Source:
+        if (self.path is None) == (self.builtin is None):
+            raise ValueError("set exactly one of `path` (your data) and `builtin` (a data set in the package)")
+        if self.builtin and not self.origin:
+            raise ValueError("`builtin` is served over HTTP: set `origin`, for example http://127.0.0.1:8765")
+        return self
+
+
+class Filters(_Section):
+    """Which rows of the source become the catalog. A row is dropped by the first rule that hits it."""
+
+    min_aesthetic: float | None = None
+    max_punsafe: Probability | None = None
+    max_pwatermark: Probability | None = None
+    min_width: Annotated[int, Field(ge=1)] | None = None
+    min_height: Annotated[int, Field(ge=1)] | None = None
+    require_caption: bool = True
+    sample: Annotated[int, Field(ge=1)] | None = Field(None, description="keep this many rows, chosen by seed")
+    seed: int = 0
+    remove: tuple[str, ...] = Field((), description="files of URLs, domains, hashes or ids never to fetch")
+
+
+class Shards(_Section):
+    """How the catalog is cut into Dagster partitions."""
+
+    rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    max_partitions: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+    per_run: Annotated[int, Field(ge=1, le=1_000)] = Field(16, description="shards one run takes")
+
+
+class Fetch(_Section):
+    """How images are downloaded and stored."""
+
+    contact: str | None = Field(None, description="mail address or page in the user agent")
+    resize: Literal["longest", "shortest", "center_crop", "none"] = "shortest"
+    size: Annotated[int, Field(ge=16, le=4096)] = 512
+    format: Literal["jpeg", "webp", "png", "raw"] = "jpeg"
+    quality: Annotated[int, Field(ge=1, le=100)] = 92
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 256
+    per_host: Annotated[int, Field(ge=1, le=256)] = 8
+    per_host_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="requests a second and host")
+    timeout: Annotated[float, Field(gt=0)] = Field(20.0, description="seconds for one row, everything included")
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    max_bytes: Annotated[int, Field(ge=1024)] = 50_000_000
+    max_pixels: Annotated[int, Field(ge=1024)] = 100_000_000
+    max_redirects: Annotated[int, Field(ge=0, le=20)] = 5
+    robots: bool = True
+    respect_opt_out: bool = True
+    allow_origins: tuple[str, ...] = Field((), description="exact origins exempt from the private-address rule")
+    min_success: Probability = Field(0.3, description="below this the blocking check of a shard fails")
+    warn_success: Probability = 0.5
+
+
+class ClipModel(_Section):
+    """An open_clip model: a name and pretrained tag it knows, or a config file with weights.
+
+    `config`, `weights` and `text_encoder` are paths; `package:NAME/PATH` is a path inside an installed
+    Python package.
+    """
+
+    name: str | None = None
+    pretrained: str | None = None
+    config: str | None = None
+    weights: str | None = None
+    text_encoder: str | None = None
+    dtype: Dtype = "auto"
+    batch_size: Annotated[int, Field(ge=1)] = 64
+
+    @model_validator(mode="after")
+    def _named_or_local(self) -> ClipModel:
+        if (self.name is None) == (self.config is None):
+            raise ValueError("set either `name` (with `pretrained`) or `config` (with `weights`)")
+        if self.name is not None and self.pretrained is None:
+            raise ValueError("`name` needs `pretrained`, for example openai")
+        if self.config is not None and self.weights is None:
+            raise ValueError("`config` needs `weights`, a safetensors file")
+        return self
+
+
+class VaeModel(_Section):
+    """A diffusers AutoencoderKL: a repository name or a directory."""
+
+    model: str
+    size: Annotated[int, Field(ge=32, le=2048)] = 512
+    dtype: Dtype = "auto"
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    feature_dim: Annotated[int, Field(ge=8, le=4096)] = Field(256, description="length of the map feature")
+
+    @model_validator(mode="after")
+    def _whole_latents(self) -> VaeModel:
+        if self.size % 8:
+            raise ValueError("`size` must be a multiple of 8")
+        return self
+
+
+class DiffusionModel(_Section):
+    """A text-to-image pipeline that `StableDiffusionPipeline.from_pretrained` loads.
+
+    `text_encoder` and `vae` replace the pipeline's own components by those of a path.
+    """
+
+    model: str
+    text_encoder: str | None = None
+    vae: str | None = None
+    size: Annotated[int, Field(ge=32, le=2048)] = 512
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    guidance: Annotated[float, Field(ge=0)] = 7.5
+    dtype: Dtype = "auto"
+
+
+class Models(_Section):
+    """The models of an atlas. A space needs the models it is made from."""
+
+    clip: ClipModel | None = None
+    vae: VaeModel | None = None
+    diffusion: DiffusionModel | None = None
+
+
+class Projection(_Section):
+    """UMAP settings, shared by all spaces. Names as in umap-learn."""
+
+    spaces: tuple[SpaceName, ...] = ("clip", "vae", "joint")
+    backend: Literal["auto", "umap-learn", "cuml"] = "auto"
+    n_neighbors: Annotated[int, Field(ge=2, le=500)] = 15
+    min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
+    n_epochs: Annotated[int, Field(ge=1)] | None = None
+    seed: int = 42
+    fit_rows: Annotated[int, Field(ge=32)] = Field(1_000_000, description="above this a sample is fitted")
+    joint_clip_weight: Probability = Field(0.5, description="share of the clip vector in `joint` distances")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Projection:
+        if not self.spaces or len(set(self.spaces)) != len(self.spaces):
+            raise ValueError("`spaces` needs at least one space, each named once")
+        return self
+
+
+class Table(_Section):
+    """The LanceDB table `atlas`."""
+
+    thumbnail_size: Annotated[int, Field(ge=16, le=96)] = 96
+    thumbnail_format: Literal["webp", "jpeg"] = "webp"
+    thumbnail_quality: Annotated[int, Field(ge=1, le=100)] = 80
+    index_above_rows: Annotated[int, Field(ge=1)] = Field(1_000_000, description="build a vector index above this")
+
+
+class Profile(_Section):
+    """What to build. Read one with `load_profile`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    title: str = ""
+    attribution: str = Field("", description="shown with every image: whose work this is, and its licence")
+    root: str = Field("", description="directory or s3://bucket/prefix; default: below the home directory")
+    source: Source
+    filters: Filters = Filters()
+    shards: Shards = Shards()
+    fetch: Fetch = Fetch()
+    models: Models
+    projection: Projection = Projection()
+    table: Table = Table()
+
+    @model_validator(mode="after")
+    def _spaces_have_models(self) -> Profile:
+        needs = {"clip": ("clip",), "vae": ("vae",), "joint": ("clip", "vae")}
+        for space in self.projection.spaces:
+            for model in needs[space]:
+                if getattr(self.models, model) is None:
+                    raise ValueError(
+                        f"projection.spaces has `{space}`, which needs [models.{model}]: "
+                        f"add that table or leave `{space}` out"
+                    )
+        return self
+
+
+def home() -> Path:
+    """Directory that holds local atlases: $LATENT_ASSETS_HOME, else `.latent-assets` of the checkout or user."""
+    if value := os.environ.get(HOME_VARIABLE):
+        return Path(value).expanduser().absolute()
+    checkout = Path(__file__).resolve().parent.parent
+    base = checkout if (checkout / "workspace.yaml").is_file() else Path.home()
+    return base / ".latent-assets"
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles in the package, sorted."""
+    folder = resources.files("latent_assets") / "profiles"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def resolve_path(value: str, base: Path | None = None) -> str:
+    """Turn `package:NAME/PATH` into a file path; make other local paths absolute (against `base`).
+
+    Raises ProfileError when the package is not installed. Nothing is imported.
+    """
+    if value.startswith("package:"):
+        package, _, inner = value.removeprefix("package:").partition("/")
+        spec = find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ProfileError(f"`{value}`: the Python package `{package}` is not installed; pip install it.")
+        return str(Path(list(spec.submodule_search_locations)[0]) / inner)
+    if "://" in value:
+        return value
+    path = Path(value).expanduser()
+    return str(path if path.is_absolute() else (base or Path.cwd()) / path)
+
+
+def load_profile(selection: str | os.PathLike[str] | None = None) -> Profile:
+    """Read, check and resolve a profile.
+
+    `selection` is the name of a shipped profile or the path of a TOML file; without it
+    $LATENT_ASSETS_PROFILE, else `demo`. Raises ProfileError naming the file, the key and the remedy.
+    """
+    chosen = os.fspath(selection or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE)
+    if chosen in shipped_profiles():
+        file = Path(str(resources.files("latent_assets") / "profiles" / f"{chosen}.toml"))
+    else:
+        file = Path(chosen).expanduser()
+        if not file.is_file():
+            raise ProfileError(
+                f"There is no profile `{chosen}`: give the path of a TOML file or one of the shipped profiles "
+                f"({', '.join(shipped_profiles())})."
+            )
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"{file}: not UTF-8 text ({error}). Save the profile as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"{file}: not valid TOML: {error}. See `latent-assets profile show demo`.") from error
+    return parse_profile(values, file)
+
+
+def parse_profile(values: dict[str, Any], file: Path) -> Profile:
+    """Check the parsed TOML `values` of `file` and resolve its paths. Raises ProfileError."""
+    try:
+        profile = Profile.model_validate(_tuples(values))
+    except ValidationError as error:
+        raise ProfileError(_explain(error, file)) from None
+    _check_open_clip_name(profile, file)
+    return _resolved(profile, file)
+
+
+def _tuples(value: Any) -> Any:
+    """TOML arrays as tuples: the sections are immutable and strict."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _explain(error: ValidationError, file: Path) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "profile"
+        if item["type"] == "extra_forbidden":
+            known = ", ".join(_known_keys(item["loc"][:-1]))
+            lines.append(f"{file}: `{key}`: there is no such key. Known here: {known}.")
+        elif item["type"] == "missing":
+            lines.append(f"{file}: `{key}` is missing: add it.")
+        else:
+            got = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+            lines.append(f"{file}: `{key}`: {item['msg'].removeprefix('Value error, ')}{got}.")
+    return "\n".join(lines)
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = Profile
+    for part in location:
+        field = section.model_fields.get(part)
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        section = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        if section is None:
+            return []
+    return sorted(section.model_fields)
+
+
+def _check_open_clip_name(profile: Profile, file: Path) -> None:
+    """Refuse an open_clip name without importing open_clip (seconds): its configs are files of the package."""
+    clip = profile.models.clip
+    if clip is None or clip.name is None:
+        return
+    spec = find_spec("open_clip")
+    if spec is None or not spec.submodule_search_locations:
+        raise ProfileError(f"{file}: `models.clip.name` needs the package open_clip_torch; pip install it.")
+    folder = Path(list(spec.submodule_search_locations)[0]) / "model_configs"
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    if clip.name.replace("/", "-") not in known:
+        from difflib import get_close_matches
+
+        near = get_close_matches(clip.name, known, n=3, cutoff=0.4)
+        hint = f" Close: {', '.join(near)}." if near else ""
+        raise ProfileError(f"{file}: `models.clip.name`: open_clip has no model `{clip.name}`.{hint}")
+
+
+def _resolved(profile: Profile, file: Path) -> Profile:
+    """The profile with absolute paths; relative ones are taken from the profile's directory."""
+    base = file.resolve().parent
+
+    def path(value: str | None) -> str | None:
+        return None if value is None else resolve_path(value, base)
+
+    def model(value: str | None) -> str | None:
+        """A repository name stays as it is; a path or package: becomes absolute."""
+        local = value is not None and (value.startswith(("package:", "/", ".", "~")) or (base / value).exists())
+        return path(value) if local else value
+
+    models = profile.models
+    clip = models.clip and models.clip.model_copy(
+        update={name: path(getattr(models.clip, name)) for name in ("config", "weights", "text_encoder")}
+    )
+    vae = models.vae and models.vae.model_copy(update={"model": model(models.vae.model)})
+    diffusion = models.diffusion and models.diffusion.model_copy(
+        update={name: model(getattr(models.diffusion, name)) for name in ("model", "text_encoder", "vae")}
+    )
+    return profile.model_copy(
+        update={
+            "root": resolve_path(profile.root, base) if profile.root else str(home() / profile.name),
+            "source": profile.source.model_copy(update={"path": path(profile.source.path)}),
+            "filters": profile.filters.model_copy(
+                update={"remove": tuple(resolve_path(item, base) for item in profile.filters.remove)}
+            ),
+            "models": models.model_copy(update={"clip": clip, "vae": vae, "diffusion": diffusion}),
+        }
+    )

@@ -1,0 +1,42 @@
+"""Progress reports: rooms say how far they are; whoever runs them decides where it is shown.
+
+Nothing here prints. The command line shows bars, a Dagster run writes log lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of a stage; `total` is None while it is not known."""
+
+    stage: str
+    done: int
+    total: int | None
+    unit: str = "rows"
+    note: str = ""
+
+
+Listener = Callable[[Progress], None]
+_listener: ContextVar[Listener | None] = ContextVar("latent_assets_progress", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Send the progress reported inside the block to `listener`."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def report(stage: str, done: int, total: int | None, unit: str = "rows", note: str = "") -> None:
+    """Say that `done` of `total` units of `stage` are finished. Costs nothing when nobody listens."""
+    if listener := _listener.get():
+        listener(Progress(stage, done, total, unit, note))
