@@ -153,6 +153,7 @@ class DiffusionModel(_Section):
     model: str
     text_encoder: str | None = None
     vae: str | None = None
+    text_length: Annotated[int, Field(ge=8, le=512)] = Field(77, description="tokens, with a `text_encoder`")
     size: Annotated[int, Field(ge=32, le=2048)] = 512
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     guidance: Annotated[float, Field(ge=0)] = 7.5
@@ -262,10 +263,12 @@ def load_profile(selection: str | os.PathLike[str] | None = None) -> Profile:
     $LATENT_ASSETS_PROFILE, else `demo`. Raises ProfileError naming the file, the key and the remedy.
     """
     chosen = os.fspath(selection or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE)
+    base = Path.cwd()
     if chosen in shipped_profiles():
         file = Path(str(resources.files("latent_assets") / "profiles" / f"{chosen}.toml"))
     else:
         file = Path(chosen).expanduser()
+        base = file.resolve().parent
         if not file.is_file():
             raise ProfileError(
                 f"There is no profile `{chosen}`: give the path of a TOML file or one of the shipped profiles "
@@ -277,17 +280,21 @@ def load_profile(selection: str | os.PathLike[str] | None = None) -> Profile:
         raise ProfileError(f"{file}: not UTF-8 text ({error}). Save the profile as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{file}: not valid TOML: {error}. See `latent-assets profile show demo`.") from error
-    return parse_profile(values, file)
+    return parse_profile(values, file, base)
 
 
-def parse_profile(values: dict[str, Any], file: Path) -> Profile:
-    """Check the parsed TOML `values` of `file` and resolve its paths. Raises ProfileError."""
+def parse_profile(values: dict[str, Any], file: Path, base: Path) -> Profile:
+    """Check the parsed TOML `values` of `file` and make its relative paths absolute, from `base`.
+
+    A file's own paths start at its directory, a shipped profile's at the working directory.
+    Raises ProfileError.
+    """
     try:
         profile = Profile.model_validate(_tuples(values))
     except ValidationError as error:
         raise ProfileError(_explain(error, file)) from None
     _check_open_clip_name(profile, file)
-    return _resolved(profile, file)
+    return _resolved(profile, base)
 
 
 def _tuples(value: Any) -> Any:
@@ -341,9 +348,8 @@ def _check_open_clip_name(profile: Profile, file: Path) -> None:
         raise ProfileError(f"{file}: `models.clip.name`: open_clip has no model `{clip.name}`.{hint}")
 
 
-def _resolved(profile: Profile, file: Path) -> Profile:
-    """The profile with absolute paths; relative ones are taken from the profile's directory."""
-    base = file.resolve().parent
+def _resolved(profile: Profile, base: Path) -> Profile:
+    """The profile with absolute paths; relative ones start at `base`."""
 
     def path(value: str | None) -> str | None:
         return None if value is None else resolve_path(value, base)

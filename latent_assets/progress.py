@@ -36,6 +36,11 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+def current_listener() -> Listener | None:
+    """Whoever receives progress here, or None."""
+    return _listener.get()
+
+
 def report(stage: str, done: int, total: int | None, unit: str = "rows", note: str = "") -> None:
     """Say that `done` of `total` units of `stage` are finished. Costs nothing when nobody listens."""
     if listener := _listener.get():

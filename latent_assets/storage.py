@@ -153,7 +153,7 @@ class Storage:
         On an error nothing is stored and the temporary file is removed. Raises StorageError when the root
         cannot be written or is full.
         """
-        with _explained(self, name):
+        with _explained(self, name, reading=False):
             if self.is_local:
                 target = Path(self.uri(name))
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -271,11 +271,13 @@ def _failure_name(stage: str, key: str) -> str:
 
 
 @contextmanager
-def _explained(storage: Storage, name: str) -> Iterator[None]:
+def _explained(storage: Storage, name: str, reading: bool = True) -> Iterator[None]:
     """Turn the operating system's refusals into errors that name the path and the remedy."""
     try:
         yield
     except FileNotFoundError as error:
+        if not reading:
+            raise
         raise StorageError(f"{storage.uri(name)} is not there. Run `latent-assets status` to see what is.") from error
     except PermissionError as error:
         raise StorageError(

@@ -84,20 +84,24 @@ def read_ids(storage: Storage, name: str) -> list[str]:
     return ids
 
 
-def read_column(storage: Storage, name: str, column: str, rows: np.ndarray | None = None) -> np.ndarray:
-    """One column as float16 [n, width]; `rows` (sorted indices) reads only those. The file is memory-mapped."""
-    parts: list[np.ndarray] = []
+def column_batches(storage: Storage, name: str, column: str) -> Iterator[np.ndarray]:
+    """One column batch by batch, as written: float16 [batch, width] each. The file is memory-mapped."""
     with storage.local(name) as path, pa.memory_map(str(path)) as source:
         reader = pa.ipc.open_file(source)
         width = reader.schema.field(column).type.list_size
-        start = 0
         for index in range(reader.num_record_batches):
-            batch = reader.get_batch(index).column(column)
             # `flatten` honours a slice's offset
-            values = batch.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-            if rows is not None:
-                here = rows[(rows >= start) & (rows < start + len(values))] - start
-                start += len(values)
-                values = values[here]
-            parts.append(np.array(values, dtype=np.float16))
-    return np.concatenate(parts) if parts else np.zeros((0, width), np.float16)
+            values = reader.get_batch(index).column(column).flatten()
+            yield values.to_numpy(zero_copy_only=False).reshape(-1, width)
+
+
+def read_column(storage: Storage, name: str, column: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """One column as float16 [n, width]; `rows` (sorted indices) reads only those."""
+    parts: list[np.ndarray] = []
+    start = 0
+    for values in column_batches(storage, name, column):
+        end = start + len(values)
+        chosen = values if rows is None else values[rows[(rows >= start) & (rows < end)] - start]
+        parts.append(np.array(chosen, dtype=np.float16))
+        start = end
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float16)

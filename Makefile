@@ -1,0 +1,46 @@
+# Two commands do all set-up: `make demo` and `make test`. The others are for daily work.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PORT ?= 3000
+SERVE ?= 1
+
+.PHONY: demo test check dev train lock clean
+
+## Build the embedded default atlas and open the Dagster UI on it (SERVE=0: stop after the build).
+demo: $(INSTALLED)
+	$(BIN)/latent-assets demo --port $(PORT) $(if $(filter 0,$(SERVE)),--no-serve)
+
+## Everything that must hold: format, lint, types, definitions, tests.
+test: check
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/dagster definitions validate -w workspace.yaml
+
+## Open the Dagster UI on the atlas of the selected profile.
+dev: $(INSTALLED)
+	$(BIN)/latent-assets ui --port $(PORT)
+
+## Train the demo's models from scratch (hours).
+train: $(INSTALLED)
+	$(BIN)/python -m latent_assets.demo.train all
+
+## Pin the newest versions that pyproject.toml admits.
+lock: $(INSTALLED)
+	$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --extra dev -o requirements.lock pyproject.toml
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) .latent-assets

@@ -1,0 +1,1 @@
+"""Dagster's face: one module per group of assets. Thin: reads inputs, calls the library, reports metadata."""

@@ -1,0 +1,242 @@
+"""The embeddings group: CLIP vectors and VAE latents of every shard, and the manifest over all of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import dagster as dg
+
+from latent_assets.defs import partitions
+from latent_assets.defs.materialization import OWNERS, Event, Metadata, ShardOutcomes, run_shards, run_whole
+from latent_assets.lineage import Lineage, Made, Produced
+from latent_assets.profile import Profile
+from latent_assets.storage import fingerprint
+
+_SPECS = {
+    "vae_latents": (
+        "vae_model",
+        {"pytorch", "diffusers", "arrow"},
+        "Latents of the autoencoder, whole (float16, the distribution's mean times the model's scaling factor), and "
+        "the two candidates for a map feature made from them.",
+    ),
+    "clip_embeddings": (
+        "clip_model",
+        {"pytorch", "openclip", "arrow"},
+        "CLIP vectors of the images (float16, unit length).",
+    ),
+}
+
+
+def embedding_assets(profile: Profile) -> list[dg.AssetsDefinition]:
+    """`vae_latents` and `clip_embeddings` (one multi-asset) and `embedding_manifest`."""
+    layout = Lineage(profile)
+    return [_embeddings(layout), _embedding_manifest(layout)]
+
+
+def _embeddings(layout: Lineage) -> dg.AssetsDefinition:
+    names = [name for name in _SPECS if name in layout.stages]
+    specs = [
+        dg.AssetSpec(
+            name,
+            deps=["image_shards", _SPECS[name][0]],
+            group_name="embeddings",
+            kinds=_SPECS[name][1],
+            owners=OWNERS,
+            code_version=layout.code_version(name),
+            description=_SPECS[name][2],
+            skippable=True,
+        )
+        for name in names
+    ]
+    checks = [
+        spec
+        for name in names
+        for spec in (
+            dg.AssetCheckSpec(
+                f"{name}_rows", asset=name, blocking=True, description="One row for every image of the shard."
+            ),
+            dg.AssetCheckSpec(
+                f"{name}_values",
+                asset=name,
+                blocking=True,
+                description="All values are finite"
+                + (", all vectors have unit length." if name == "clip_embeddings" else ", no latent is all zero."),
+            ),
+        )
+    ]
+
+    @dg.multi_asset(
+        specs=specs,
+        name="embeddings",
+        can_subset=True,
+        partitions_def=partitions.shards,
+        backfill_policy=dg.BackfillPolicy.multi_run(layout.profile.shards.per_run),
+        check_specs=checks,
+    )
+    def embeddings(context: dg.AssetExecutionContext, lineage: dg.ResourceParam[Lineage]) -> Iterator[Event]:
+        wanted = [name for name in names if dg.AssetKey(name) in context.selected_asset_keys]
+
+        def check(outcomes: Mapping[str, ShardOutcomes]) -> list[dg.AssetCheckResult]:
+            return [result for name in wanted for result in _checks(name, outcomes[name])]
+
+        def work(shard: str, stages: Sequence[str]) -> Mapping[str, Made]:
+            return encode_images(lineage, shard, stages)
+
+        yield from run_shards(context, lineage, wanted, work, _describe, check)
+
+    return embeddings
+
+
+def encode_images(lineage: Lineage, shard: str, stages: Sequence[str]) -> dict[str, Made]:
+    """Bring a shard's embeddings up to date: one pass over its images makes all that are not current."""
+    from latent_assets.encode.quality import embedding_problems
+
+    storage = lineage.storage
+    due = [stage for stage in stages if not _is_current(lineage, stage, shard)]
+    report = _encode(lineage, shard, due) if due else None
+    images = storage.manifest("image_shards", shard)
+    made: dict[str, Made] = {}
+    for stage in stages:
+
+        def produce(wanted: str, stage: str = stage) -> Produced:
+            assert report is not None and images is not None
+            places = lineage.embeddings(shard)
+            name = places.clip if stage == "clip_embeddings" else places.vae
+            assert name is not None
+            problems, statistics = embedding_problems(storage, name, stage, images.rows - len(report.undecodable))
+            details = {
+                **statistics,
+                "model": lineage.clip_fingerprint if stage == "clip_embeddings" else lineage.vae_fingerprint,
+                "undecodable": list(report.undecodable),
+                "rate": round(report.rate, 1),
+                "bytes": report.bytes[name],
+                "device": report.device,
+                "dtype": report.dtypes[name],
+                "code_version": lineage.code_version(stage),
+            }
+            return Produced(wanted, report.rows, details, tuple(problems))
+
+        made[stage] = lineage.ensure(stage, shard, produce)
+    return made
+
+
+def _is_current(lineage: Lineage, stage: str, shard: str) -> bool:
+    manifest = lineage.storage.manifest(stage, shard)
+    return manifest is not None and manifest.fingerprint == lineage.expected(stage, shard)
+
+
+def _encode(lineage: Lineage, shard: str, stages: Sequence[str]):  # type: ignore[no-untyped-def]
+    from latent_assets.encode.clip import load_clip
+    from latent_assets.encode.shard import Target, encode_shard
+    from latent_assets.encode.vae import load_vae
+    from latent_assets.fetch.tar import read_images
+
+    models, places = lineage.profile.models, lineage.embeddings(shard)
+    targets = []
+    if "clip_embeddings" in stages and models.clip and places.clip:
+        targets.append(Target(load_clip(models.clip), places.clip, models.clip.batch_size))
+    if "vae_latents" in stages and models.vae and places.vae:
+        targets.append(Target(load_vae(models.vae), places.vae, models.vae.batch_size))
+    manifest = lineage.storage.manifest("image_shards", shard)
+    total = manifest.rows if manifest else 0
+    try:
+        return encode_shard(lineage.storage, read_images(lineage.storage, shard), total, targets)
+    except Exception as error:
+        for stage in stages:
+            lineage.storage.note_failure(stage, shard, error)
+        raise
+
+
+def _describe(stage: str, made: Made) -> Metadata:
+    details = made.manifest.details
+    return {
+        "images/s": dg.MetadataValue.float(details["rate"]),
+        "bytes": dg.MetadataValue.int(details["bytes"]),
+        "device": dg.MetadataValue.text(f"{details['device']}, {details['dtype']}"),
+        "undecodable images": dg.MetadataValue.int(len(details["undecodable"])),
+        **{
+            key: dg.MetadataValue.float(details[key])
+            for key in ("mean norm", "smallest", "largest", "mean", "standard deviation")
+            if key in details
+        },
+    }
+
+
+def _checks(stage: str, outcome: ShardOutcomes) -> list[dg.AssetCheckResult]:
+    return [
+        dg.AssetCheckResult(
+            asset_key=stage,
+            check_name=f"{stage}_{name}",
+            passed=not any(word in text for text in outcome.failed.values()),
+            metadata={
+                "failed shards": dg.MetadataValue.json({k: v for k, v in outcome.failed.items() if word in v}),
+                "rows": sum(made.manifest.rows for made in outcome.made.values()),
+            },
+        )
+        for name, word in (("rows", "rows"), ("values", "values"))
+    ]
+
+
+def _embedding_manifest(layout: Lineage) -> dg.AssetsDefinition:
+    parents = layout.stages["embedding_manifest"].parents
+
+    @dg.asset(
+        deps=list(parents),
+        group_name="embeddings",
+        kinds={"json"},
+        owners=OWNERS,
+        code_version=layout.code_version("embedding_manifest"),
+        description="All shards' embeddings as one data version. Dagster does not compute staleness across an edge of "
+        "100 or more partitions; what depends on all shards depends on this instead. Names the shards that are missing.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "rows_carried",
+                asset="embedding_manifest",
+                blocking=True,
+                description="As many rows as images were fetched, apart from those that could not be decoded.",
+            )
+        ],
+    )
+    def embedding_manifest(context: dg.AssetExecutionContext, lineage: dg.ResourceParam[Lineage]) -> Iterator[Event]:
+        made, result = run_whole(
+            context, lineage, "embedding_manifest", lambda wanted: gather(lineage, wanted), _describe_manifest
+        )
+        yield result
+        details = made.manifest.details
+        yield dg.AssetCheckResult(
+            check_name="rows_carried",
+            passed=details["images"] == made.manifest.rows + details["undecodable"],
+            metadata={"images": details["images"], "rows": made.manifest.rows, "undecodable": details["undecodable"]},
+        )
+
+    return embedding_manifest
+
+
+def gather(lineage: Lineage, wanted: str) -> Produced:
+    """Count what all shards hold. `expected` has already refused a missing shard."""
+    storage, shards = lineage.storage, lineage.shards()
+    parents = lineage.stages["embedding_manifest"].parents
+    found = {parent: storage.manifests(parent) for parent in parents}
+    images = storage.manifests("image_shards")
+    rows = {parent: sum(found[parent][shard].rows for shard in shards) for parent in parents}
+    undecodable = max(sum(len(found[p][s].details["undecodable"]) for s in shards) for p in parents)
+    problems = [] if len(set(rows.values())) == 1 else [f"the models disagree on the number of rows: {rows}"]
+    total = sum(images[shard].rows for shard in shards)
+    if total != max(rows.values()) + undecodable:
+        problems.append(f"{total} images were fetched, but {max(rows.values())} encoded and {undecodable} undecodable")
+    if not total:
+        problems.append("there is no image in any shard")
+    details = {
+        "images": total,
+        "undecodable": undecodable,
+        "shards": len(shards),
+        "bytes": {parent: sum(found[parent][s].details["bytes"] for s in shards) for parent in parents},
+    }
+    return Produced(fingerprint("embedding_manifest", wanted), max(rows.values()), details, tuple(problems))
+
+
+def _describe_manifest(made: Made) -> Metadata:
+    details = made.manifest.details
+    return {
+        "shards": dg.MetadataValue.int(details["shards"]),
+        "bytes": dg.MetadataValue.json(details["bytes"]),
+        "undecodable images": dg.MetadataValue.int(details["undecodable"]),
+    }

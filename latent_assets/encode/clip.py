@@ -1,0 +1,116 @@
+"""CLIP through open_clip: text and images to unit vectors of one space.
+
+Loads a named model with its pretrained weights, or a config file with weights and a Hugging Face text
+encoder kept elsewhere. Which rows are encoded, and where the vectors go, is not decided here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg
+from PIL import Image
+from safetensors.torch import load_file
+
+from latent_assets.encode.device import best_device, dtype_on
+from latent_assets.encode.images import square, to_rgb
+from latent_assets.encode.weights import open_clip_weights
+from latent_assets.errors import ModelError
+from latent_assets.profile import ClipModel
+
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class ClipEncoder:
+    """A loaded CLIP. Vectors are float32, unit length; pixels are uint8 [size, size, 3]."""
+
+    model: torch.nn.Module
+    tokenizer: Any
+    preprocess: PreprocessCfg
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        """Side of the square image that the model sees, in pixels."""
+        size = self.preprocess.size
+        return size if isinstance(size, int) else size[0]
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """What open_clip's transform shows the model, before normalisation: uint8 [size, size, 3]."""
+        return square(image, self.size, _RESAMPLING[self.preprocess.interpolation])
+
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, size, size, 3] to unit vectors float32 [n, d] on the model's device, without waiting for it."""
+        x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.preprocess.mean, self.preprocess.std))
+        with torch.inference_mode():
+            vectors = self.model.encode_image(((x - mean) / std).to(self.dtype))  # type: ignore[operator]
+            return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Unit vectors float32 [n, d] of images of any size and mode."""
+        batch = np.stack([self.pixels(to_rgb(image)) for image in images])
+        return self.encode_pixels(torch.from_numpy(batch)).cpu().numpy()
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32 [n, d] of texts; longer ones are cut at the model's context length."""
+        with torch.inference_mode():
+            vectors = self.model.encode_text(self.tokenizer(list(texts)).to(self.device))  # type: ignore[operator]
+            return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
+
+
+@lru_cache(maxsize=2)
+def load_clip(spec: ClipModel, device: torch.device | None = None) -> ClipEncoder:
+    """Load the CLIP of a profile once per process. Raises ModelError when weights and architecture disagree."""
+    device = device or best_device()
+    dtype = dtype_on(device, spec.dtype, torch.float16)
+    model, tokenizer, preprocess = _named(spec) if spec.name else _configured(spec)
+    model = model.eval().to(device=device, dtype=dtype)
+    return ClipEncoder(model, tokenizer, preprocess, device, dtype)
+
+
+def _named(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
+    assert spec.name is not None and spec.pretrained is not None
+    open_clip_weights(spec)  # a clear error when they cannot be had
+    model = open_clip.create_model(spec.name, pretrained=spec.pretrained)
+    return model, open_clip.get_tokenizer(spec.name), PreprocessCfg(**model.visual.preprocess_cfg)
+
+
+def _configured(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
+    config_file, weights_file = Path(str(spec.config)), Path(str(spec.weights))
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    architecture = dict(config["model_cfg"])
+    text = dict(architecture["text_cfg"])
+    if "hf_model_name" in text:
+        if spec.text_encoder is None:
+            raise ModelError(f"{config_file}: the text tower is a Hugging Face encoder: set models.clip.text_encoder.")
+        text |= {"hf_model_name": spec.text_encoder, "hf_tokenizer_name": spec.text_encoder, "hf_model_pretrained": True}
+    build = open_clip.CustomTextCLIP if "hf_model_name" in text else open_clip.CLIP
+    model = build(**{**architecture, "text_cfg": text})
+    missing, unexpected = model.load_state_dict(
+        {name: value.float() for name, value in load_file(weights_file).items()}, strict=False
+    )
+    # the frozen encoder came with its own weights; anything else that is absent would stay random
+    absent = [name for name in missing if not name.startswith("text.transformer.")] if spec.text_encoder else missing
+    if absent or unexpected:
+        raise ModelError(
+            f"{weights_file} does not fit {config_file}: missing {absent[:3]}, unexpected {list(unexpected)[:3]}."
+        )
+    return model, _tokenizer(text), PreprocessCfg(**config.get("preprocess_cfg", {}))
+
+
+def _tokenizer(text: dict[str, Any]) -> Any:
+    length = text.get("context_length", 77)
+    if "hf_model_name" not in text:
+        return open_clip.SimpleTokenizer(context_length=length)
+    return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=length)

@@ -1,0 +1,133 @@
+"""Where model weights are, and the digest that is a model's data version.
+
+Finds the files of a profile's model (a package, a directory, a hub's cache) and hashes them; loading them
+into a network is the business of `clip`, `vae` and `generate`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from latent_assets.errors import ModelError
+from latent_assets.profile import ClipModel, DiffusionModel, VaeModel
+
+# what decides a model's output: configuration, vocabulary and weights, never documents or pictures
+_CONTENT = (".json", ".safetensors", ".bin", ".pt", ".txt", ".model")
+_WEIGHTS = (".safetensors", ".bin", ".pt")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on disk. `digest` is the SHA-256 over its configuration and weight files, in path order."""
+
+    name: str
+    digest: str
+    files: int
+    bytes: int
+
+
+def clip_files(spec: ClipModel) -> ModelFiles:
+    """Files of a CLIP model; a named one is downloaded to the hub's cache when it is not there yet."""
+    if spec.name is not None:
+        return _digest(f"{spec.name}/{spec.pretrained}", [Path(open_clip_weights(spec))], salt=spec.name)
+    paths = [_existing(spec.config, "models.clip.config"), _existing(spec.weights, "models.clip.weights")]
+    if spec.text_encoder:
+        paths += directory_files(spec.text_encoder, "models.clip.text_encoder")
+    return _digest(Path(str(spec.weights)).parent.name, paths)
+
+
+def vae_files(spec: VaeModel) -> ModelFiles:
+    """Files of an AutoencoderKL."""
+    return _digest(_short(spec.model), directory_files(spec.model, "models.vae.model"))
+
+
+def diffusion_files(spec: DiffusionModel) -> ModelFiles:
+    """Files of a text-to-image pipeline, with the components that replace its own."""
+    paths = directory_files(spec.model, "models.diffusion.model")
+    for key in ("text_encoder", "vae"):
+        if value := getattr(spec, key):
+            paths += directory_files(value, f"models.diffusion.{key}")
+    return _digest(_short(spec.model), paths)
+
+
+def open_clip_weights(spec: ClipModel) -> str:
+    """Local path of the weights of a named open_clip model. Raises ModelError when they cannot be had."""
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+
+    assert spec.name is not None and spec.pretrained is not None
+    if Path(spec.pretrained).is_file():
+        return spec.pretrained
+    config = get_pretrained_cfg(spec.name, spec.pretrained)
+    if not config:
+        tags = ", ".join(list_pretrained_tags_by_model(spec.name)) or "none"
+        raise ModelError(
+            f"models.clip.pretrained: open_clip has no weights `{spec.pretrained}` for {spec.name}. It has: {tags}."
+        )
+    try:
+        return str(download_pretrained(config))
+    except Exception as error:  # hub clients raise many kinds: network, quota, disk
+        raise ModelError(
+            f"The weights {spec.name}/{spec.pretrained} are not in the local cache and could not be downloaded "
+            f"({type(error).__name__}: {error}). Check the network, or set `config` and `weights` to local files."
+        ) from error
+
+
+def directory_files(model: str, key: str) -> list[Path]:
+    """Configuration and weight files of a model directory or hub repository, sorted by path."""
+    folder = Path(model) if Path(model).is_absolute() else Path(_snapshot(model, key))
+    if not folder.is_dir():
+        raise ModelError(f"{key}: {folder} is not a directory. Set the path of a model, or a repository's name.")
+    found = sorted(path for path in folder.rglob("*") if path.suffix in _CONTENT and path.is_file())
+    if not any(path.suffix in _WEIGHTS for path in found):
+        raise ModelError(f"{key}: {folder} holds no weights ({', '.join(_WEIGHTS)}).")
+    return found
+
+
+def _snapshot(repository: str, key: str) -> str:
+    """Local snapshot of a hub repository, downloaded when the network allows it."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    try:
+        # the fp16/ema duplicates of a pipeline's repository are never loaded
+        ignore = ["*.fp16.*", "*non_ema*", "*-pruned*", "v1-5-*"]
+        return snapshot_download(repository, allow_patterns=wanted, ignore_patterns=ignore, local_files_only=offline)
+    except Exception as error:
+        raise ModelError(
+            f"{key}: `{repository}` is neither a local directory nor in the hub's cache, and could not be downloaded "
+            f"({type(error).__name__}). Check the name and the network, or set the path of a local copy."
+        ) from error
+
+
+def _existing(value: str | None, key: str) -> Path:
+    path = Path(str(value))
+    if not path.is_file():
+        raise ModelError(f"{key}: {path} is not there. Set the path of the file in the profile.")
+    return path
+
+
+def _digest(name: str, paths: Iterable[Path], salt: str = "") -> ModelFiles:
+    listed = list(dict.fromkeys(paths))
+    total = hashlib.sha256(salt.encode())
+    for path in listed:
+        stat = path.stat()
+        total.update(json.dumps([os.path.basename(path), _file_digest(str(path), stat.st_size, stat.st_mtime_ns)]).encode())
+    return ModelFiles(name, total.hexdigest()[:32], len(listed), sum(path.stat().st_size for path in listed))
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: str, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file; `size` and `mtime_ns` make a changed file a new question."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _short(model: str) -> str:
+    return Path(model).name if Path(model).is_absolute() else model

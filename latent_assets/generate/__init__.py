@@ -1,0 +1,1 @@
+"""Generating: text to images with the profile's diffusion model."""

@@ -1,0 +1,66 @@
+"""The text-to-image pipeline of a profile, through diffusers. What becomes of its images is not decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
+
+from latent_assets.encode.device import best_device, dtype_on
+from latent_assets.encode.weights import directory_files
+from latent_assets.errors import ModelError
+from latent_assets.profile import DiffusionModel
+
+
+@lru_cache(maxsize=1)
+def load_pipeline(spec: DiffusionModel, device: torch.device | None = None) -> StableDiffusionPipeline:
+    """Load the pipeline of a profile once per process. Raises ModelError when it cannot be loaded.
+
+    A `text_encoder` (a Hugging Face encoder and its tokenizer) and a `vae` of the profile replace the
+    pipeline's own components.
+    """
+    device = device or best_device()
+    dtype = dtype_on(device, spec.dtype, torch.float16)
+    directory_files(spec.model, "models.diffusion.model")  # a clear error when it cannot be had
+    components: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    if spec.vae:
+        components["vae"] = AutoencoderKL.from_pretrained(spec.vae)
+    if spec.text_encoder:
+        components |= _text_components(spec)
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(spec.model, torch_dtype=dtype, **components)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"models.diffusion.model: {spec.model} is not a Stable Diffusion pipeline: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device=device, dtype=dtype)
+
+
+def _text_components(spec: DiffusionModel) -> dict[str, Any]:
+    from transformers import AutoModel, AutoTokenizer
+
+    assert spec.text_encoder is not None
+    encoder = AutoModel.from_pretrained(spec.text_encoder, add_pooling_layer=False)
+    # the pipeline hands its tokenizer's mask on only when the encoder's configuration says so
+    encoder.config.use_attention_mask = True
+    tokenizer = AutoTokenizer.from_pretrained(spec.text_encoder)
+    tokenizer.model_max_length = spec.text_length
+    return {"text_encoder": encoder.eval(), "tokenizer": tokenizer}
+
+
+def generate(spec: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    """One image per prompt, each from its own seed: the same prompt and seed give the same start noise."""
+    pipeline = load_pipeline(spec)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    result = pipeline(
+        prompt=list(prompts),
+        height=spec.size,
+        width=spec.size,
+        num_inference_steps=spec.steps,
+        guidance_scale=spec.guidance,
+        generator=generators,
+    )
+    return list(result.images)
