@@ -70,7 +70,7 @@ def _print_json(value: Any) -> None:
 @app.command()
 def build(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """Bring the atlas up to date: only what is missing or stale is redone."""
-    from latent_assets.build_display import BuildDisplay
+    from latent_assets.defs.display import BuildDisplay
     from latent_assets.defs.build import Builder, exclusive
     from latent_assets.defs.instance import open_instance
     from latent_assets.definitions import build_defs

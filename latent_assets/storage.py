@@ -284,6 +284,10 @@ def _explained(storage: Storage, name: str, reading: bool = True) -> Iterator[No
             f"{storage.uri(name)} cannot be accessed ({error.strerror or error}): make {storage.root} readable and "
             "writable for this user (for s3://, check the credentials), or set another `root` in the profile."
         ) from error
+    except NotADirectoryError as error:
+        raise StorageError(
+            f"{storage.uri(name)} cannot be written: a part of that path is a file. Set another `root` in the profile."
+        ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StorageError(

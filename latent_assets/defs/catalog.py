@@ -49,14 +49,14 @@ def _laion_metadata(layout: Lineage) -> dg.AssetsDefinition:
         def produce(fingerprint: str) -> Produced:
             report = build_catalog(lineage.profile, lineage.storage)
             details = {
-                "shards": {key: list(value) for key, value in report.shards.items()},
+                "shards": {key: [shard.rows, shard.hash] for key, shard in report.shards.items()},
                 "funnel": [list(step) for step in report.funnel],
                 "rows_read": report.rows_read,
                 "bytes": report.bytes,
                 "code_version": layout.code_version("laion_metadata"),
             }
             problems = () if report.rows_kept else ("no row is left after the filters; look at the funnel",)
-            return Produced(report.version, report.rows_kept, details, problems, report)
+            return Produced(report.version, report.rows_kept, details, problems, _histograms(lineage, sorted(report.shards)))
 
         made, result = run_whole(context, lineage, "laion_metadata", produce, _describe_metadata)
         new = partitions.register(context.instance, sorted(made.manifest.details["shards"]))
@@ -75,10 +75,29 @@ def _laion_metadata(layout: Lineage) -> dg.AssetsDefinition:
     return laion_metadata
 
 
+def _histograms(lineage: Lineage, shards: Sequence[str]) -> bytes:
+    """Distributions of sizes, scores and caption lengths over the first shards, which are random samples."""
+    import polars as pl
+
+    from latent_assets.catalog.sharding import read_shard
+    from latent_assets.project.pictures import histogram_picture
+
+    rows = pl.concat([read_shard(lineage.storage, shard) for shard in shards[:4]]) if shards else pl.DataFrame()
+    values = {
+        name: rows[name].cast(pl.Float64).to_numpy()
+        for name in ("width", "height", "aesthetic", "similarity", "punsafe")
+        if name in rows.columns and rows[name].is_not_null().any()
+    }
+    if "caption" in rows.columns:
+        values["caption length"] = rows["caption"].str.len_chars().cast(pl.Float64).to_numpy()
+    return histogram_picture(values, {"width": "px", "height": "px", "caption length": "characters"})
+
+
 def _describe_metadata(made: Made) -> Metadata:
     from latent_assets.catalog.pictures import funnel_chart
 
     details = made.manifest.details
+    histograms = {"histograms": picture(made.report)} if made.report else {}
     table = "| step | rows |\n|---|---:|\n" + "".join(f"| {reason} | {count:,} |\n" for reason, count in details["funnel"])
     return {
         "shards": dg.MetadataValue.int(len(details["shards"])),
@@ -86,6 +105,7 @@ def _describe_metadata(made: Made) -> Metadata:
         "rows/s": dg.MetadataValue.float(round(details["rows_read"] / max(made.manifest.seconds, 1e-9), 1)),
         "dropped, by reason": dg.MetadataValue.md(table),
         "funnel": picture(funnel_chart(details["rows_read"], details["funnel"], made.manifest.rows)),
+        **histograms,
     }
 
 
@@ -134,7 +154,7 @@ def _shard_catalog(layout: Lineage) -> dg.AssetsDefinition:
 
 def verify_shard(lineage: Lineage, shard: str) -> Produced:
     """Read a shard of the catalog and hold it against what was assigned."""
-    from latent_assets.catalog.build import read_shard, shard_hash
+    from latent_assets.catalog.sharding import read_shard, shard_hash
 
     manifest = lineage.storage.manifest("laion_metadata")
     assert manifest is not None  # `expected` asked for it

@@ -71,19 +71,15 @@ def fetch_images(lineage: Lineage, shard: str) -> Produced:
     problems = []
     if report.rows != catalog.rows:
         problems.append(f"the ledger has {report.rows} rows, the catalog {catalog.rows}")
-    success = report.ok / report.rows if report.rows else 1.0
-    if success < lineage.profile.fetch.min_success:
-        problems.append(
-            f"only {success:.1%} of {report.rows} rows have an image, fetch.min_success is "
-            f"{lineage.profile.fetch.min_success:.0%}. {report.health}"
-        )
+    if report.health.level == "fail":
+        problems.append(report.health.message)
     details = {
         "images": report.ok,
-        "success": round(success, 4),
+        "success": round(report.health.success, 4),
         "reasons": dict(report.reasons),
         "bytes": report.bytes,
         "rate": round(report.rate, 1),
-        "health": report.health,
+        "health": report.health.message,
         "code_version": lineage.code_version("image_shards"),
     }
     sheet = contact_sheet(data for _, data in read_images(lineage.storage, shard))
@@ -107,8 +103,8 @@ def _describe(stage: str, made: Made) -> Metadata:
 def _checks(outcome: ShardOutcomes, warn_below: float) -> list[dg.AssetCheckResult]:
     success = {key: made.manifest.details["success"] for key, made in outcome.made.items()}
     low = {key: value for key, value in success.items() if value < warn_below}
-    starved = {key: text for key, text in outcome.failed.items() if "min_success" in text}
     lost = {key: text for key, text in outcome.failed.items() if "ledger" in text}
+    starved = {key: text for key, text in outcome.failed.items() if key not in lost}
     return [
         dg.AssetCheckResult(
             check_name="success_rate",

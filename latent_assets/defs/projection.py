@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import dagster as dg
 
@@ -82,7 +83,31 @@ def fit_umap(lineage: Lineage, wanted: str) -> Produced:
         "code_version": lineage.code_version("umap_model"),
     }
     problems = [f"{name} has coordinates that are not finite" for name, s in details["spaces"].items() if not _finite(s)]
-    return Produced(report.version, report.rows, details, tuple(problems))
+    picture_of_fit = None if problems else _picture(lineage, wanted, details["spaces"])
+    return Produced(report.version, report.rows, details, tuple(problems), picture_of_fit)
+
+
+def _picture(lineage: Lineage, fingerprint: str, spaces: Mapping[str, Any]) -> bytes:
+    """The fitted maps, coloured by category; at most 20,000 rows."""
+    import numpy as np
+    import polars as pl
+
+    from latent_assets.catalog.sharding import read_shard
+    from latent_assets.project.model import load_model
+    from latent_assets.project.pictures import map_picture
+
+    model = load_model(lineage.storage, fingerprint)
+    rows = np.unique(np.linspace(0, len(model.ids) - 1, min(len(model.ids), 20_000)).astype(int))
+    drawn = pl.DataFrame({"id": [model.ids[row] for row in rows]})
+    shards = (read_shard(lineage.storage, shard).select("id", "category") for shard in lineage.shards())
+    found = pl.concat([shard.join(drawn, on="id", how="semi") for shard in shards])
+    categories = drawn.join(found, on="id", how="left", maintain_order="left")["category"].to_list()
+    captions = {
+        str(name): f"trustworthiness {trust:.3f}"
+        for name in model.coords
+        if (trust := spaces[name]["quality"]["trustworthiness"]) is not None
+    }
+    return map_picture({str(name): xyz[rows] for name, xyz in model.coords.items()}, categories, captions)
 
 
 def _finite(space: Mapping[str, Sequence[float]]) -> bool:
@@ -101,6 +126,8 @@ def _describe(made: Made) -> Metadata:
         for measure, value in space["quality"].items():
             if value is not None:
                 metadata[f"{name}: {measure.replace('_', ' ')}"] = dg.MetadataValue.float(round(float(value), 4))
+    if made.report is not None:
+        metadata["map"] = picture(made.report)
     if feature := details["feature"]:
         metadata["vae feature"] = dg.MetadataValue.json(feature)
     return metadata

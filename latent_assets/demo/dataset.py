@@ -229,7 +229,7 @@ def aliases(char: str) -> list[str]:
 @lru_cache(maxsize=1)
 def _table() -> tuple[pl.DataFrame, DatasetCounts]:
     names = _emoji_names()
-    pictures = sorted(_svg_directory().glob("*.svg"))
+    pictures = sorted(_svg_directory().glob("*.svg"), key=lambda path: path.stem)
     named = [(path, names[bare]) for path in pictures if (bare := _bare(_decode(path.stem))) in names]
     captions = [_caption(char, str(entry["en"])) for _, (char, entry) in named]
     by_caption = {

@@ -80,10 +80,10 @@ def load_vae(spec: VaeModel, device: torch.device | None = None) -> VaeEncoder:
     dtype = dtype_on(device, spec.dtype, torch.bfloat16)
     directory_files(spec.model, "models.vae.model")  # a clear error when it cannot be had
     try:
-        model = AutoencoderKL.from_pretrained(spec.model, torch_dtype=torch.float32)
+        model = AutoencoderKL.from_pretrained(spec.model, torch_dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"models.vae.model: {spec.model} is not an AutoencoderKL: {error}") from error
     # the decoder is never used here: half of the weights need not be in memory
     del model.decoder
-    model = model.eval().requires_grad_(False).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    model = model.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
     return VaeEncoder(model, spec.size, spec.feature_dim, device, dtype)

@@ -1,0 +1,81 @@
+"""Finding and opening the atlas table: its address, credentials for s3://, versions and tags.
+
+Reading and writing rows is done by those who open it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import lance
+
+from latent_assets.atlas.schema import TABLE
+from latent_assets.errors import NotBuiltError, StorageError
+
+LIVE = "live"
+
+_S3_OPTIONS = {
+    "AWS_ACCESS_KEY_ID": "aws_access_key_id",
+    "AWS_SECRET_ACCESS_KEY": "aws_secret_access_key",
+    "AWS_SESSION_TOKEN": "aws_session_token",
+    "AWS_REGION": "aws_region",
+    "AWS_DEFAULT_REGION": "aws_region",
+    "AWS_ENDPOINT_URL": "aws_endpoint",
+    "AWS_ENDPOINT_URL_S3": "aws_endpoint",
+}
+
+
+def table_uri(lance_uri: str) -> str:
+    """Address of the atlas table in a LanceDB directory."""
+    return f"{lance_uri.rstrip('/')}/{TABLE}.lance"
+
+
+def release_tag(version: int) -> str:
+    """The lasting tag of a published version."""
+    return f"release-{version:05d}"
+
+
+def table_options(lance_uri: str) -> dict[str, str] | None:
+    """Storage options of an s3:// address from the usual AWS variables, None for a local directory."""
+    if not lance_uri.startswith("s3://"):
+        return None
+    options = {option: value for name, option in _S3_OPTIONS.items() if (value := os.environ.get(name))}
+    if options.get("aws_endpoint", "").startswith("http://"):
+        options["allow_http"] = "true"
+    return options
+
+
+def table_exists(lance_uri: str) -> bool:
+    """Whether there is an atlas table, published or not."""
+    try:
+        open_table(lance_uri, None)
+    except NotBuiltError:
+        return False
+    return True
+
+
+def open_table(lance_uri: str, version: int | str | None) -> lance.LanceDataset:
+    """The table at a version number or a tag; None is the last commit, published or not.
+
+    Raises NotBuiltError when the table, the version or the tag is not there, StorageError when the storage
+    refuses.
+    """
+    uri = table_uri(lance_uri)
+    if "://" not in uri and not Path(uri).is_dir():
+        raise NotBuiltError(f"{lance_uri} has no atlas table. Run `latent-assets build`, or give another address.")
+    try:
+        return lance.dataset(uri, version=version, storage_options=table_options(lance_uri))
+    except (ValueError, OSError) as error:
+        text = str(error)
+        if "not found" in text.lower() or "does not exist" in text.lower():
+            wanted = "no atlas table" if version is None else f"no atlas table, or not the release `{version}`"
+            raise NotBuiltError(
+                f"{lance_uri} has {wanted}. Run `latent-assets build`, or give another address."
+            ) from error
+        raise StorageError(f"{uri} cannot be opened ({text}). Check the address and the credentials.") from error
+
+
+def tags(lance_uri: str) -> dict[str, int]:
+    """The tags of the table and the versions they name."""
+    return {name: int(tag["version"]) for name, tag in open_table(lance_uri, None).tags.list().items()}

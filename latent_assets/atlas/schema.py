@@ -1,0 +1,116 @@
+"""The atlas table's schema: the one place where its columns are defined and described.
+
+The Arrow schema, the README's table and the client's columns are all made from `FIELDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from latent_assets.profile import SpaceName
+
+TABLE = "atlas"
+RELEASE_KEY = "latent_assets.release"
+
+_TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "float32": pa.float32(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "binary": pa.binary(),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column. `type` names a type of `_TYPES`, or the value type of a vector whose length is `shape`.
+
+    `shape`: "" for a scalar, "3", or "clip" / "vae" for the length of that model's vector.
+    `model`, `space`: the column exists only when the atlas has that model or space.
+    """
+
+    name: str
+    type: str
+    description: str
+    nullable: bool = False
+    shape: str = ""
+    model: str | None = None
+    space: SpaceName | None = None
+
+    @property
+    def type_text(self) -> str:
+        """The type as a reader of the documentation sees it."""
+        if not self.shape:
+            return self.type
+        return f"fixed_size_list<{self.type}>[{self.shape if self.shape.isdigit() else f'{self.shape} dims'}]"
+
+
+FIELDS: tuple[Field, ...] = (
+    Field("id", "string", "32 hexadecimal digits, stable over releases: made from the URL (or path) of the image"),
+    Field("url", "string", "where the image was fetched from; for a folder, the path below it"),
+    Field("source_url", "string", "page the image stands on", nullable=True),
+    Field("caption", "string", "text that came with the image", nullable=True),
+    Field("category", "string", "label given by the source", nullable=True),
+    Field(
+        "aesthetic", "float32", "aesthetic score given by the source, about 1 to 10; predictors differ", nullable=True
+    ),
+    Field("similarity", "float32", "cosine of image and caption given by the source, -1 to 1", nullable=True),
+    Field("punsafe", "float32", "probability of being unsafe given by the source, 0 to 1", nullable=True),
+    Field("pwatermark", "float32", "probability of a watermark given by the source, 0 to 1", nullable=True),
+    Field("source_hash", "int64", "the source's own hash of the row", nullable=True),
+    Field("width", "int32", "width of the image as fetched, before any resizing, in pixels"),
+    Field("height", "int32", "height of the image as fetched, before any resizing, in pixels"),
+    Field("sha256", "string", "SHA-256 of the bytes as fetched, 64 hexadecimal digits"),
+    Field("thumbnail", "binary", "WebP or JPEG file, at most 96 pixels wide and high"),
+    Field("clip", "float16", "CLIP image vector, unit length; compare by cosine", shape="clip", model="clip"),
+    Field("vae", "float16", "map feature of the VAE latents; compare by L2", shape="vae", model="vae"),
+    Field("xyz_clip", "float32", "place on the map of meaning (CLIP), map units", shape="3", space="clip"),
+    Field(
+        "xyz_vae", "float32", "place on the map of colour and layout (VAE latents), map units", shape="3", space="vae"
+    ),
+    Field("xyz_joint", "float32", "place on the map of both, map units", shape="3", space="joint"),
+    Field("shard", "string", "shard of the catalog the row belongs to"),
+)
+
+
+def fields_of(dims: Mapping[str, int], spaces: Sequence[str]) -> tuple[Field, ...]:
+    """The columns of an atlas with the models of `dims` (model -> vector length) and `spaces`."""
+    return tuple(
+        field
+        for field in FIELDS
+        if (field.model is None or field.model in dims) and (field.space is None or field.space in spaces)
+    )
+
+
+def arrow_type(field: Field, dims: Mapping[str, int]) -> pa.DataType:
+    """Arrow type of a column; vectors are fixed-size lists."""
+    if not field.shape:
+        return _TYPES[field.type]
+    values = pa.float16() if field.type == "float16" else _TYPES[field.type]
+    return pa.list_(values, int(field.shape) if field.shape.isdigit() else dims[field.shape])
+
+
+def arrow_schema(dims: Mapping[str, int], spaces: Sequence[str], release: str = "") -> pa.Schema:
+    """The table's schema. Each field carries its description; `release` (JSON) goes into the schema's metadata."""
+    columns = [
+        pa.field(field.name, arrow_type(field, dims), field.nullable, {"description": field.description})
+        for field in fields_of(dims, spaces)
+    ]
+    return pa.schema(columns, metadata={RELEASE_KEY: release} if release else None)
+
+
+def schema_markdown() -> str:
+    """The schema as a Markdown table, for the documentation."""
+    lines = ["| column | type | null | meaning |", "|---|---|---|---|"]
+    for field in FIELDS:
+        present = ""
+        if field.model or field.space:
+            present = f" (with the {f'model `{field.model}`' if field.model else f'space `{field.space}`'})"
+        null = "yes" if field.nullable else "no"
+        lines.append(f"| `{field.name}` | `{field.type_text}` | {null} | {field.description}{present} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,183 @@
+"""Building the catalog: read, filter, collapse duplicates, shard, write what changed, report.
+
+The steps live in `rows`, `filters`, `buckets` and `sharding`; here is their order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from latent_assets import progress
+from latent_assets.catalog.buckets import Buckets, bucket_count, spill_folder
+from latent_assets.catalog.filters import DUPLICATE, NOT_SAMPLED, Funnel, RowFilter, read_removals, sample_ranks
+from latent_assets.catalog.rows import expected_rows, read_rows
+from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA
+from latent_assets.catalog.sharding import (
+    ShardEntry,
+    ShardWriter,
+    catalog_name,
+    catalog_version,
+    read_index,
+    shard_rows,
+    stored_shards,
+)
+from latent_assets.errors import SourceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from latent_assets.profile import Profile
+    from latent_assets.storage import Storage
+
+STAGE = "laion_metadata"
+_PREVIOUS_SCHEMA: dict[str, type[pl.DataType]] = {"id": pl.String, "shard": pl.String}
+
+
+@dataclass(frozen=True)
+class CatalogReport:
+    """What a build of the catalog did. `funnel` is (reason, rows dropped) in the order the rules apply."""
+
+    rows_read: int
+    funnel: tuple[tuple[str, int], ...]
+    rows_kept: int
+    shards: dict[str, ShardEntry]
+    changed: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    version: str
+    bytes: int
+    seconds: float
+
+
+def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
+    """Bring `catalog/` up to date with the profile's source; files whose rows did not change are left alone.
+
+    Raises SourceError when the source cannot be read, lacks a column, has no rows, or no row passes the filters.
+    """
+    started = time.monotonic()
+    before = read_index(storage)
+    expected, exact = expected_rows(profile, storage)
+    with spill_folder(storage) as folder:
+        rows = Buckets(folder, "rows", bucket_count(expected), CATALOG_SCHEMA)
+        funnel = _read(profile, storage, rows, expected if exact else None)
+        previous, present = _previous(storage, folder, rows.count)
+        threshold = _sample_threshold(profile, rows)
+        added = _count_added(rows, previous) if present or _may_be_too_many(profile, rows.rows) else rows.rows
+        writer = ShardWriter(storage, shard_rows(profile.shards, added, len(present)), present)
+        for bucket in range(rows.count):
+            kept = _sampled(_collapsed(rows.read(bucket), funnel), threshold, profile.filters.seed, funnel)
+            rows.forget(bucket)
+            writer.add(kept, previous.read(bucket))
+        _refuse_nothing(profile, funnel)
+        shards = writer.finish()
+    return CatalogReport(
+        rows_read=funnel.rows,
+        funnel=funnel.steps(),
+        rows_kept=sum(entry.rows for entry in shards.values()),
+        shards=shards,
+        changed=tuple(key for key in sorted(shards) if key in before and before[key] != shards[key]),
+        added=tuple(key for key in sorted(shards) if key not in before),
+        removed=tuple(key for key in sorted(before) if key not in shards),
+        version=catalog_version(shards),
+        bytes=writer.bytes,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _read(profile: Profile, storage: Storage, rows: Buckets, total: int | None) -> Funnel:
+    """Pass the source's rows through the filters into the buckets."""
+    row_filter = RowFilter(profile.filters, read_removals(profile.filters.remove))
+    funnel = row_filter.funnel
+    for batch in read_rows(profile, storage):
+        rows.add(row_filter.apply(batch))
+        progress.report(STAGE, funnel.rows, total, "rows")
+    rows.finish()
+    if funnel.rows == 0:
+        raise SourceError(f"{profile.source.path or profile.source.builtin} has no rows: nothing to build from.")
+    funnel.dropped[DUPLICATE] = 0
+    if profile.filters.sample is not None:
+        funnel.dropped[NOT_SAMPLED] = 0
+    return funnel
+
+
+def _previous(storage: Storage, folder: Path, buckets: int) -> tuple[Buckets, dict[str, int]]:
+    """Where each row of the stored catalog is (`id`, `shard`), and the rows of every stored shard."""
+    previous = Buckets(folder, "previous", buckets, _PREVIOUS_SCHEMA)
+    present: dict[str, int] = {}
+    for shard in stored_shards(storage):
+        ids = storage.read_parquet(catalog_name(shard), columns=["id"])
+        present[shard] = ids.height
+        previous.add(ids.with_columns(pl.lit(shard).alias("shard")))
+    previous.finish()
+    return previous, present
+
+
+def _collapsed(frame: pl.DataFrame, funnel: Funnel) -> pl.DataFrame:
+    """One row per id: of several, the one with the best score, then the first by its values; all are counted."""
+    repeated = frame["id"].is_duplicated()
+    if not repeated.any():
+        return frame
+    others = [name for name in CATALOG_SCHEMA if name not in ("id", "aesthetic", "url_count")]
+    best = (
+        frame.filter(repeated)
+        .sort("id", "aesthetic", *others, descending=[False, True, *(False for _ in others)], nulls_last=True)
+        .group_by("id", maintain_order=True)
+        .agg(pl.all().exclude("url_count").first(), pl.col("url_count").sum())
+        .select(CATALOG_COLUMNS)
+    )
+    collapsed = pl.concat([frame.filter(~repeated), best])
+    funnel.drop(DUPLICATE, frame.height - collapsed.height)
+    return collapsed
+
+
+def _unique_ids(rows: Buckets) -> Iterator[pl.Series]:
+    for bucket in range(rows.count):
+        yield rows.read(bucket, ["id"])["id"].unique()
+
+
+def _sample_threshold(profile: Profile, rows: Buckets) -> int | None:
+    """The highest rank that is in the sample, or None when all rows are."""
+    wanted = profile.filters.sample
+    if wanted is None or rows.rows <= wanted:
+        return None
+    lowest = np.empty(0, np.uint64)
+    for ids in _unique_ids(rows):
+        lowest = np.concatenate([lowest, sample_ranks(ids, profile.filters.seed)])
+        if len(lowest) > wanted:
+            lowest = np.partition(lowest, wanted - 1)[:wanted]
+    return int(lowest.max()) if len(lowest) == wanted else None
+
+
+def _sampled(frame: pl.DataFrame, threshold: int | None, seed: int, funnel: Funnel) -> pl.DataFrame:
+    if threshold is None:
+        return frame
+    kept = frame.filter(pl.Series(sample_ranks(frame["id"], seed) <= threshold))
+    funnel.drop(NOT_SAMPLED, frame.height - kept.height)
+    return kept
+
+
+def _may_be_too_many(profile: Profile, rows: int) -> bool:
+    return rows > profile.shards.rows * profile.shards.max_partitions
+
+
+def _count_added(rows: Buckets, previous: Buckets) -> int:
+    """How many distinct rows have no shard yet (before sampling)."""
+    return sum(
+        int((~ids.is_in(previous.read(bucket, ["id"])["id"].implode())).sum())
+        for bucket, ids in enumerate(_unique_ids(rows))
+    )
+
+
+def _refuse_nothing(profile: Profile, funnel: Funnel) -> None:
+    if sum(funnel.dropped.values()) == funnel.rows:
+        reason, count = max(funnel.steps(), key=lambda step: step[1])
+        raise SourceError(
+            f"None of the {funnel.rows} rows of {profile.source.path or profile.source.builtin} passes the filters: "
+            f"{count} were dropped as `{reason}`. Loosen [filters] of the profile."
+        )

@@ -1,0 +1,142 @@
+"""Which shard a row belongs to, and writing the shards that changed.
+
+Rows that had a shard keep it; the others are cut, sorted by id, into new shards numbered on. So the same rows give
+the same shards whatever the order of files, and a change touches only the shards of the rows it is about.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from latent_assets.catalog.schema import CATALOG_COLUMNS, empty_catalog, shard_hash, shard_key
+from latent_assets.errors import SourceError
+from latent_assets.storage import fingerprint
+
+if TYPE_CHECKING:
+    from latent_assets.profile import Shards
+    from latent_assets.storage import Storage
+
+INDEX = "catalog/index.parquet"
+INDEX_SCHEMA: dict[str, type[pl.DataType]] = {"shard": pl.String, "rows": pl.Int64, "hash": pl.String}
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard of the catalog: its rows and their hash."""
+
+    rows: int
+    hash: str
+
+
+def catalog_name(shard: str) -> str:
+    """Storage name of a shard of the catalog."""
+    return f"catalog/{shard}.parquet"
+
+
+def read_shard(storage: Storage, shard: str) -> pl.DataFrame:
+    """The rows of one shard, CATALOG_SCHEMA, sorted by id. Raises StorageError when it is not there."""
+    return storage.read_parquet(catalog_name(shard)).select(CATALOG_COLUMNS)
+
+
+def read_index(storage: Storage) -> dict[str, ShardEntry]:
+    """The shards of the catalog, in build order; empty when there is none yet."""
+    if not storage.exists(INDEX):
+        return {}
+    frame = storage.read_parquet(INDEX).sort("shard")
+    return {shard: ShardEntry(rows, digest) for shard, rows, digest in frame.select(list(INDEX_SCHEMA)).iter_rows()}
+
+
+def catalog_version(shards: dict[str, ShardEntry]) -> str:
+    """The data version of the whole catalog."""
+    return fingerprint([(key, entry.hash) for key, entry in sorted(shards.items())])
+
+
+def stored_shards(storage: Storage) -> list[str]:
+    """Keys of the shard files that are there, listed in an index or not (a killed build leaves such)."""
+    keys = (name.removesuffix(".parquet") for name in storage.list("catalog", ".parquet"))
+    return sorted(key for key in keys if key.isdigit())
+
+
+def shard_rows(settings: Shards, added: int, present: int) -> int:
+    """Rows of a new shard: as the profile says, more when that would make too many partitions.
+
+    Raises SourceError when there are as many shards as there may be.
+    """
+    if not added:
+        return settings.rows
+    free = settings.max_partitions - present
+    if free < 1:
+        raise SourceError(
+            f"{added} rows are new, but there are {present} shards already and `shards.max_partitions` is "
+            f"{settings.max_partitions}: raise it (to at most 10000), or build into a new `root`."
+        )
+    return max(settings.rows, math.ceil(added / free))
+
+
+class ShardWriter:
+    """Takes the catalog's rows in ascending id ranges and writes each shard once all its rows have come."""
+
+    def __init__(self, storage: Storage, rows_per_shard: int, present: dict[str, int]) -> None:
+        self._storage = storage
+        self._rows_per_shard = rows_per_shard
+        self._index = read_index(storage)
+        self._awaited = dict(present)
+        self._open: dict[str, list[pl.DataFrame]] = {key: [] for key in present}
+        self._added: list[pl.DataFrame] = []
+        self._added_rows = 0
+        self._next = 1 + max((int(key) for key in present), default=-1)
+        self.shards: dict[str, ShardEntry] = {}
+        self.written: list[str] = []
+        self.bytes = 0
+
+    def add(self, rows: pl.DataFrame, previous: pl.DataFrame) -> None:
+        """`rows` (CATALOG_SCHEMA) of one id range, and where rows of that range were before (`id`, `shard`)."""
+        placed = rows.join(previous, on="id", how="left", maintain_order="left")
+        for (shard,), group in (
+            placed.filter(pl.col("shard").is_not_null()).partition_by("shard", as_dict=True, include_key=False).items()
+        ):
+            self._open[str(shard)].append(group)
+        for shard, seen in previous.group_by("shard").len().iter_rows():
+            self._awaited[shard] -= seen
+            if self._awaited[shard] == 0:
+                self._write(shard, self._open.pop(shard))
+        added = placed.filter(pl.col("shard").is_null()).drop("shard").sort("id")
+        self._added.append(added)
+        self._added_rows += added.height
+        while self._added_rows >= self._rows_per_shard:
+            self._write_added(self._rows_per_shard)
+
+    def finish(self) -> dict[str, ShardEntry]:
+        """Write what is left and the index; return all shards."""
+        for shard in sorted(self._open):
+            self._write(shard, self._open[shard])
+        if self._added_rows:
+            self._write_added(self._added_rows)
+        shards = dict(sorted(self.shards.items()))
+        frame = pl.DataFrame(
+            [(key, entry.rows, entry.hash) for key, entry in shards.items()], schema=INDEX_SCHEMA, orient="row"
+        )
+        if shards != self._index:
+            self._storage.write_parquet(INDEX, frame)
+        return shards
+
+    def _write_added(self, rows: int) -> None:
+        frame = pl.concat(self._added)
+        self._write(shard_key(self._next), [frame.head(rows)])
+        self._added = [frame.slice(rows)]
+        self._added_rows -= rows
+        self._next += 1
+
+    def _write(self, shard: str, frames: list[pl.DataFrame]) -> None:
+        frame = (pl.concat(frames) if frames else empty_catalog()).sort("id").select(CATALOG_COLUMNS)
+        entry = ShardEntry(frame.height, shard_hash(frame))
+        self.shards[shard] = entry
+        name = catalog_name(shard)
+        if self._index.get(shard) != entry or not self._storage.exists(name):
+            self._storage.write_parquet(name, frame, compression="zstd", compression_level=1)
+            self.written.append(shard)
+        self.bytes += self._storage.size(name)

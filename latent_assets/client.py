@@ -1,0 +1,265 @@
+"""What a downstream app imports: open a published atlas, search it by text, picture or row, read its rows.
+
+    atlas = Atlas.open("s3://bucket/atlas/lance")
+    for hit in atlas.search_text("a sad face", k=5):
+        print(hit.caption, hit.score, hit.source_url)
+
+Opening and reading need neither torch nor a model; the CLIP model loads at the first search by text or picture.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from latent_assets.atlas.dataset import LIVE, open_table
+from latent_assets.atlas.release import ReleaseInfo
+from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
+
+if TYPE_CHECKING:
+    import lance
+    import numpy as np
+    import polars as pl
+    from PIL import Image
+
+    from latent_assets.encode.clip import ClipEncoder
+
+Measure = Literal["cosine similarity", "L2 distance"]
+Point = tuple[float, float, float]
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_MOST_RESULTS = 10_000
+# with a vector index: how many partitions are searched, and how many times k are compared exactly
+_PARTITIONS, _REFINE = 32, 10
+
+
+class QueryError(LatentAssetsError, ValueError):
+    """A question that cannot be answered: an empty text, a malformed id, a picture that is none."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of the atlas; the columns are described in `atlas.schema`. `xyz`: place per space, map units."""
+
+    id: str
+    url: str
+    source_url: str | None
+    caption: str | None
+    category: str | None
+    aesthetic: float | None
+    similarity: float | None
+    punsafe: float | None
+    pwatermark: float | None
+    source_hash: int | None
+    width: int
+    height: int
+    sha256: str
+    shard: str
+    thumbnail: bytes
+    xyz: dict[str, Point]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer of a search. `measure` says what `score` is.
+
+    "cosine similarity" of CLIP vectors: -1 to 1, larger is nearer. "L2 distance" of VAE features: 0 upwards,
+    smaller is nearer. `xyz`: place per space, map units.
+    """
+
+    id: str
+    score: float
+    measure: Measure
+    caption: str | None
+    category: str | None
+    url: str
+    source_url: str | None
+    xyz: dict[str, Point]
+
+
+_ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name != "xyz")
+_HIT_COLUMNS = ("id", "caption", "category", "url", "source_url")
+
+
+class Atlas:
+    """One release of an atlas, opened for reading. It stays that release when a newer one is published."""
+
+    def __init__(self, dataset: lance.LanceDataset, uri: str) -> None:
+        self._dataset = dataset
+        self.uri = uri
+        self.info = ReleaseInfo.of_schema(dataset.schema, uri)
+
+    @classmethod
+    def open(cls, uri: str | Path, tag: str | int = LIVE) -> Atlas:
+        """Open the release that `tag` (or a version number) names.
+
+        `uri` is a LanceDB directory, an s3:// address of one, or the root of a profile. Credentials for S3 come
+        from the usual AWS variables. Raises NotBuiltError when there is no such atlas or release.
+        """
+        text = str(uri).rstrip("/")
+        below = f"{text}/lance"
+        if "://" not in text:
+            chosen = below if Path(below).is_dir() else text
+            return cls(open_table(chosen, tag), chosen)
+        try:
+            return cls(open_table(text, tag), text)
+        except NotBuiltError:
+            return cls(open_table(below, tag), below)
+
+    def __len__(self) -> int:
+        return int(self._dataset.count_rows())
+
+    def __repr__(self) -> str:
+        return f"Atlas({self.uri!r}, version={self.version}, rows={len(self)})"
+
+    @property
+    def version(self) -> int:
+        """Version of the table that this release is."""
+        return int(self._dataset.version)
+
+    # -- searching -----------------------------------------------------------------------------------
+
+    def search_text(self, text: str, k: int = 10) -> list[Hit]:
+        """The `k` images whose CLIP vectors are nearest to that of `text`, best first.
+
+        Raises QueryError for an empty text, ModelError when the atlas's CLIP model is not on this machine.
+        """
+        if not isinstance(text, str) or not text.strip():
+            raise QueryError("The text to search for is empty: write what the image should show.")
+        return self._nearest("clip", self.clip.encode_text([text.strip()])[0], k)
+
+    def search_image(self, image: str | Path | bytes | Image.Image, k: int = 10) -> list[Hit]:
+        """The `k` images whose CLIP vectors are nearest to that of `image` (a path, a file's bytes or a PIL image).
+
+        Raises QueryError when it is not an image, ModelError as `search_text` does.
+        """
+        return self._nearest("clip", self.clip.encode_images([_read_image(image)])[0], k)
+
+    def search_vector(self, vector: np.ndarray, k: int = 10, space: str = "clip") -> list[Hit]:
+        """The `k` images nearest to a vector of the space's own column (`clip` or `vae`), best first."""
+        import numpy as np
+
+        wide = np.asarray(vector, dtype=np.float32)
+        dims = self._dims(space)
+        if wide.shape != (dims,) or not np.isfinite(wide).all():
+            raise QueryError(f"A {space} vector has {dims} finite values; this one has the shape {wide.shape}.")
+        return self._nearest(space, wide, k)
+
+    def neighbors(self, id: str, k: int = 10, space: str = "clip") -> list[Hit]:
+        """The `k` other images nearest to the image `id` in `space` (`clip` or `vae`), best first.
+
+        Raises QueryError for a malformed id or another space, NotBuiltError for an id the atlas does not have.
+        """
+        import numpy as np
+
+        self._dims(space)
+        vector = np.asarray(self._one(id, [space])[space], dtype=np.float32)
+        return [hit for hit in self._nearest(space, vector, _checked_k(k) + 1) if hit.id != id][:k]
+
+    @cached_property
+    def clip(self) -> ClipEncoder:
+        """The CLIP model of the release, loaded at first use.
+
+        Raises ModelError when it is not on this machine or its weights are not those the atlas was made with.
+        """
+        spec = self.info.clip_model
+        if spec is None:
+            raise QueryError(
+                f"The atlas {self.info.profile} has no CLIP model: it can be searched by `neighbors` only."
+            )
+        from latent_assets.encode.weights import clip_files
+
+        recorded, found = self.info.models["clip"], clip_files(spec)
+        if found.digest != recorded.digest:
+            raise ModelError(
+                f"The CLIP model {recorded.name} on this machine has the digest {found.digest}, the atlas was made "
+                f"with {recorded.digest}: their vectors do not compare. Install the weights of the atlas, or build it "
+                "again."
+            )
+        from latent_assets.encode.clip import load_clip
+
+        return load_clip(spec)
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    def row(self, id: str) -> Row:
+        """The row of an image. Raises QueryError for a malformed id, NotBuiltError for an unknown one."""
+        found = self._one(id, [*_ROW_COLUMNS, *self._places])
+        return Row(**{name: found[name] for name in _ROW_COLUMNS}, xyz=self._xyz(found))
+
+    def to_polars(self, columns: Sequence[str] | None = None, limit: int | None = None) -> pl.DataFrame:
+        """Rows as a polars frame: the named columns (all without), the first `limit` rows (all without)."""
+        import polars as pl
+
+        unknown = sorted(set(columns or ()) - set(self._dataset.schema.names))
+        if unknown:
+            known = ", ".join(self._dataset.schema.names)
+            raise QueryError(f"The atlas has no column {', '.join(unknown)}. It has: {known}.")
+        table = self._dataset.to_table(columns=list(columns) if columns is not None else None, limit=limit)
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    @property
+    def _places(self) -> list[str]:
+        return [f"xyz_{space}" for space in self.info.spaces]
+
+    def _dims(self, space: str) -> int:
+        if space not in self.info.dims:
+            known = " or ".join(self.info.dims)
+            raise QueryError(f"Neighbours are found in the space {known}, not in `{space}`.")
+        return self.info.dims[space]
+
+    def _one(self, row_id: str, columns: Iterable[str]) -> dict[str, Any]:
+        if not isinstance(row_id, str) or not _ID.fullmatch(row_id):
+            raise QueryError(f"{str(row_id)[:80]!r} is not an id: ids are 32 hexadecimal digits (0-9, a-f).")
+        found = self._dataset.to_table(columns=list(columns), filter=f"id = '{row_id}'", limit=1).to_pylist()
+        if not found:
+            raise NotBuiltError(f"The atlas {self.info.profile} (version {self.version}) has no row {row_id}.")
+        return dict(found[0])
+
+    def _nearest(self, space: str, vector: np.ndarray, k: int) -> list[Hit]:
+        metric, measure = ("cosine", "cosine similarity") if space == "clip" else ("L2", "L2 distance")
+        query = {"column": space, "q": vector, "k": _checked_k(k), "metric": metric}
+        query |= {"nprobes": _PARTITIONS, "refine_factor": _REFINE}
+        found = self._dataset.to_table(
+            columns=[*_HIT_COLUMNS, *self._places, "_distance"], nearest=query, disable_scoring_autoprojection=True
+        )
+        return [self._hit(row, measure) for row in found.to_pylist()]
+
+    def _hit(self, row: Mapping[str, Any], measure: Any) -> Hit:
+        # Lance gives 1 - cosine for vectors compared by cosine, the square for L2
+        distance = float(row["_distance"])
+        score = 1.0 - distance if measure == "cosine similarity" else max(0.0, distance) ** 0.5
+        return Hit(**{name: row[name] for name in _HIT_COLUMNS}, score=score, measure=measure, xyz=self._xyz(row))
+
+    def _xyz(self, row: Mapping[str, Any]) -> dict[str, Point]:
+        return {space: tuple(row[f"xyz_{space}"]) for space in self.info.spaces}
+
+
+def _checked_k(k: int) -> int:
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= _MOST_RESULTS:
+        raise QueryError(f"k = {k!r}: ask for 1 to {_MOST_RESULTS:,} results.")
+    return k
+
+
+def _read_image(image: str | Path | bytes | Image.Image) -> Image.Image:
+    from PIL import Image
+
+    from latent_assets.encode.images import decode, to_rgb
+
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    where = "The picture" if isinstance(image, bytes) else str(image)
+    try:
+        return decode(image if isinstance(image, bytes) else Path(image).read_bytes())
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise QueryError(f"{where} cannot be read as an image ({error}).") from error

@@ -1,0 +1,311 @@
+"""From bytes of unknown origin to the image that is stored: sniffed, measured, decoded, upright, sRGB, resized.
+
+Pure functions of the bytes and the profile; where the bytes come from is not known here. Nothing is decoded
+before its size in pixels has been read from the header and found acceptable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageCms, ImageFile
+
+from latent_assets.fetch import jpeg
+from latent_assets.fetch.outcome import FetchProblem, Reason
+
+if TYPE_CHECKING:
+    from latent_assets.profile import Fetch
+
+EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp", "gif": "gif", "bmp": "bmp", "avif": "avif", "tiff": "tif"}
+_MARKUP = (b"<!doctype", b"<html", b"<head", b"<body", b"<script", b"<?php", b"{", b"[")
+_UNSUPPORTED = {
+    b"%PDF": "PDF",
+    b"%!PS": "PostScript",
+    b"8BPS": "Photoshop",
+    b"\0\0\1\0": "ICO",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+}
+_LARGE_PIXELS = 20_000_000
+_large_image = threading.Lock()  # two huge images are never decoded at once
+_TRANSPOSED = frozenset({5, 6, 7, 8})
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SRGB = ImageCms.createProfile("sRGB")
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image as it goes into the tar, and what it was: sizes in pixels, upright; hashes in hexadecimal."""
+
+    data: bytes
+    extension: str
+    bytes: int
+    width: int
+    height: int
+    stored_width: int
+    stored_height: int
+    sha256: str
+    stored_sha256: str
+
+
+def sniff(data: bytes) -> str:
+    """The format by the first bytes: jpeg, png, webp, gif, bmp, avif or tiff. Raises FetchProblem for all else."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "jpeg"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+        return "avif"
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return "tiff"
+    if data[:2] == b"BM" and len(data) >= 26:
+        return "bmp"
+    raise _not_supported(data)
+
+
+def store_image(data: bytes, settings: Fetch) -> StoredImage:
+    """Check, decode, turn, convert, resize and encode as the profile says. Raises FetchProblem.
+
+    Every stored image is opaque 8-bit sRGB without metadata; transparency is laid on white. With
+    `format = "raw"` the coded pixels stay as they are: the image is checked and JPEG metadata is left out.
+    """
+    if not data:
+        raise FetchProblem(Reason.EMPTY, "no bytes")
+    kind = sniff(data)
+    try:
+        if settings.format == "raw":
+            return _store_raw(data, kind, settings)
+        pixels, width, height = _decode(data, kind, settings)
+        pixels = _fitted(pixels, settings)
+        encoded = _encode(pixels, settings)
+    except FetchProblem:
+        raise
+    except MemoryError as error:
+        raise FetchProblem(Reason.TOO_MANY_PIXELS, "not enough memory to decode it") from error
+    except Exception as error:  # decoders raise whatever they like on hostile input
+        raise FetchProblem(Reason.CORRUPT, f"{kind}: {type(error).__name__}: {error}") from error
+    return StoredImage(
+        data=encoded,
+        extension=EXTENSIONS[settings.format],
+        bytes=len(data),
+        width=width,
+        height=height,
+        stored_width=pixels.width,
+        stored_height=pixels.height,
+        sha256=hashlib.sha256(data).hexdigest(),
+        stored_sha256=hashlib.sha256(encoded).hexdigest(),
+    )
+
+
+# -- decoding ------------------------------------------------------------------------------------------
+
+
+def _decode(data: bytes, kind: str, settings: Fetch) -> tuple[Image.Image, int, int]:
+    """Upright RGB pixels, perhaps already smaller, and the width and height of the original, upright."""
+    if kind == "jpeg":
+        header = jpeg.read_header(data)
+        _check_pixels(header.width, header.height, 1, settings)
+        turned = header.orientation in _TRANSPOSED
+        size = (header.height, header.width) if turned else (header.width, header.height)
+        if header.components in (1, 3) and header.icc is None:
+            fast = _decode_scaled(data, header, settings)
+            if fast is not None:
+                return _upright(fast, header.orientation), *size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
+            frames = int(getattr(image, "n_frames", 1))
+            _check_pixels(image.width, image.height, frames, settings)
+            large = image.width * image.height > _LARGE_PIXELS
+            with _large_image if large else nullcontext():
+                if kind == "jpeg":
+                    image.draft(None, _least_size(image.width, image.height, settings))
+                orientation = int(image.getexif().get(0x0112, 1)) if kind in ("jpeg", "png", "webp", "tiff") else 1
+                width, height = header.width if kind == "jpeg" else image.width, 0
+                height = header.height if kind == "jpeg" else image.height
+                image.load()
+                pixels = _upright(_to_srgb(image), orientation)
+    return pixels, *((height, width) if orientation in _TRANSPOSED else (width, height))
+
+
+def _decode_scaled(data: bytes, header: jpeg.JpegHeader, settings: Fetch) -> Image.Image | None:
+    """Decode at the smallest DCT scale that is at least the stored size; None when the coder is not content."""
+    width, height = _least_size(header.width, header.height, settings)
+    large = header.width * header.height > _LARGE_PIXELS
+    try:
+        with _large_image if large else nullcontext():
+            array = simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, min_factor=1.0)
+    except ValueError:
+        return None  # damaged or merely odd: Pillow decides
+    return Image.fromarray(array)
+
+
+def _check_pixels(width: int, height: int, frames: int, settings: Fetch) -> None:
+    if width * height > settings.max_pixels:
+        raise FetchProblem(
+            Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, the limit is {settings.max_pixels} in all"
+        )
+    if width * height * frames > 4 * settings.max_pixels:
+        raise FetchProblem(Reason.ANIMATION_TOO_LARGE, f"{frames} frames of {width} x {height} pixels")
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Opaque 8-bit sRGB of any mode Pillow decodes to."""
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bit(image)
+    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        colours = _by_profile(image.convert("RGB"), profile)
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(colours, mask=alpha)
+        return white
+    return _by_profile(image, profile)
+
+
+def _by_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert with the embedded profile when it fits the pixels, else as Pillow does."""
+    if profile and image.mode in ("RGB", "CMYK", "L", "LAB"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if image.mode == "RGB" and "srgb" in (ImageCms.getProfileDescription(source) or "").lower():
+                return image
+            converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit and float greys to 8 bits: Pillow's own conversion would clip them."""
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        top = float(values.max(initial=0.0))
+        values = values * 255.0 if top <= 1.0 else values
+    elif image.mode.startswith("I;16") or float(values.max(initial=0.0)) > 255.0:
+        values = values / 257.0
+    return Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
+
+
+# -- size and encoding ---------------------------------------------------------------------------------
+
+
+def _target_size(width: int, height: int, settings: Fetch) -> tuple[int, int]:
+    """Size after resizing, before a crop. Images are made smaller, never larger."""
+    if settings.resize == "none":
+        return width, height
+    side = max(width, height) if settings.resize == "longest" else min(width, height)
+    if side <= settings.size:
+        return width, height
+    scale = settings.size / side
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _least_size(width: int, height: int, settings: Fetch) -> tuple[int, int]:
+    """What a scaled decode must reach at least, as coded: the target, whichever way the image is turned."""
+    return _target_size(width, height, settings)
+
+
+def _fitted(image: Image.Image, settings: Fetch) -> Image.Image:
+    size = _target_size(image.width, image.height, settings)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if settings.resize == "center_crop":
+        side = min(image.width, image.height, settings.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    return image
+
+
+def _encode(image: Image.Image, settings: Fetch) -> bytes:
+    if settings.format == "jpeg":
+        array = np.ascontiguousarray(np.asarray(image))
+        return bytes(simplejpeg.encode_jpeg(array, quality=settings.quality, colorsubsampling="420"))
+    target = io.BytesIO()
+    if settings.format == "webp":
+        image.save(target, "WEBP", quality=settings.quality, method=4)
+    else:
+        image.save(target, "PNG")
+    return target.getvalue()
+
+
+# -- stored as it came ---------------------------------------------------------------------------------
+
+
+def _store_raw(data: bytes, kind: str, settings: Fetch) -> StoredImage:
+    if kind == "jpeg":
+        header = jpeg.read_header(data)
+        width, height, frames = header.width, header.height, 1
+        if data.rfind(b"\xff\xd9") < len(data) * 9 // 10:
+            raise FetchProblem(Reason.CORRUPT, "jpeg: the end of the image is missing")
+        stored = jpeg.without_metadata(data)
+        turned = header.orientation in _TRANSPOSED
+    else:
+        with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
+            width, height, frames = image.width, image.height, int(getattr(image, "n_frames", 1))
+            _check_pixels(width, height, frames, settings)
+            image.load()
+        stored, turned = data, False
+    _check_pixels(width, height, frames, settings)
+    width, height = (height, width) if turned else (width, height)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return StoredImage(
+        data=stored,
+        extension=EXTENSIONS[kind],
+        bytes=len(data),
+        width=width,
+        height=height,
+        stored_width=width,
+        stored_height=height,
+        sha256=sha256,
+        stored_sha256=sha256 if stored is data else hashlib.sha256(stored).hexdigest(),
+    )
+
+
+def _not_supported(data: bytes) -> FetchProblem:
+    head = data[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<svg" in head:
+        return FetchProblem(Reason.VECTOR_IMAGE, "SVG: it has no pixels and may hold scripts")
+    for magic, name in _UNSUPPORTED.items():
+        if data.startswith(magic):
+            return FetchProblem(Reason.UNSUPPORTED_FORMAT, name)
+    if data[4:8] == b"ftyp":
+        return FetchProblem(Reason.UNSUPPORTED_FORMAT, f"ISO media {data[8:12].decode('latin-1')}")
+    looks = "a page or script" if head.startswith(_MARKUP) else "no known image format"
+    return FetchProblem(Reason.NOT_AN_IMAGE, f"{looks}: starts with {data[:16]!r}")
+
+
+_HEAD = 1024

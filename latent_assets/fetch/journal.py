@@ -1,0 +1,185 @@
+"""What is known of a shard that is not finished: outcomes and stored images, kept row by row.
+
+Below `images/{shard}.partial/`, in segments: `N.data` holds stored images one after the other, `N.jsonl` one line
+per row with its outcome and where its image lies. On disk both are appended to as rows finish, so a killed
+process loses nothing it had finished; on S3 a segment is an object put every few seconds. A line counts only when
+it is whole and its image lies within the data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from latent_assets.errors import StorageError
+from latent_assets.fetch.ledger import LedgerRow
+from latent_assets.storage import _explained
+
+if TYPE_CHECKING:
+    from latent_assets.storage import Storage
+
+SEGMENT_BYTES = 16 << 20
+SEGMENT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stored image lies: file (a storage name), offset and size in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished row and, when it has an image, where that is."""
+
+    row: LedgerRow
+    place: Place | None
+
+
+def journal_folder(shard: str) -> str:
+    """Storage folder of a shard's journal."""
+    return f"images/{shard}.partial"
+
+
+class Journal:
+    """The journal of one shard. `add` may be called from any thread."""
+
+    def __init__(self, storage: Storage, shard: str) -> None:
+        self._storage = storage
+        self._folder = journal_folder(shard)
+        self._lock = threading.Lock()
+        names = storage.list(self._folder)
+        self._number = 1 + max((int(name.split("-")[0]) for name in names), default=-1)
+        self._writer = secrets.token_hex(4)  # two processes at one shard never append to the same segment
+        self._data: list[bytes] = []
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._since = time.monotonic()
+        self._files: tuple[BinaryIO, BinaryIO] | None = None
+
+    def entries(self) -> dict[str, Entry]:
+        """Every finished row by id; of several the last."""
+        found: dict[str, Entry] = {}
+        for name in self._storage.list(self._folder, ".jsonl"):
+            data = f"{self._folder}/{name.removesuffix('.jsonl')}.data"
+            available = self._storage.size(data) if self._storage.exists(data) else 0
+            for row, offset, size in _whole_lines(self._storage.read_bytes(f"{self._folder}/{name}")):
+                if offset + size <= available:
+                    place = Place(data, offset, size) if row.stored_sha256 else None
+                    found[row.id] = Entry(row, place)
+        return found
+
+    def add(self, row: LedgerRow, image: bytes = b"") -> None:
+        """Keep a finished row and its stored image. Raises StorageError when the root is full or read-only."""
+        with self._lock:
+            line = _line(row, self._size, len(image))
+            self._size += len(image)
+            if self._storage.is_local:
+                self._append(line, image)
+                return
+            self._data.append(image)
+            self._lines.append(line)
+            if self._size >= SEGMENT_BYTES or time.monotonic() - self._since >= SEGMENT_SECONDS:
+                self._put()
+
+    def close(self) -> None:
+        """Store what is not stored yet."""
+        with self._lock:
+            if self._files:
+                for file in self._files:
+                    file.close()
+                self._files = None
+                self._number += 1
+                self._size = 0
+            if self._lines:
+                self._put()
+
+    def delete(self) -> None:
+        """Remove the journal: its rows are in a finished tar and ledger."""
+        self.close()
+        self._storage.delete(self._folder)
+
+    def _segment(self) -> str:
+        return f"{self._number:06d}-{self._writer}"
+
+    def _append(self, line: bytes, image: bytes) -> None:
+        with _explained(self._storage, self._folder):
+            if self._files is None:
+                folder = Path(self._storage.uri(self._folder))
+                folder.mkdir(parents=True, exist_ok=True)
+                name = self._segment()
+                self._files = (
+                    open(folder / f"{name}.data", "ab", buffering=0),
+                    open(folder / f"{name}.jsonl", "ab", buffering=0),
+                )
+            data, lines = self._files
+            if image:
+                _write_all(data, image)
+            _write_all(lines, line)
+
+    def _put(self) -> None:
+        name = f"{self._folder}/{self._segment()}"
+        self._storage.write_bytes(f"{name}.data", b"".join(self._data))
+        self._storage.write_bytes(f"{name}.jsonl", b"".join(self._lines))
+        self._data, self._lines, self._size = [], [], 0
+        self._number += 1
+        self._since = time.monotonic()
+
+
+class ImageReader:
+    """Reads stored images from where they lie; files on S3 are brought here once."""
+
+    def __init__(self, storage: Storage, stack: ExitStack) -> None:
+        self._storage = storage
+        self._stack = stack
+        self._open: dict[str, int] = {}
+
+    def read(self, place: Place) -> bytes:
+        """The bytes of one image. Raises StorageError when the file is shorter than it should be."""
+        handle = self._open.get(place.name)
+        if handle is None:
+            path = self._stack.enter_context(self._storage.local(place.name))
+            handle = os.open(path, os.O_RDONLY)
+            self._stack.callback(os.close, handle)
+            self._open[place.name] = handle
+        data = os.pread(handle, place.size, place.offset)
+        if len(data) != place.size:
+            raise StorageError(f"{self._storage.uri(place.name)} is cut short: delete it and fetch the shard again.")
+        return data
+
+
+@contextmanager
+def reading_images(storage: Storage) -> Iterator[ImageReader]:
+    """An ImageReader for the duration of the block."""
+    with ExitStack() as stack:
+        yield ImageReader(storage, stack)
+
+
+def _line(row: LedgerRow, offset: int, size: int) -> bytes:
+    return json.dumps([asdict(row), offset, size], separators=(",", ":")).encode() + b"\n"
+
+
+def _whole_lines(data: bytes) -> Iterator[tuple[LedgerRow, int, int]]:
+    for line in data.split(b"\n")[:-1]:
+        try:
+            values, offset, size = json.loads(line)
+            yield LedgerRow(**values), offset, size
+        except (ValueError, TypeError):
+            continue
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

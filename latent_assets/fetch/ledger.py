@@ -1,0 +1,105 @@
+"""The ledger of a shard: exactly one row for every row of the catalog, with what became of it.
+
+Rows that are not yet in a finished ledger live in the `journal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from latent_assets.fetch.outcome import OUTCOME_OF, Outcome, Reason
+
+if TYPE_CHECKING:
+    from latent_assets.storage import Storage
+
+LEDGER_SCHEMA: dict[str, pl.DataType] = {
+    "id": pl.String(),
+    "url": pl.String(),
+    "outcome": pl.Enum([outcome.value for outcome in Outcome]),
+    "reason": pl.Enum([reason.value for reason in Reason]),
+    "http_status": pl.Int32(),
+    "redirects": pl.Int32(),
+    "bytes": pl.Int64(),
+    "width": pl.Int32(),
+    "height": pl.Int32(),
+    "stored_width": pl.Int32(),
+    "stored_height": pl.Int32(),
+    "stored_bytes": pl.Int64(),
+    "extension": pl.String(),
+    "sha256": pl.String(),
+    "stored_sha256": pl.String(),
+    "fetched_at": pl.Datetime("us", "UTC"),
+    "attempts": pl.Int32(),
+    "evidence": pl.String(),
+    "origin": pl.String(),
+    "row_hash": pl.String(),
+    "recipe": pl.String(),
+}
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What became of one row. Sizes in pixels and bytes; hashes in hexadecimal; `fetched_at` in Unix seconds.
+
+    `sha256` is that of the bytes as they came, `stored_sha256` of those in the tar. `origin` identifies what was
+    fetched, `row_hash` the catalog row as it went into the sidecars, `recipe` how the image was stored.
+    """
+
+    id: str
+    url: str
+    outcome: str
+    reason: str
+    http_status: int | None = None
+    redirects: int = 0
+    bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    stored_width: int | None = None
+    stored_height: int | None = None
+    stored_bytes: int | None = None
+    extension: str | None = None
+    sha256: str | None = None
+    stored_sha256: str | None = None
+    fetched_at: float = 0.0
+    attempts: int = 0
+    evidence: str | None = None
+    origin: str = ""
+    row_hash: str = ""
+    recipe: str = ""
+
+
+_FIELDS = tuple(field.name for field in fields(LedgerRow))
+
+
+def ledger_name(shard: str) -> str:
+    """Storage name of a shard's ledger."""
+    return f"images/{shard}.parquet"
+
+
+def outcome_of(reason: Reason) -> str:
+    """The outcome a reason belongs to."""
+    return OUTCOME_OF[reason].value
+
+
+def read_ledger(storage: Storage, shard: str) -> pl.DataFrame:
+    """The ledger of a shard, LEDGER_SCHEMA, in the catalog's order. Raises StorageError when there is none."""
+    return storage.read_parquet(ledger_name(shard))
+
+
+def stored_rows(storage: Storage, shard: str) -> list[LedgerRow]:
+    """The rows of the stored ledger; none when the shard was never finished."""
+    if not storage.exists(ledger_name(shard)):
+        return []
+    frame = read_ledger(storage, shard).with_columns(pl.col("fetched_at").dt.epoch("us") / 1e6)
+    return [LedgerRow(**row) for row in frame.select(_FIELDS).iter_rows(named=True)]
+
+
+def ledger_frame(rows: Iterable[LedgerRow]) -> pl.DataFrame:
+    """Ledger rows as a frame of LEDGER_SCHEMA."""
+    values = [{**asdict(row), "fetched_at": datetime.fromtimestamp(row.fetched_at, UTC)} for row in rows]
+    return pl.DataFrame(values, schema=LEDGER_SCHEMA)

@@ -1,0 +1,124 @@
+"""The fixed vocabulary of the ledger: what became of a row, and why.
+
+Only names live here; which answer has which reason is decided where it is noticed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """What became of a row of the catalog."""
+
+    OK = "ok"
+    FAILED = "failed"
+    REFUSED = "refused"
+    OPTED_OUT = "opted_out"
+
+
+class Reason(StrEnum):
+    """Why. Each reason belongs to one outcome (`OUTCOME_OF`)."""
+
+    OK = "ok"
+    # failed: the network
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    DISCONNECTED = "disconnected"
+    INCOMPLETE = "incomplete_body"
+    PROTOCOL = "protocol_error"
+    HOST_DOWN = "host_down"
+    # failed: the answer
+    NOT_FOUND = "http_not_found"
+    FORBIDDEN = "http_forbidden"
+    RATE_LIMITED = "http_rate_limited"
+    CLIENT_ERROR = "http_client_error"
+    SERVER_ERROR = "http_server_error"
+    UNEXPECTED_STATUS = "http_unexpected_status"
+    REDIRECT_LOOP = "redirect_loop"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    BAD_REDIRECT = "bad_redirect"
+    # failed: the content
+    BAD_URL = "bad_url"
+    EMPTY = "empty_body"
+    NOT_AN_IMAGE = "not_an_image"
+    VECTOR_IMAGE = "vector_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    CORRUPT = "corrupt_image"
+    FILE_MISSING = "file_missing"
+    FILE_UNREADABLE = "file_unreadable"
+    # refused: by our own rules
+    SCHEME = "scheme_not_allowed"
+    PRIVATE_ADDRESS = "private_address"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    ANIMATION_TOO_LARGE = "animation_too_large"
+    # opted out: by whoever publishes the image
+    ROBOTS = "robots_txt"
+    ROBOTS_UNREACHABLE = "robots_txt_unreachable"
+    X_ROBOTS_TAG = "x_robots_tag"
+    TDM_RESERVATION = "tdm_reservation"
+
+
+_REFUSED = {
+    Reason.SCHEME,
+    Reason.PRIVATE_ADDRESS,
+    Reason.TOO_MANY_BYTES,
+    Reason.TOO_MANY_PIXELS,
+    Reason.ANIMATION_TOO_LARGE,
+}
+_OPTED_OUT = {Reason.ROBOTS, Reason.X_ROBOTS_TAG, Reason.TDM_RESERVATION}
+
+OUTCOME_OF: dict[Reason, Outcome] = {
+    reason: Outcome.OK
+    if reason is Reason.OK
+    else Outcome.REFUSED
+    if reason in _REFUSED
+    else Outcome.OPTED_OUT
+    if reason in _OPTED_OUT
+    else Outcome.FAILED
+    for reason in Reason
+}
+
+# failures that may go away by themselves within seconds: tried again in the same run
+TRANSIENT = frozenset(
+    {
+        Reason.DNS,
+        Reason.CONNECT,
+        Reason.DISCONNECTED,
+        Reason.INCOMPLETE,
+        Reason.RATE_LIMITED,
+        Reason.SERVER_ERROR,
+        Reason.ROBOTS_UNREACHABLE,
+    }
+)
+
+# failures of a whole host rather than of one link
+HOST_FAILURES = frozenset({Reason.DNS, Reason.CONNECT, Reason.TLS, Reason.TIMEOUT, Reason.DISCONNECTED})
+
+# reasons that speak of this machine's network when nearly all rows have them
+NETWORK = HOST_FAILURES | {Reason.HOST_DOWN, Reason.PROTOCOL, Reason.ROBOTS_UNREACHABLE}
+
+
+class FetchProblem(Exception):
+    """A row that gives no image: the reason, and what is known about the answer."""
+
+    def __init__(
+        self,
+        reason: Reason,
+        evidence: str = "",
+        *,
+        status: int | None = None,
+        redirects: int = 0,
+        retry_after: float | None = None,
+        body_bytes: int | None = None,
+    ) -> None:
+        super().__init__(f"{reason}: {evidence}" if evidence else str(reason))
+        self.reason = reason
+        self.evidence = evidence[:1000]
+        self.status = status
+        self.redirects = redirects
+        self.retry_after = retry_after
+        self.body_bytes = body_bytes

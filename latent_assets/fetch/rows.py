@@ -1,0 +1,270 @@
+"""Giving rows their outcomes: many downloads at a time, images stored by worker threads, attempts and deadlines.
+
+Which rows those are is decided in `shard`; how one URL is downloaded in `web`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from latent_assets import progress
+from latent_assets.fetch.files import read_file
+from latent_assets.fetch.image import StoredImage, store_image
+from latent_assets.fetch.ledger import LedgerRow, outcome_of
+from latent_assets.fetch.outcome import TRANSIENT, FetchProblem, Reason
+from latent_assets.fetch.politeness import Hosts
+from latent_assets.fetch.web import Download, Network, Target, Web
+
+if TYPE_CHECKING:
+    from latent_assets.fetch.journal import Journal
+    from latent_assets.profile import Fetch, Profile
+    from latent_assets.storage import Storage
+
+STAGE = "image_shards"
+_FIRST_BACKOFF = 0.5
+_NO_HOST = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row without an outcome. `origin`, `row_hash` and `recipe` go into the ledger (see LedgerRow)."""
+
+    id: str
+    url: str
+    path: str | None
+    origin: str
+    row_hash: str
+    recipe: str
+
+
+@dataclass
+class _Attempted:
+    """A row in the queue, with what happened to it so far."""
+
+    row: Wanted
+    target: Target | None
+    problem: FetchProblem | None = None
+    attempts: int = 0
+    deadline: float | None = None
+
+
+def fetch_rows(
+    profile: Profile,
+    storage: Storage,
+    rows: list[Wanted],
+    attempts: dict[str, int],
+    journal: Journal,
+    network: Network,
+    total: int,
+) -> None:
+    """Give each of `rows` an outcome in `journal`. `attempts` are those of earlier calls, by row id."""
+    clerk = _Clerk(profile.fetch, journal, attempts, total, total - len(rows))
+    if profile.source.kind == "metadata":
+        try:
+            asyncio.run(_fetch_links(profile.fetch, rows, clerk, network))
+        except BaseExceptionGroup as group:
+            raise _first(group) from group  # a full disk, not a row: rows have outcomes
+    else:
+        _read_files(profile, rows, clerk)
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+class _Clerk:
+    """Turns what came of a row into its ledger row and image, and enters them in the journal."""
+
+    def __init__(self, settings: Fetch, journal: Journal, attempts: dict[str, int], total: int, done: int) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._before = attempts
+        self._total = total
+        self._done = done
+        progress.report(STAGE, done, total, "rows")
+
+    def store(self, row: Wanted, body: bytes, attempts: int, answer: Download | None = None) -> None:
+        """Store an image, or the reason why it is none. Runs in a worker thread."""
+        status = answer.status if answer else None
+        redirects = answer.redirects if answer else 0
+        evidence = answer.opted_out[1] if answer and answer.opted_out else None
+        try:
+            image = store_image(body, self._settings)
+        except FetchProblem as problem:
+            problem.status, problem.redirects, problem.body_bytes = status, redirects, len(body)
+            self.note(row, problem, attempts)
+            return
+        self._journal.add(self._image_row(row, image, status, redirects, attempts, evidence), image.data)
+
+    def note(self, row: Wanted, problem: FetchProblem, attempts: int) -> None:
+        """Enter a row without an image."""
+        self._journal.add(
+            LedgerRow(
+                id=row.id,
+                url=row.url,
+                outcome=outcome_of(problem.reason),
+                reason=problem.reason.value,
+                http_status=problem.status,
+                redirects=problem.redirects,
+                bytes=problem.body_bytes,
+                fetched_at=time.time(),
+                attempts=self._before.get(row.id, 0) + attempts,
+                evidence=problem.evidence or None,
+                origin=row.origin,
+                row_hash=row.row_hash,
+                recipe=row.recipe,
+            )
+        )
+
+    def finished(self) -> None:
+        """One more row has its outcome."""
+        self._done += 1
+        progress.report(STAGE, self._done, self._total, "rows")
+
+    def _image_row(
+        self, row: Wanted, image: StoredImage, status: int | None, redirects: int, attempts: int, evidence: str | None
+    ) -> LedgerRow:
+        return LedgerRow(
+            id=row.id,
+            url=row.url,
+            outcome=outcome_of(Reason.OK),
+            reason=Reason.OK.value,
+            http_status=status,
+            redirects=redirects,
+            bytes=image.bytes,
+            width=image.width,
+            height=image.height,
+            stored_width=image.stored_width,
+            stored_height=image.stored_height,
+            stored_bytes=len(image.data),
+            extension=image.extension,
+            sha256=image.sha256,
+            stored_sha256=image.stored_sha256,
+            fetched_at=time.time(),
+            attempts=self._before.get(row.id, 0) + attempts,
+            evidence=evidence,
+            origin=row.origin,
+            row_hash=row.row_hash,
+            recipe=row.recipe,
+        )
+
+
+async def _fetch_links(settings: Fetch, rows: list[Wanted], clerk: _Clerk, network: Network) -> None:
+    hosts: Hosts[_Attempted] = Hosts(settings.per_host, settings.per_host_rate, settings.timeout)
+    slots = asyncio.Semaphore(settings.concurrency)
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as workers:
+        async with Web(settings, hosts, network) as web, asyncio.TaskGroup() as tasks:
+            fetcher = _Fetcher(settings, hosts, web, clerk, workers)
+            hosts.add(fetcher.queued(row) for row in rows)
+            while True:
+                await slots.acquire()
+                taken = await hosts.take()
+                if taken is None:
+                    break
+                task = tasks.create_task(fetcher.fetch(*taken))
+                task.add_done_callback(lambda _: slots.release())
+
+
+class _Fetcher:
+    """Takes rows through their attempts. A row to be tried again goes back to the queue; it holds nothing."""
+
+    def __init__(
+        self, settings: Fetch, hosts: Hosts[_Attempted], web: Web, clerk: _Clerk, workers: ThreadPoolExecutor
+    ) -> None:
+        self._settings = settings
+        self._hosts = hosts
+        self._web = web
+        self._clerk = clerk
+        self._workers = workers
+        self._loop = asyncio.get_running_loop()
+
+    def queued(self, row: Wanted) -> tuple[str, _Attempted]:
+        """The host a row waits for, and the row as it waits. A URL that may not be asked waits for nobody."""
+        try:
+            target = self._web.target(row.url)
+        except FetchProblem as problem:
+            return _NO_HOST, _Attempted(row, None, problem)
+        return target.origin, _Attempted(row, target)
+
+    async def fetch(self, host: str, item: _Attempted) -> None:
+        """One attempt at a row; its host's slot was taken and is given back here."""
+        try:
+            answer = await self._attempt(host, item)
+        finally:
+            self._hosts.release(host)
+        if answer is None and self._try_again(host, item):
+            return
+        if answer is not None:
+            body = b"".join(answer.body)
+            answer.body.clear()
+            await self._loop.run_in_executor(self._workers, self._clerk.store, item.row, body, item.attempts, answer)
+        elif item.problem is not None:
+            self._clerk.note(item.row, item.problem, item.attempts)
+        self._hosts.finish()
+        self._clerk.finished()
+
+    async def _attempt(self, host: str, item: _Attempted) -> Download | None:
+        """The answer, or None with `item.problem` set."""
+        if item.target is None:
+            return None
+        if gone := self._hosts.given_up(host):
+            item.problem = item.problem or FetchProblem(*gone)
+            return None
+        if item.deadline is None:
+            item.deadline = self._loop.time() + self._settings.timeout
+        item.attempts += 1
+        try:
+            async with asyncio.timeout_at(item.deadline):
+                return await self._web.download(item.target)
+        except TimeoutError:
+            item.problem = FetchProblem(Reason.TIMEOUT, f"no image within {self._settings.timeout:g} s")
+        except FetchProblem as problem:
+            item.problem = problem
+        if item.problem.redirects == 0:
+            self._hosts.failed(host, item.problem.reason, item.problem.evidence)
+        if item.problem.retry_after is not None and item.problem.redirects == 0:
+            self._hosts.pause(host, item.problem.retry_after)
+        return None
+
+    def _try_again(self, host: str, item: _Attempted) -> bool:
+        """Put a row back when its problem may pass and there is time for another attempt."""
+        problem = item.problem
+        if problem is None or problem.reason not in TRANSIENT or item.deadline is None:
+            return False
+        if item.attempts >= self._settings.attempts or self._hosts.given_up(host):
+            return False
+        wait = problem.retry_after
+        if wait is None:
+            wait = _FIRST_BACKOFF * 2 ** (item.attempts - 1) * random.uniform(0.5, 1.5)
+        if self._loop.time() + wait >= item.deadline:
+            return False
+        self._hosts.again(host, item, wait)
+        return True
+
+
+def _read_files(profile: Profile, rows: list[Wanted], clerk: _Clerk) -> None:
+    """Images that are here already, in the order of their paths (tars are read front to back)."""
+    from latent_assets.catalog.source import base_path
+
+    base = base_path(profile)
+
+    def one(row: Wanted) -> None:
+        try:
+            body = read_file(base, row.path or "", profile.fetch)
+        except FetchProblem as problem:
+            clerk.note(row, problem, 1)
+            return
+        clerk.store(row, body, 1)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as workers:
+        for _ in workers.map(one, sorted(rows, key=lambda row: row.path or "")):
+            clerk.finished()

@@ -1,0 +1,361 @@
+"""Downloading one URL: safely (checked addresses, bounded bytes and redirects) and politely.
+
+One client per shard: one TLS context, kept-alive connections, cached names. What may be asked when is decided in
+`politeness`, what becomes of the bytes in `image`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+import aiohttp
+from yarl import URL
+
+from latent_assets.fetch.addresses import (
+    CheckedResolver,
+    Lookup,
+    RefusedAddress,
+    SocketFactory,
+    checked_socket,
+    is_public,
+    literal_address,
+)
+from latent_assets.fetch.image import sniff
+from latent_assets.fetch.optout import opt_out
+from latent_assets.fetch.outcome import FetchProblem, Reason
+from latent_assets.fetch.politeness import Hosts
+from latent_assets.fetch.robots import Robots
+
+if TYPE_CHECKING:
+    from latent_assets.profile import Fetch
+
+AGENT = "latent-assets"
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LARGE_BODY = 2_000_000
+_LARGE_AT_ONCE = 8
+_LONGEST_URL = 32_768
+_SNIFFED = 1024
+
+
+@dataclass(frozen=True)
+class Network:
+    """How names are resolved, sockets made and certificates checked; the system's way unless a test says other."""
+
+    lookup: Lookup | None = None
+    socket_factory: SocketFactory | None = None
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(frozen=True)
+class Download:
+    """An answer that may be an image. `opted_out` is (reason, header) when the answer's headers opt out."""
+
+    body: list[bytes] = field(repr=False)
+    status: int
+    redirects: int
+    opted_out: tuple[Reason, str] | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A URL that may be asked: parsed, its origin (`http://host:port`) and whether the profile exempts that."""
+
+    url: URL
+    origin: str
+    exempt: bool
+
+
+def user_agent(contact: str | None) -> str:
+    """`latent-assets/0.1 (+contact)`: says who asks and how to reach them."""
+    try:
+        number = version("latent-assets")
+    except PackageNotFoundError:
+        number = "0"
+    return f"{AGENT}/{number} (+{contact})" if contact else f"{AGENT}/{number}"
+
+
+class Web:
+    """The client of one shard. Use as an async context; lives in one event loop."""
+
+    def __init__(self, settings: Fetch, hosts: Hosts[Any], network: Network) -> None:
+        self._settings = settings
+        self._hosts = hosts
+        self._network = network
+        self._allowed = {_origin(URL(origin)) for origin in settings.allow_origins}
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._stack = AsyncExitStack()
+        self.robots = Robots(AGENT, self._get_robots) if settings.robots else None
+
+    async def __aenter__(self) -> Web:
+        tls = self._network.tls or ssl.create_default_context()
+        resolver = CheckedResolver(self._network.lookup)
+        self._stack.push_async_callback(resolver.close)
+        guarded = aiohttp.TCPConnector(
+            resolver=resolver,
+            socket_factory=checked_socket(self._network.socket_factory),
+            **self._connector_options(tls),
+        )
+        exempt = aiohttp.TCPConnector(**self._connector_options(tls))
+        self._guarded = await self._stack.enter_async_context(self._session(guarded))
+        self._exempt = await self._stack.enter_async_context(self._session(exempt))
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    def target(self, url: str) -> Target:
+        """Check a URL as far as that goes without the network. Raises FetchProblem."""
+        if len(url) > _LONGEST_URL:
+            raise FetchProblem(Reason.BAD_URL, f"a URL of {len(url)} characters")
+        try:
+            parsed = URL(url.strip())
+            host, port = parsed.raw_host, parsed.port
+        except (ValueError, UnicodeError) as error:
+            raise FetchProblem(Reason.BAD_URL, str(error)) from error
+        if parsed.scheme not in ("http", "https"):
+            raise FetchProblem(Reason.SCHEME, f"{parsed.scheme or 'no scheme'}")
+        if not host or port is None:
+            raise FetchProblem(Reason.BAD_URL, "a URL without a host")
+        if parsed.user is not None or parsed.password is not None:
+            parsed = parsed.with_user(None)
+        origin = _origin(parsed)
+        exempt = origin in self._allowed
+        address = literal_address(host)
+        if address is not None and not exempt and not is_public(address):
+            raise FetchProblem(Reason.PRIVATE_ADDRESS, f"{host} is {address}, which is not a public address")
+        return Target(parsed.with_fragment(None), origin, exempt)
+
+    async def download(self, target: Target) -> Download:
+        """Follow `target` to an answer that may be an image. The caller holds the slot of its host.
+
+        Raises FetchProblem. Deadlines are the caller's.
+        """
+        redirects = 0
+        seen: set[str] = set()
+        while True:
+            async with AsyncExitStack() as stack:
+                if redirects:
+                    await stack.enter_async_context(self._hosts.guest(target.origin))
+                await self._ask_robots(target, redirects)
+                answer = await self._open(stack, target, redirects)
+                if answer.status not in _REDIRECTS:
+                    return await self._read_image(answer, redirects)
+                location = answer.headers.get("Location", "")
+            seen.add(str(target.url))
+            target = self._redirected(target, location, answer.status, redirects, seen)
+            redirects += 1
+
+    # -- asking ----------------------------------------------------------------------------------------
+
+    async def _ask_robots(self, target: Target, redirects: int) -> None:
+        if self.robots is None:
+            return
+        try:
+            delay = await self.robots.check(target.origin, str(target.url))
+        except FetchProblem as problem:
+            raise FetchProblem(
+                problem.reason,
+                problem.evidence,
+                status=problem.status,
+                redirects=redirects,
+                retry_after=problem.retry_after,
+            ) from problem
+        if delay:
+            self._hosts.slow_down(target.origin, delay)
+
+    async def _open(self, stack: AsyncExitStack, target: Target, redirects: int) -> aiohttp.ClientResponse:
+        session = self._exempt if target.exempt else self._guarded
+        try:
+            request = session.get(target.url, allow_redirects=False)
+            answer = await stack.enter_async_context(request)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise problem_of(error, redirects) from error
+        self._hosts.answered(target.origin)
+        return answer
+
+    async def _read_image(self, answer: aiohttp.ClientResponse, redirects: int) -> Download:
+        if answer.status != 200:
+            raise _status_problem(answer.status, answer.headers, redirects)
+        opted_out = opt_out(answer.headers.items(), AGENT)
+        if opted_out is not None and self._settings.respect_opt_out:
+            raise FetchProblem(opted_out[0], opted_out[1], status=200, redirects=redirects)
+        try:
+            body = await self._read(answer, self._settings.max_bytes, sniffed=True)
+        except FetchProblem as problem:
+            problem.status, problem.redirects = 200, redirects
+            raise
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise problem_of(error, redirects, status=200) from error
+        return Download(body, 200, redirects, opted_out)
+
+    async def _read(self, answer: aiohttp.ClientResponse, limit: int, *, sniffed: bool) -> list[bytes]:
+        """The body in pieces. Large bodies are read a few at a time, so that memory stays bounded."""
+        if (answer.content_length or 0) > limit:
+            raise FetchProblem(Reason.TOO_MANY_BYTES, f"Content-Length {answer.content_length}, the limit is {limit}")
+        pieces: list[bytes] = []
+        size, large, checked = 0, False, not sniffed
+        async with AsyncExitStack() as stack:
+            async for piece in answer.content.iter_any():
+                pieces.append(piece)
+                size += len(piece)
+                if size > limit:
+                    raise FetchProblem(Reason.TOO_MANY_BYTES, f"more than {limit} bytes", body_bytes=size)
+                if not checked and size >= _SNIFFED:
+                    sniff(b"".join(pieces))
+                    checked = True
+                if size > _LARGE_BODY and not large:
+                    await stack.enter_async_context(self._large)
+                    large = True
+        if not size:
+            raise FetchProblem(Reason.EMPTY, "the answer has no body")
+        return pieces
+
+    async def _get_robots(self, url: str, limit: int) -> bytes:
+        """robots.txt, following redirects. The asking row already holds a slot of that host."""
+        target = self.target(url)
+        redirects = 0
+        seen: set[str] = set()
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                while True:
+                    async with AsyncExitStack() as stack:
+                        answer = await self._open(stack, target, redirects)
+                        if answer.status not in _REDIRECTS:
+                            if answer.status != 200:
+                                raise _status_problem(answer.status, answer.headers, redirects)
+                            return b"".join(await self._read(answer, limit, sniffed=False))
+                        location = answer.headers.get("Location", "")
+                    seen.add(str(target.url))
+                    target = self._redirected(target, location, answer.status, redirects, seen)
+                    redirects += 1
+        except TimeoutError as error:
+            raise FetchProblem(Reason.TIMEOUT, f"{url} took longer than {self._settings.timeout:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise problem_of(error, redirects) from error
+
+    def _redirected(self, target: Target, location: str, status: int, redirects: int, seen: set[str]) -> Target:
+        if not location:
+            raise FetchProblem(Reason.BAD_REDIRECT, "no Location", status=status, redirects=redirects)
+        if redirects >= self._settings.max_redirects:
+            raise FetchProblem(Reason.TOO_MANY_REDIRECTS, f"more than {redirects}", status=status, redirects=redirects)
+        try:
+            following = self.target(urljoin(str(target.url), location))
+        except FetchProblem as problem:
+            evidence = f"redirected to {location[:200]}: {problem.evidence}"
+            raise FetchProblem(problem.reason, evidence, status=status, redirects=redirects + 1) from problem
+        except ValueError as error:
+            raise FetchProblem(Reason.BAD_REDIRECT, location[:200], status=status, redirects=redirects) from error
+        if str(following.url) in seen:
+            raise FetchProblem(Reason.REDIRECT_LOOP, str(following.url)[:200], status=status, redirects=redirects)
+        return following
+
+    # -- parts -----------------------------------------------------------------------------------------
+
+    def _connector_options(self, tls: ssl.SSLContext) -> dict[str, Any]:
+        return {
+            "ssl": tls,
+            "limit": 0,
+            "ttl_dns_cache": 300,
+            "keepalive_timeout": 15,
+        }
+
+    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=max(1.0, self._settings.timeout / 2)),
+            headers={
+                "User-Agent": user_agent(self._settings.contact),
+                "Accept": "image/webp,image/png,image/jpeg,image/gif;q=0.9,image/*;q=0.8,*/*;q=0.5",
+                "Accept-Encoding": "identity",
+            },
+            trust_env=False,
+            read_bufsize=1 << 18,
+        )
+
+
+def _origin(url: URL) -> str:
+    """`scheme://host:port`, lower case, the port always given."""
+    host = url.raw_host or ""
+    return f"{url.scheme}://{f'[{host}]' if ':' in host else host}:{url.port}".lower()
+
+
+def problem_of(error: BaseException, redirects: int, status: int | None = None) -> FetchProblem:
+    """The reason for an error of the client."""
+
+    def problem(reason: Reason, evidence: str | None = None) -> FetchProblem:
+        text = evidence if evidence is not None else f"{type(error).__name__}: {error}"
+        return FetchProblem(reason, text, redirects=redirects, status=status)
+
+    for cause in _causes(error):
+        if isinstance(cause, RefusedAddress):
+            return problem(Reason.PRIVATE_ADDRESS, str(cause))
+    if isinstance(error, TimeoutError):
+        return problem(Reason.TIMEOUT)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return problem(Reason.DNS, str(error.os_error))
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return problem(Reason.TLS)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return problem(Reason.CONNECT, str(error.os_error))
+    if isinstance(error, aiohttp.InvalidURL):
+        return problem(Reason.BAD_URL)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return problem(Reason.INCOMPLETE)
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | OSError):
+        return problem(Reason.DISCONNECTED)
+    return problem(Reason.PROTOCOL)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and everything it was raised from."""
+    found: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        cause = waiting.pop()
+        if cause is None or cause in found:
+            continue
+        found.append(cause)
+        waiting += [cause.__cause__, cause.__context__, getattr(cause, "os_error", None)]
+        waiting += list(getattr(cause, "exceptions", ()))
+    return found
+
+
+def _status_problem(status: int, headers: Mapping[str, str], redirects: int) -> FetchProblem:
+    reason = Reason.UNEXPECTED_STATUS
+    if status in (404, 410):
+        reason = Reason.NOT_FOUND
+    elif status in (401, 403, 451):
+        reason = Reason.FORBIDDEN
+    elif status == 429:
+        reason = Reason.RATE_LIMITED
+    elif 400 <= status < 500:
+        reason = Reason.CLIENT_ERROR
+    elif status >= 500:
+        reason = Reason.SERVER_ERROR
+    wait = retry_after(headers.get("Retry-After")) if status in (429, 503) else None
+    evidence = f"Retry-After: {headers['Retry-After']}" if wait is not None else ""
+    return FetchProblem(reason, evidence, status=status, redirects=redirects, retry_after=wait)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds to wait for a Retry-After header (seconds or a date); None without or with nonsense."""
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError):
+        return None
+    return max(0.0, when.timestamp() - time.time())

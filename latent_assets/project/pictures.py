@@ -1,0 +1,184 @@
+"""Pictures of maps for a person who looks at a build: points coloured by category, histograms. PNG, kept small.
+
+Drawn with matplotlib's figure objects alone, so nothing global is left behind.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DRAWN_ROWS = 20_000
+_NAMED = 10
+_GROUND, _INK, _FAINT, _OTHER = "#0f1420", "#e8ecf4", "#8b95a9", "#4a5468"
+# told apart in hue and lightness, also with red-green blindness (after Okabe and Ito, and Tol's bright set)
+_COLOURS = (
+    "#56b4e9",
+    "#e69f00",
+    "#2fbf8f",
+    "#f0e442",
+    "#ff7f6b",
+    "#cc79a7",
+    "#7a8cff",
+    "#a5e06a",
+    "#f5b7d0",
+    "#b08d57",
+)
+_TITLES = {"clip": "meaning (CLIP)", "vae": "colour and layout (VAE)", "joint": "both (joint)"}
+_AZIMUTH, _ELEVATION = np.deg2rad(35.0), np.deg2rad(25.0)
+
+
+def map_picture(
+    maps: Mapping[str, np.ndarray],
+    categories: Sequence[str | None] | None = None,
+    captions: Mapping[str, str] | None = None,
+    title: str = "",
+    dpi: int = 100,
+) -> bytes:
+    """One panel per space, seen from obliquely above, coloured by category: a PNG of at most about 150 KB.
+
+    `maps`: coordinates float32 [n, 3] per space, all in one order, which is also that of `categories` [n]. The ten
+    commonest categories have a colour of their own. `captions`: a line below a panel (its quality, say). At most
+    20,000 rows are drawn, evenly chosen.
+    """
+    from matplotlib.figure import Figure
+
+    rows = len(next(iter(maps.values()), ()))
+    drawn = np.unique(np.linspace(0, max(0, rows - 1), min(rows, _DRAWN_ROWS)).astype(int))
+    names, labels = _named(categories, rows)
+    figure = Figure(figsize=(4.0 * max(1, len(maps)), 4.9), facecolor=_GROUND)
+    panels = figure.subplots(1, max(1, len(maps)), squeeze=False)[0]
+    for panel, (space, coords) in zip(panels, maps.items(), strict=False):
+        _panel(
+            panel, np.asarray(coords)[drawn], labels[drawn], _TITLES.get(space, space), (captions or {}).get(space, "")
+        )
+    if not maps:
+        panels[0].set_axis_off()
+    heading = title or "The map"
+    figure.text(0.012, 0.965, heading, color=_INK, fontsize=12, fontweight="bold", va="center")
+    shown = f"{rows:,} rows" if len(drawn) == rows else f"{len(drawn):,} of {rows:,} rows"
+    figure.text(0.988, 0.965, shown, color=_FAINT, fontsize=9, ha="right", va="center")
+    _legend(figure, names, labels, len(maps))
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.88, bottom=0.17, wspace=0.03)
+    return _png(figure, dpi)
+
+
+def _named(categories: Sequence[str | None] | None, rows: int) -> tuple[list[str], np.ndarray]:
+    """The commonest categories, and for each row the position of its category among them (-1: another, none)."""
+    if categories is None:
+        return [], np.full(rows, -1)
+    counted = Counter(category for category in categories if category)
+    names = [name for name, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:_NAMED]]
+    position = {name: i for i, name in enumerate(names)}
+    return names, np.array([position.get(category or "", -1) for category in categories], dtype=int)
+
+
+def _oblique(coords: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Screen x, y and depth (0 far, 1 near) of coordinates [n, 3], turned 35 degrees and seen from 25 above."""
+    x, y, z = coords.astype(np.float64).T
+    across = np.cos(_AZIMUTH) * x + np.sin(_AZIMUTH) * y
+    away = -np.sin(_AZIMUTH) * x + np.cos(_AZIMUTH) * y
+    up = np.cos(_ELEVATION) * z + np.sin(_ELEVATION) * away
+    depth = np.sin(_ELEVATION) * z - np.cos(_ELEVATION) * away
+    extent = np.ptp(depth) if len(depth) else 0.0
+    return across, up, (depth - depth.min()) / extent if extent > 0 else np.ones_like(depth)
+
+
+def _panel(panel: Axes, coords: np.ndarray, labels: np.ndarray, title: str, caption: str) -> None:
+    from matplotlib.colors import to_rgb
+
+    palette = np.array([to_rgb(colour) for colour in (*_COLOURS, _OTHER)])
+    panel.set_facecolor(_GROUND)
+    panel.set_title(title, color=_INK, fontsize=10, pad=4)
+    if len(coords):
+        x, y, near = _oblique(coords)
+        order = np.argsort(near, kind="stable")
+        # far points fade into the ground
+        shade = (0.65 + 0.35 * near)[:, None]
+        colours = shade * palette[labels] + (1.0 - shade) * np.array(to_rgb(_GROUND))
+        size = float(np.clip(14_000 / len(coords), 0.8, 26.0))
+        panel.scatter(x[order], y[order], s=size * (0.5 + near[order]), c=colours[order], linewidths=0, rasterized=True)
+    panel.set_aspect("equal", adjustable="datalim")
+    panel.margins(0.03)
+    panel.set_xticks([])
+    panel.set_yticks([])
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+    panel.set_xlabel(caption, color=_FAINT, fontsize=8, labelpad=2)
+
+
+def _legend(figure: Figure, names: Sequence[str], labels: np.ndarray, panels: int) -> None:
+    from matplotlib.lines import Line2D
+
+    entries = [(f"{name} ({int((labels == i).sum()):,})", _COLOURS[i]) for i, name in enumerate(names)]
+    if names and (labels == -1).any():
+        entries.append((f"other ({int((labels == -1).sum()):,})", _OTHER))
+    handles = [
+        Line2D([], [], marker="o", linestyle="", markersize=6, markeredgewidth=0, color=colour, label=text[:34])
+        for text, colour in entries
+    ]
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 0.005),
+            ncols=min(len(handles), 2 * max(1, panels)),
+            fontsize=8,
+            labelcolor=_INK,
+            frameon=False,
+            handletextpad=0.2,
+            columnspacing=1.2,
+        )
+
+
+def histogram_picture(values: Mapping[str, np.ndarray], unit: Mapping[str, str] | None = None, dpi: int = 100) -> bytes:
+    """One histogram per named array (NaN left out), with its median marked: a small PNG.
+
+    `unit`: the label of each horizontal axis.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * max(1, len(values)), 2.4), facecolor=_GROUND, layout="constrained")
+    panels = figure.subplots(1, max(1, len(values)), squeeze=False)[0]
+    for panel, (name, found) in zip(panels, values.items(), strict=False):
+        finite = np.asarray(found, dtype=np.float64)
+        finite = finite[np.isfinite(finite)]
+        panel.set_facecolor(_GROUND)
+        panel.set_title(f"{name}, {len(finite):,} values", color=_INK, fontsize=9)
+        if len(finite):
+            panel.hist(finite, bins=40, color=_COLOURS[0])
+            median = float(np.median(finite))
+            panel.axvline(median, color=_COLOURS[1], linewidth=1.2)
+            panel.text(
+                0.97, 0.93, f"median {median:.3g}", color=_COLOURS[1], fontsize=8, ha="right", transform=panel.transAxes
+            )
+        panel.set_xlabel((unit or {}).get(name, ""), color=_FAINT, fontsize=8)
+        panel.tick_params(colors=_FAINT, labelsize=7, length=2)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set_color(_FAINT)
+    if not values:
+        panels[0].set_axis_off()
+    return _png(figure, dpi)
+
+
+def _png(figure: Figure, dpi: int) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    FigureCanvasAgg(figure)
+    raw = io.BytesIO()
+    figure.savefig(raw, format="png", dpi=dpi, facecolor=figure.get_facecolor())
+    # 256 colours are enough for dots and text, and a third of the bytes
+    small = io.BytesIO()
+    Image.open(raw).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        small, "PNG", optimize=True
+    )
+    return small.getvalue()

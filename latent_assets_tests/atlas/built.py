@@ -1,0 +1,121 @@
+"""A synthetic atlas up to its coordinates: catalog, ledger, images and embeddings that agree with each other."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from latent_assets.atlas.release import ModelInfo, ReleaseInfo, describe_release
+from latent_assets.catalog.schema import CATALOG_SCHEMA
+from latent_assets.catalog.sharding import catalog_name
+from latent_assets.encode.store import ShardEmbeddings
+from latent_assets.fetch.ledger import LedgerRow, ledger_frame, ledger_name
+from latent_assets.fetch.tar import TarWriter, tar_name
+from latent_assets.profile import Profile
+from latent_assets.project.fit import fit_map
+from latent_assets.project.shard import project_shard
+from latent_assets.storage import Storage
+from latent_assets_tests.project import synthetic
+
+PROJECTION = "f" * 32
+CATEGORIES = ("animals", "food", "flags")
+
+
+@dataclass(frozen=True)
+class Built:
+    """Everything `stage` needs, and the truth to compare the table with."""
+
+    profile: Profile
+    storage: Storage
+    shards: list[ShardEmbeddings]
+    release: ReleaseInfo
+    clip: np.ndarray
+    ids: list[str]
+
+
+def picture(index: int) -> bytes:
+    """A PNG of 160 x 120 whose colour tells its index; every other one has an alpha channel."""
+    colour = (index * 37 % 256, index * 91 % 256, index * 53 % 256)
+    buffer = io.BytesIO()
+    image = Image.new("RGBA", (160, 120), (*colour, 255)) if index % 2 else Image.new("RGB", (160, 120), colour)
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def build(root: Path, rows: int = 60, shards: int = 3, **projection: Any) -> Built:
+    """Write a whole small atlas below `root`, fit its maps and place its rows."""
+    profile = synthetic.profile(root, **projection)
+    storage = Storage(str(root))
+    embeddings = synthetic.write_shards(storage, rows, shards)
+    ids = synthetic.row_ids(rows)
+    for number, cut in enumerate(np.array_split(np.arange(rows), shards)):
+        write_facts(storage, f"{number:05d}", ids, cut.tolist())
+    fit_map(profile, storage, embeddings, PROJECTION)
+    for shard in embeddings:
+        project_shard(profile, storage, PROJECTION, shard)
+    clip, _ = synthetic.clip_vectors(rows)
+    return Built(profile, storage, embeddings, release(profile, storage, embeddings), clip, ids)
+
+
+def release(
+    profile: Profile, storage: Storage, shards: list[ShardEmbeddings], fingerprint: str = "a" * 32
+) -> ReleaseInfo:
+    """The release of the shards as they are stored now."""
+    clip = profile.models.clip
+    assert clip is not None
+    models = {"clip": ModelInfo("synthetic-clip", "1" * 32, clip.model_dump(mode="json"))}
+    return describe_release(profile, storage, [s.shard for s in shards], PROJECTION, fingerprint, models)
+
+
+def write_facts(storage: Storage, shard: str, ids: list[str], rows: list[int]) -> None:
+    """Catalog, ledger (with one failed row more than there are images) and images of a shard."""
+    pictures = {ids[i]: picture(i) for i in rows}
+    catalog = pl.DataFrame(
+        [
+            {
+                "id": ids[i],
+                "url": f"http://example.org/{i}.png",
+                "caption": f"picture number {i} — фото",
+                "source_url": f"http://example.org/page/{i}" if i % 5 else None,
+                "category": CATEGORIES[i % 3],
+                "aesthetic": 5.0 + i / 100,
+                "similarity": 0.3,
+                "punsafe": 0.01,
+                "width": 1,
+                "height": 1,
+                "source_hash": -i,
+                "url_count": 1,
+            }
+            for i in rows
+        ]
+        + [{"id": f"{0xDEAD:032x}", "url": "http://example.org/gone.png", "caption": "gone"}],
+        schema=CATALOG_SCHEMA,
+    )
+    storage.write_parquet(catalog_name(shard), catalog)
+    entries = [
+        LedgerRow(
+            ids[i],
+            f"http://example.org/{i}.png",
+            "ok",
+            "ok",
+            width=160,
+            height=120,
+            sha256=hashlib.sha256(pictures[ids[i]]).hexdigest(),
+        )
+        for i in rows
+    ]
+    entries.append(LedgerRow(f"{0xDEAD:032x}", "http://example.org/gone.png", "failed", "http_not_found"))
+    storage.write_parquet(ledger_name(shard), ledger_frame(entries))
+    with storage.writing(tar_name(shard)) as path, path.open("wb") as file:
+        tar = TarWriter(file)
+        for row_id, data in pictures.items():
+            tar.add(f"{row_id}.png", data)
+            tar.add(f"{row_id}.json", b"{}")
+        tar.close()

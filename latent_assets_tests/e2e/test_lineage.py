@@ -1,0 +1,191 @@
+"""The lineage on the real graph: a build does exactly the work that is due, and Dagster agrees on what is stale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lance
+import polars as pl
+import pytest
+
+from latent_assets.lineage import State
+from latent_assets.profile import Profile
+from latent_assets_tests.conftest import Gallery, drawing
+from latent_assets_tests.e2e.dagster_ui import serving_ui
+from latent_assets_tests.e2e.small_atlas import SmallAtlas, small_atlas, write_profile
+from latent_assets_tests.small_models import write_clip
+
+WHOLE = ["laion_metadata", "embedding_manifest", "umap_model", "atlas_table"]
+SHARDED = ["shard_catalog", "image_shards", "vae_latents", "clip_embeddings", "umap_projection"]
+AFTER_EMBEDDINGS = {("embedding_manifest", "all"), ("umap_model", "all"), ("atlas_table", "all")}
+
+
+def shards(stage: str, *keys: str) -> set[tuple[str, str]]:
+    return {(stage, key) for key in (keys or ("00000", "00001", "00002"))}
+
+
+@pytest.fixture
+def atlas(small_profile: Callable[..., Profile]) -> Iterator[SmallAtlas]:
+    with small_atlas(small_profile()) as found:
+        yield found
+
+
+def table(atlas: SmallAtlas) -> pl.DataFrame:
+    dataset = lance.dataset(f"{atlas.lineage.storage.lance_uri}/atlas.lance", version="live")
+    return pl.from_arrow(dataset.to_table())  # type: ignore[return-value]
+
+
+def test_first_build_makes_everything_and_the_second_nothing(atlas: SmallAtlas, gallery: Gallery) -> None:
+    made = atlas.rebuild()
+    expected = {(name, "all") for name in WHOLE}.union(*(shards(name) for name in SHARDED))
+    assert made == expected
+    rows = table(atlas)
+    assert rows.height == 60 and rows["id"].n_unique() == 60
+    assert set(rows["url"]) == {gallery.url(name) for name in gallery.files}
+    requests, runs = len(gallery.requests), atlas.instance.get_runs_count()
+    events = {name: atlas.materializations(name) for name in WHOLE + SHARDED}
+
+    assert atlas.rebuild() == set()
+    assert len(gallery.requests) == requests, "nothing is fetched twice"
+    assert atlas.instance.get_runs_count() == runs, "a build with nothing to do starts no run"
+    assert {name: atlas.materializations(name) for name in WHOLE + SHARDED} == events
+    assert all(s.state is State.CURRENT for stage in atlas.lineage.standings().values() for s in stage)
+
+
+def test_a_changed_clip_redoes_its_vectors_and_what_follows_only(
+    small_profile: Callable[..., Profile], tmp_path: Path, gallery: Gallery
+) -> None:
+    spec = write_clip(tmp_path / "clip", seed=1)
+    profile = small_profile(models={"clip": spec, "vae": dict(small_profile().models.vae.model_dump())})  # type: ignore[union-attr]
+    with small_atlas(profile) as atlas:
+        atlas.rebuild()
+        requests = len(gallery.requests)
+        write_clip(tmp_path / "clip", seed=2)
+        states = {s.stage: s.state for stage in type(atlas.lineage)(profile).standings().values() for s in stage}
+        assert states["vae_latents"] is State.CURRENT and states["clip_embeddings"] is State.STALE
+        assert atlas.rebuild() == shards("clip_embeddings") | AFTER_EMBEDDINGS | shards("umap_projection")
+        assert len(gallery.requests) == requests
+
+
+def test_an_added_row_makes_a_new_shard_and_leaves_the_old_ones(atlas: SmallAtlas, gallery: Gallery) -> None:
+    atlas.rebuild()
+    requests = len(gallery.requests)
+    gallery.files["new.png"] = drawing(200)
+    gallery.write(sorted(gallery.files))
+    made = atlas.rebuild()
+    new = {(stage, "00003") for stage in ("shard_catalog", "image_shards", "vae_latents", "clip_embeddings")}
+    projected = shards("umap_projection", "00000", "00001", "00002", "00003")
+    assert made == {("laion_metadata", "all")} | new | AFTER_EMBEDDINGS | projected
+    assert gallery.requests[requests:] == ["new.png"]
+    assert table(atlas).height == 61
+
+
+def test_a_removed_row_touches_its_shard_only(atlas: SmallAtlas, gallery: Gallery) -> None:
+    atlas.rebuild()
+    requests = len(gallery.requests)
+    rows = table(atlas)
+    gone = rows.filter(pl.col("url") == gallery.url("007.png")).row(0, named=True)
+    gallery.write([name for name in sorted(gallery.files) if name != "007.png"])
+    made = atlas.rebuild()
+    touched = {(s, gone["shard"]) for s in ("shard_catalog", "image_shards", "vae_latents", "clip_embeddings")}
+    assert made == {("laion_metadata", "all")} | touched | AFTER_EMBEDDINGS | shards("umap_projection")
+    assert len(gallery.requests) == requests, "no other row is fetched again"
+    assert set(table(atlas)["id"]) == set(rows["id"]) - {gone["id"]}
+
+
+def test_changed_map_settings_redo_the_map_only(atlas: SmallAtlas, small_profile: Callable[..., Profile]) -> None:
+    atlas.rebuild()
+    atlas.profile = small_profile(projection={"min_dist": 0.5})
+    assert atlas.rebuild() == {("umap_model", "all"), ("atlas_table", "all")} | shards("umap_projection")
+
+
+def test_a_seeded_build_repeats_exactly(small_profile: Callable[..., Profile], tmp_path: Path) -> None:
+    tables = []
+    for root in ("first", "second"):
+        with small_atlas(small_profile(name=root, root=str(tmp_path / root))) as atlas:
+            atlas.rebuild()
+            tables.append(table(atlas).sort("id"))
+    assert tables[0].equals(tables[1])
+
+
+def test_failed_rows_fail_their_shard_and_the_others_go_on(atlas: SmallAtlas, gallery: Gallery) -> None:
+    assert atlas.build()["laion_metadata"].done == 1
+    first = table(atlas)
+    victims = set(first.filter(pl.col("shard") == "00001")["url"])
+    # a second gallery of links, all new, of which one shard's hosts answer 404
+    atlas.lineage.storage.delete("manifests/image_shards/00001.json")
+    atlas.lineage.storage.delete("images/00001.tar")
+    atlas.lineage.storage.delete("images/00001.parquet")
+    atlas.lineage.storage.delete("images/00001.partial")
+    for url in victims:
+        gallery.statuses[url.rsplit("/", 1)[1]] = 404
+    results = atlas.build()
+    assert list(results["image_shards"].failed) == ["00001"]
+    assert "min_success" in results["image_shards"].failed["00001"]
+    assert "404" in results["image_shards"].failed["00001"] or "http" in results["image_shards"].failed["00001"]
+    assert len(table(atlas)) == len(first), "readers keep the release before"
+    states = {s.key: s.state for s in atlas.lineage.standings()["image_shards"]}
+    assert states == {"00000": State.CURRENT, "00001": State.FAILED, "00002": State.CURRENT}
+
+
+@pytest.mark.slow
+def test_dagster_agrees_on_what_is_stale(
+    small_profile: Callable[..., Profile], tmp_path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = write_clip(tmp_path / "clip", seed=1)
+    vae: Any = small_profile().models.vae
+    profile = small_profile(models={"clip": spec, "vae": vae.model_dump()})
+    with small_atlas(profile) as atlas:
+        atlas.rebuild()
+        file = write_profile(profile, tmp_path / "profile.toml")
+        home = str(Path(str(tmp_path / "home")) / "dagster" / "small")
+        with serving_ui(home, str(file)) as ui:
+            fresh = {name: "FRESH" for name in WHOLE} | {name: ["FRESH"] * 3 for name in SHARDED}
+            assert ui.staleness(WHOLE + SHARDED) == fresh
+            for name, node in ui.nodes(WHOLE + SHARDED).items():
+                assert node["description"] and node["groupName"] != "default" and node["kinds"], name
+                assert node["owners"], name
+
+            write_clip(tmp_path / "clip", seed=2)
+            observe(atlas)
+            found = ui.staleness(WHOLE + SHARDED)
+            assert found["vae_latents"] == found["image_shards"] == ["FRESH"] * 3
+            assert found["clip_embeddings"] == ["STALE"] * 3
+            atlas.rebuild()
+            assert ui.staleness(WHOLE + SHARDED) == fresh
+
+            # one row less: one shard changes, although one run records all of them
+            gallery.write([name for name in sorted(gallery.files) if name != "007.png"])
+            rows = table(atlas).filter(pl.col("url") == gallery.url("007.png"))
+            touched = int(rows["shard"][0])
+            run_catalog(atlas)
+            found = ui.staleness(WHOLE + SHARDED)
+            assert found["shard_catalog"] == ["FRESH"] * 3
+            assert found["image_shards"] == ["STALE" if index == touched else "FRESH" for index in range(3)]
+            atlas.rebuild()
+            assert ui.staleness(WHOLE + SHARDED) == fresh
+
+
+def observe(atlas: SmallAtlas) -> None:
+    """Record the sources' versions, as the UI's Observe button does."""
+    from latent_assets.definitions import build_defs
+    from latent_assets.defs.build import Builder
+    from latent_assets.lineage import Lineage
+
+    lineage = Lineage(atlas.profile)
+    Builder(build_defs(atlas.profile, lineage=lineage), lineage, atlas.instance)._observe()
+
+
+def run_catalog(atlas: SmallAtlas) -> None:
+    """Build up to and including `shard_catalog`."""
+    from latent_assets.definitions import build_defs
+    from latent_assets.defs.build import Builder
+    from latent_assets.lineage import Lineage
+
+    lineage = Lineage(atlas.profile)
+    steps = Builder(build_defs(atlas.profile, lineage=lineage), lineage, atlas.instance).build()
+    for result in steps:
+        if result.stage == "shard_catalog":
+            break

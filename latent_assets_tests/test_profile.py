@@ -1,0 +1,87 @@
+"""Profiles: what is accepted, and that every refusal names the file, the key and the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from latent_assets.errors import ProfileError
+from latent_assets.profile import load_profile, parse_profile, shipped_profiles
+
+MODELS = '[models.clip]\nname = "ViT-B-32"\npretrained = "openai"\n[models.vae]\nmodel = "some/vae"\n'
+SOURCE = '[source]\npath = "rows.parquet"\n'
+VALID = f'name = "mine"\n{SOURCE}{MODELS}'
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "mine.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("name", ["demo", "folder", "laion-12m", "laion-6.5plus"])
+def test_shipped_profiles_load(name: str) -> None:
+    assert name in shipped_profiles()
+    assert load_profile(name).name == name
+
+
+def test_laion_profile_names_the_real_models() -> None:
+    models = load_profile("laion-6.5plus").models
+    assert models.clip and (models.clip.name, models.clip.pretrained) == ("ViT-L-14", "openai")
+    assert models.vae and (models.vae.model, models.vae.size) == ("stabilityai/sd-vae-ft-mse", 512)
+    assert models.diffusion and "stable-diffusion" in models.diffusion.model
+
+
+def test_relative_paths_start_at_the_profile(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path, VALID))
+    assert profile.source.path == str(tmp_path / "rows.parquet")
+    assert profile.models.vae and profile.models.vae.model == "some/vae", "a repository's name stays as it is"
+
+
+def test_environment_selects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LATENT_ASSETS_PROFILE", str(write(tmp_path, VALID)))
+    assert load_profile().name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (VALID + "[fetch]\nspeed = 3\n", ["fetch.speed", "no such key", "timeout"]),
+        (VALID + "[shards]\nrows = '10'\n", ["shards.rows", "valid integer", "'10'"]),
+        (VALID + "[shards]\nrows = 0\n", ["shards.rows", "greater than or equal to 1"]),
+        (f'name = "mine"\n{MODELS}', ["source", "missing"]),
+        (f'name = "mine"\n{SOURCE}[models.clip]\nname = "ViT-B-32"\npretrained = "openai"\n', ["models.vae", "leave"]),
+        (VALID.replace("ViT-B-32", "ViT-B-23"), ["models.clip.name", "ViT-B-23", "ViT-B-32"]),
+        (VALID.replace('pretrained = "openai"\n', ""), ["models.clip", "pretrained"]),
+        (VALID + "[projection]\nspaces = []\n", ["projection", "at least one space"]),
+        (VALID.replace("[source]\n", '[source]\nbuiltin = "openmoji"\n'), ["source", "exactly one"]),
+        (VALID.replace('"mine"', '"../mine"'), ["name", "../mine"]),
+        ("name = mine", ["not valid TOML"]),
+        (VALID.replace('"rows.parquet"', '"package:no_such_package/x"'), ["no_such_package", "not installed"]),
+        (VALID + "[fetch]\nmin_success = 1.5\n", ["fetch.min_success", "less than or equal to 1"]),
+    ],
+)
+def test_refusals_name_file_key_and_remedy(tmp_path: Path, text: str, said: list[str]) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(ProfileError) as error:
+        load_profile(file)
+    for words in said:
+        assert words in str(error.value)
+    if "package" not in text:
+        assert str(file) in str(error.value)
+
+
+def test_unknown_name_lists_the_shipped_ones() -> None:
+    with pytest.raises(ProfileError, match=r"no profile `nosuch`.*demo, folder"):
+        load_profile("nosuch")
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"name = \"\xff\"")
+    with pytest.raises(ProfileError, match="UTF-8"):
+        load_profile(tmp_path / "mine.toml")
+
+
+def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError) as error:
+        parse_profile({"name": "x", "source": {"pth": "a"}, "models": {}, "shards": {"rows": -1}}, tmp_path / "x", tmp_path)
+    assert "source.pth" in str(error.value) and "shards.rows" in str(error.value)
