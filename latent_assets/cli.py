@@ -9,7 +9,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,7 @@ from latent_assets.errors import LatentAssetsError, NotBuiltError
 from latent_assets.profile import PROFILE_VARIABLE, Profile, load_profile, shipped_profiles
 
 if TYPE_CHECKING:
-    from latent_assets.client import Atlas
+    from latent_assets.client import Atlas, Hit
     from latent_assets.lineage import Lineage
 
 app = typer.Typer(
@@ -70,10 +71,10 @@ def _print_json(value: Any) -> None:
 @app.command()
 def build(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """Bring the atlas up to date: only what is missing or stale is redone."""
-    from latent_assets.defs.display import BuildDisplay
-    from latent_assets.defs.build import Builder, exclusive
-    from latent_assets.defs.instance import open_instance
     from latent_assets.definitions import build_defs
+    from latent_assets.defs.build import Builder, exclusive
+    from latent_assets.defs.display import BuildDisplay
+    from latent_assets.defs.instance import open_instance
     from latent_assets.lineage import Lineage
 
     chosen = _selected(profile)
@@ -107,8 +108,12 @@ def build(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     if failed:
         for stage, shards in failed.items():
             for key, why in list(shards.items())[:5]:
-                err.print(f"[red]{stage}{'' if key == 'all' else f'[{key}]'}[/red]: {why}", highlight=False, markup=True)
-        err.print("What is finished is kept; `latent-assets status` shows all, `latent-assets build` goes on from here.")
+                err.print(
+                    f"[red]{stage}{'' if key == 'all' else f'[{key}]'}[/red]: {why}", highlight=False, markup=True
+                )
+        err.print(
+            "What is finished is kept; `latent-assets status` shows all, `latent-assets build` goes on from here."
+        )
         raise typer.Exit(1)
 
 
@@ -173,7 +178,9 @@ def _print_losses(lineage: Lineage) -> None:
     out.print(f"\n{metadata.details['rows_read']:,} rows read, {metadata.rows:,} in the catalog", highlight=False)
     for title, counts in (("dropped by the catalog", dropped), ("fetch outcomes", outcomes)):
         if counts:
-            out.print(f"{title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()), highlight=False)
+            out.print(
+                f"{title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()), highlight=False
+            )
 
 
 @app.command()
@@ -217,10 +224,11 @@ def _open_atlas(profile: str | None) -> Atlas:
         raise NotBuiltError(f"{error} Build it with `latent-assets build{option}`.") from error
 
 
-def _print_hits(hits: Any, measure: str, as_json: bool) -> None:
+def _print_hits(hits: Sequence[Hit], as_json: bool) -> None:
     if as_json:
-        _print_json([hit.to_dict() for hit in hits])
+        _print_json([asdict(hit) for hit in hits])
         return
+    measure = hits[0].measure if hits else "score"
     table = Table("", "id", "caption", "category", measure, "link", box=None, pad_edge=False)
     for place, hit in enumerate(hits, 1):
         table.add_row(
@@ -237,7 +245,7 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Images that resemble a text, by CLIP."""
-    _print_hits(_open_atlas(profile).search_text(text, k=count), "similarity", as_json)
+    _print_hits(_open_atlas(profile).search_text(text, k=count), as_json)
 
 
 @app.command()
@@ -250,14 +258,14 @@ def neighbors(
 ) -> None:
     """Images that resemble an image of the atlas."""
     hits = _open_atlas(profile).neighbors(row_id, k=count, space=space)
-    _print_hits(hits, "similarity" if space == "clip" else "distance", as_json)
+    _print_hits(hits, as_json)
 
 
 @app.command()
 def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """What the published atlas is: where, how many rows, which spaces, models and digests."""
     atlas = _open_atlas(profile)
-    values = {"lance_uri": atlas.uri, "tag": atlas.tag, "rows": len(atlas), **atlas.info.to_dict()}
+    values = {"lance_uri": atlas.uri, "version": atlas.version, **asdict(atlas.info), "rows": len(atlas)}
     if as_json:
         _print_json(values)
         return

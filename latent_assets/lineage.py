@@ -117,7 +117,7 @@ class Lineage:
             Stage("embedding_manifest", False, names),
             Stage("umap_model", False, ("embedding_manifest",)),
             Stage("umap_projection", True, ("umap_model", *names)),
-            Stage("atlas_table", False, ("umap_projection",)),
+            Stage("atlas_table", False, ("shard_catalog", "image_shards", *names, "umap_projection")),
         ]
         return {stage.name: stage for stage in ordered}
 
@@ -229,13 +229,13 @@ class Lineage:
                 manifest = self._need(stage, key, "embedding_manifest")
                 return fingerprint(stage, revision, manifest.version, self.settings(stage), self.backend)
             case "umap_projection":
-                parents = [p for p in self.stages[stage].parents if p != "umap_model"]
-                versions = [self._need(stage, key, parent, key).version for parent in parents]
+                sharded = [p for p in self.stages[stage].parents if p != "umap_model"]
+                versions = [self._need(stage, key, parent, key).version for parent in sharded]
                 return fingerprint(stage, revision, self._need(stage, key, "umap_model").version, versions)
             case "atlas_table":
-                parents = ("shard_catalog", "image_shards", "umap_projection")
                 model = self._need(stage, key, "umap_model").version
-                return fingerprint(stage, revision, model, self._shard_versions(stage, parents), self.settings(stage))
+                rows = self._shard_versions(stage, self.stages[stage].parents)
+                return fingerprint(stage, revision, model, rows, self.settings(stage))
             case _:
                 raise KeyError(stage)
 

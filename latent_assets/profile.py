@@ -40,9 +40,9 @@ class Source(_Section):
     """
 
     kind: Literal["metadata", "webdataset", "folder"] = "metadata"
-    path: str | None = Field(None, description="file, directory or glob; local, s3://, hf:// or https://")
+    path: str | None = Field(default=None, description="file, directory or glob; local, s3://, hf:// or https://")
     builtin: Literal["openmoji"] | None = None
-    origin: str | None = Field(None, description="http://127.0.0.1:PORT on which a builtin data set is served")
+    origin: str | None = Field(default=None, description="http://127.0.0.1:PORT on which a builtin data set is served")
     format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
     # "auto" recognises the known schemas by their columns
     schema_name: Literal["auto", "laion", "laion-aesthetic", "relaion", "datacomp", "coyo"] = "auto"
@@ -66,9 +66,9 @@ class Filters(_Section):
     min_width: Annotated[int, Field(ge=1)] | None = None
     min_height: Annotated[int, Field(ge=1)] | None = None
     require_caption: bool = True
-    sample: Annotated[int, Field(ge=1)] | None = Field(None, description="keep this many rows, chosen by seed")
+    sample: Annotated[int, Field(ge=1)] | None = Field(default=None, description="keep this many rows, chosen by seed")
     seed: int = 0
-    remove: tuple[str, ...] = Field((), description="files of URLs, domains, hashes or ids never to fetch")
+    remove: tuple[str, ...] = Field(default=(), description="files of URLs, domains, hashes or ids never to fetch")
 
 
 class Shards(_Section):
@@ -76,29 +76,29 @@ class Shards(_Section):
 
     rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     max_partitions: Annotated[int, Field(ge=1, le=10_000)] = 10_000
-    per_run: Annotated[int, Field(ge=1, le=1_000)] = Field(16, description="shards one run takes")
+    per_run: Annotated[int, Field(ge=1, le=1_000)] = Field(default=16, description="shards one run takes")
 
 
 class Fetch(_Section):
     """How images are downloaded and stored."""
 
-    contact: str | None = Field(None, description="mail address or page in the user agent")
+    contact: str | None = Field(default=None, description="mail address or page in the user agent")
     resize: Literal["longest", "shortest", "center_crop", "none"] = "shortest"
     size: Annotated[int, Field(ge=16, le=4096)] = 512
     format: Literal["jpeg", "webp", "png", "raw"] = "jpeg"
     quality: Annotated[int, Field(ge=1, le=100)] = 92
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 256
     per_host: Annotated[int, Field(ge=1, le=256)] = 8
-    per_host_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="requests a second and host")
-    timeout: Annotated[float, Field(gt=0)] = Field(20.0, description="seconds for one row, everything included")
+    per_host_rate: Annotated[float, Field(gt=0)] | None = Field(default=None, description="requests a second and host")
+    timeout: Annotated[float, Field(gt=0)] = Field(default=20.0, description="seconds for one row, everything included")
     attempts: Annotated[int, Field(ge=1, le=10)] = 3
     max_bytes: Annotated[int, Field(ge=1024)] = 50_000_000
     max_pixels: Annotated[int, Field(ge=1024)] = 100_000_000
     max_redirects: Annotated[int, Field(ge=0, le=20)] = 5
     robots: bool = True
     respect_opt_out: bool = True
-    allow_origins: tuple[str, ...] = Field((), description="exact origins exempt from the private-address rule")
-    min_success: Probability = Field(0.3, description="below this the blocking check of a shard fails")
+    allow_origins: tuple[str, ...] = Field(default=(), description="exact origins exempt from the private-address rule")
+    min_success: Probability = Field(default=0.3, description="below this the blocking check of a shard fails")
     warn_success: Probability = 0.5
 
 
@@ -135,7 +135,7 @@ class VaeModel(_Section):
     size: Annotated[int, Field(ge=32, le=2048)] = 512
     dtype: Dtype = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 16
-    feature_dim: Annotated[int, Field(ge=8, le=4096)] = Field(256, description="length of the map feature")
+    feature_dim: Annotated[int, Field(ge=8, le=4096)] = Field(default=256, description="length of the map feature")
 
     @model_validator(mode="after")
     def _whole_latents(self) -> VaeModel:
@@ -153,7 +153,7 @@ class DiffusionModel(_Section):
     model: str
     text_encoder: str | None = None
     vae: str | None = None
-    text_length: Annotated[int, Field(ge=8, le=512)] = Field(77, description="tokens, with a `text_encoder`")
+    text_length: Annotated[int, Field(ge=8, le=512)] = Field(default=77, description="tokens, with a `text_encoder`")
     size: Annotated[int, Field(ge=32, le=2048)] = 512
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     guidance: Annotated[float, Field(ge=0)] = 7.5
@@ -177,8 +177,8 @@ class Projection(_Section):
     min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
     n_epochs: Annotated[int, Field(ge=1)] | None = None
     seed: int = 42
-    fit_rows: Annotated[int, Field(ge=32)] = Field(1_000_000, description="above this a sample is fitted")
-    joint_clip_weight: Probability = Field(0.5, description="share of the clip vector in `joint` distances")
+    fit_rows: Annotated[int, Field(ge=32)] = Field(default=1_000_000, description="above this a sample is fitted")
+    joint_clip_weight: Probability = Field(default=0.5, description="share of the clip vector in `joint` distances")
 
     @model_validator(mode="after")
     def _distinct(self) -> Projection:
@@ -193,7 +193,9 @@ class Table(_Section):
     thumbnail_size: Annotated[int, Field(ge=16, le=96)] = 96
     thumbnail_format: Literal["webp", "jpeg"] = "webp"
     thumbnail_quality: Annotated[int, Field(ge=1, le=100)] = 80
-    index_above_rows: Annotated[int, Field(ge=1)] = Field(1_000_000, description="build a vector index above this")
+    index_above_rows: Annotated[int, Field(ge=1)] = Field(
+        default=1_000_000, description="build a vector index above this"
+    )
 
 
 class Profile(_Section):
@@ -201,8 +203,8 @@ class Profile(_Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     title: str = ""
-    attribution: str = Field("", description="shown with every image: whose work this is, and its licence")
-    root: str = Field("", description="directory or s3://bucket/prefix; default: below the home directory")
+    attribution: str = Field(default="", description="shown with every image: whose work this is, and its licence")
+    root: str = Field(default="", description="directory or s3://bucket/prefix; default: below the home directory")
     source: Source
     filters: Filters = Filters()
     shards: Shards = Shards()
@@ -249,7 +251,7 @@ def resolve_path(value: str, base: Path | None = None) -> str:
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise ProfileError(f"`{value}`: the Python package `{package}` is not installed; pip install it.")
-        return str(Path(list(spec.submodule_search_locations)[0]) / inner)
+        return str(Path(next(iter(spec.submodule_search_locations))) / inner)
     if "://" in value:
         return value
     path = Path(value).expanduser()
@@ -338,7 +340,7 @@ def _check_open_clip_name(profile: Profile, file: Path) -> None:
     spec = find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
         raise ProfileError(f"{file}: `models.clip.name` needs the package open_clip_torch; pip install it.")
-    folder = Path(list(spec.submodule_search_locations)[0]) / "model_configs"
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model_configs"
     known = sorted(path.stem for path in folder.glob("*.json"))
     if clip.name.replace("/", "-") not in known:
         from difflib import get_close_matches
@@ -352,10 +354,14 @@ def _resolved(profile: Profile, base: Path) -> Profile:
     """The profile with absolute paths; relative ones start at `base`."""
 
     def path(value: str | None) -> str | None:
-        return None if value is None else resolve_path(value, base)
+        """Absolute, but `package:` stays as it is (when it can be found): it means the same on every machine."""
+        if value is None:
+            return None
+        found = resolve_path(value, base)
+        return value if value.startswith("package:") else found
 
     def model(value: str | None) -> str | None:
-        """A repository name stays as it is; a path or package: becomes absolute."""
+        """A repository's name stays as it is, too."""
         local = value is not None and (value.startswith(("package:", "/", ".", "~")) or (base / value).exists())
         return path(value) if local else value
 

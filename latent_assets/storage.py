@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -138,11 +138,11 @@ class Storage:
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_bytes(name))
 
-    def read_parquet(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
+    def read_parquet(self, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
         import polars as pl
 
         with self.open(name) as file:
-            return pl.read_parquet(file, columns=columns)
+            return pl.read_parquet(file, columns=list(columns) if columns is not None else None)
 
     # -- writing -------------------------------------------------------------------------------------
 

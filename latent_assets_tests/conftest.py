@@ -42,7 +42,9 @@ class Gallery:
     def url(self, name: str) -> str:
         return f"{self.origin}/{name}"
 
-    def write(self, names: list[str], captions: Callable[[str], str | None] = lambda name: f"a picture of {name}") -> Path:
+    def write(
+        self, names: list[str], captions: Callable[[str], str | None] = lambda name: f"a picture of {name}"
+    ) -> Path:
         """Write metadata in LAION's schema with a row for each name."""
         count = len(names)
         pl.DataFrame(
@@ -52,7 +54,7 @@ class Gallery:
                 "WIDTH": [96.0] * count,
                 "HEIGHT": [96.0] * count,
                 "similarity": [0.3] * count,
-                "hash": list(range(count)),
+                "hash": [int(name[:3], 36) for name in names],
                 "punsafe": pl.Series([0.01] * count, dtype=pl.Float32),
                 "pwatermark": pl.Series([0.01] * count, dtype=pl.Float32),
                 "AESTHETIC_SCORE": pl.Series([6.6] * count, dtype=pl.Float32),
@@ -83,7 +85,7 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 (the base class's name)
+        def do_GET(self) -> None:
             name = self.path.lstrip("/")
             found.requests.append(name)
             body = found.files.get(name, b"")
@@ -130,7 +132,13 @@ def small_profile(gallery: Gallery, small_models: dict[str, dict[str, Any]], tmp
             "root": str(tmp_path / "root"),
             "source": {"path": str(gallery.metadata)},
             "shards": {"rows": 20},
-            "fetch": {"resize": "none", "size": 96, "format": "png", "robots": False, "allow_origins": [gallery.origin]},
+            "fetch": {
+                "resize": "none",
+                "size": 96,
+                "format": "png",
+                "robots": False,
+                "allow_origins": [gallery.origin],
+            },
             "models": {name: dict(spec) for name, spec in small_models.items()},
             "projection": {"n_neighbors": 5, "n_epochs": 20},
         }

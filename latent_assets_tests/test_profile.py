@@ -76,12 +76,14 @@ def test_unknown_name_lists_the_shipped_ones() -> None:
 
 
 def test_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_bytes(b"name = \"\xff\"")
+    (tmp_path / "mine.toml").write_bytes(b'name = "\xff"')
     with pytest.raises(ProfileError, match="UTF-8"):
         load_profile(tmp_path / "mine.toml")
 
 
 def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(ProfileError) as error:
-        parse_profile({"name": "x", "source": {"pth": "a"}, "models": {}, "shards": {"rows": -1}}, tmp_path / "x", tmp_path)
+        parse_profile(
+            {"name": "x", "source": {"pth": "a"}, "models": {}, "shards": {"rows": -1}}, tmp_path / "x", tmp_path
+        )
     assert "source.pth" in str(error.value) and "shards.rows" in str(error.value)

@@ -22,7 +22,7 @@ def test_a_failed_write_leaves_the_old_content(storage: Storage) -> None:
         raise RuntimeError("killed")
     assert storage.read_bytes("a/b.txt") == b"old"
     assert storage.list("a") == ["b.txt"]
-    assert os.listdir(storage.uri("a")) == ["b.txt"], "no temporary file is left"
+    assert [path.name for path in Path(storage.uri("a")).iterdir()] == ["b.txt"], "no temporary file is left"
 
 
 def test_half_written_files_of_dead_processes_are_swept(storage: Storage) -> None:

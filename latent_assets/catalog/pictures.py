@@ -22,7 +22,7 @@ def funnel_chart(rows_read: int, funnel: Sequence[Sequence[object]], rows_kept: 
     bars = axes.barh(labels, left, color=["#8a94a6"] + ["#7aa6d8"] * len(funnel) + ["#2f6fb3"])
     axes.bar_label(bars, [f"{value:,}" for value in left], padding=4, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(left + [1]) * 1.15)
+    axes.set_xlim(0, max([*left, 1]) * 1.15)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.tick_params(labelsize=8, length=0, labelbottom=False)
     buffer = io.BytesIO()

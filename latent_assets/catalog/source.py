@@ -174,7 +174,7 @@ def _listing(path: str, suffixes: tuple[str, ...]) -> tuple[str, dict[str, dict[
         if any(character in inner for character in "*?[") and not path.startswith(("http://", "https://")):
             entries = filesystem.glob(inner, detail=True)
             base = inner[: min(inner.find(c) for c in "*?[" if c in inner)].rpartition("/")[0]
-        elif remote and inner.lower().endswith(suffixes or IMAGE_SUFFIXES) or filesystem.isfile(inner):
+        elif (remote and inner.lower().endswith(suffixes or IMAGE_SUFFIXES)) or filesystem.isfile(inner):
             entries = {inner: filesystem.info(inner)}
             base = inner.rpartition("/")[0]
         else:

@@ -19,8 +19,8 @@ def atlas_assets(profile: Profile) -> list[dg.AssetsDefinition]:
 
 def _atlas_table(layout: Lineage) -> dg.AssetsDefinition:
     @dg.asset(
-        # the model too: Dagster does not follow an edge of 100 or more partitions, and every fit changes it
-        deps=["umap_projection", "umap_model"],
+        # Dagster does not follow an edge of 100 or more partitions; the unpartitioned assets carry what changed
+        deps=["laion_metadata", "embedding_manifest", "umap_model", "umap_projection"],
         group_name="atlas",
         kinds={"lancedb"},
         owners=OWNERS,
@@ -51,7 +51,9 @@ def _atlas_table(layout: Lineage) -> dg.AssetsDefinition:
         yield dg.AssetCheckResult(
             check_name=_PUBLISHED,
             passed=all(check["passed"] for check in details["checks"]),
-            metadata={check["name"]: f"found {check['found']}, expected {check['expected']}" for check in details["checks"]},
+            metadata={
+                check["name"]: f"found {check['found']}, expected {check['expected']}" for check in details["checks"]
+            },
         )
         coordinates = sum(manifest.rows for manifest in lineage.storage.manifests("umap_projection").values())
         yield dg.AssetCheckResult(

@@ -57,7 +57,7 @@ class Builder:
         self.lineage.storage.sweep()
         self._end_dead_runs()
         self._observe()
-        embeddings = [name for name in ("vae_latents", "clip_embeddings") if name in self.lineage.stages]
+        embeddings: list[str] = [name for name in ("vae_latents", "clip_embeddings") if name in self.lineage.stages]
         steps: list[list[str]] = [[name] for name in self.lineage.stages if name not in embeddings]
         steps.insert(3, embeddings)
         for stages in steps:

@@ -1,6 +1,7 @@
 """The catalog group: the cleaned list of images, and its shards."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -56,7 +57,9 @@ def _laion_metadata(layout: Lineage) -> dg.AssetsDefinition:
                 "code_version": layout.code_version("laion_metadata"),
             }
             problems = () if report.rows_kept else ("no row is left after the filters; look at the funnel",)
-            return Produced(report.version, report.rows_kept, details, problems, _histograms(lineage, sorted(report.shards)))
+            return Produced(
+                report.version, report.rows_kept, details, problems, _histograms(lineage, sorted(report.shards))
+            )
 
         made, result = run_whole(context, lineage, "laion_metadata", produce, _describe_metadata)
         new = partitions.register(context.instance, sorted(made.manifest.details["shards"]))
@@ -83,7 +86,7 @@ def _histograms(lineage: Lineage, shards: Sequence[str]) -> bytes:
     from latent_assets.project.pictures import histogram_picture
 
     rows = pl.concat([read_shard(lineage.storage, shard) for shard in shards[:4]]) if shards else pl.DataFrame()
-    values = {
+    values: dict[str, Any] = {
         name: rows[name].cast(pl.Float64).to_numpy()
         for name in ("width", "height", "aesthetic", "similarity", "punsafe")
         if name in rows.columns and rows[name].is_not_null().any()
@@ -98,7 +101,9 @@ def _describe_metadata(made: Made) -> Metadata:
 
     details = made.manifest.details
     histograms = {"histograms": picture(made.report)} if made.report else {}
-    table = "| step | rows |\n|---|---:|\n" + "".join(f"| {reason} | {count:,} |\n" for reason, count in details["funnel"])
+    table = "| step | rows |\n|---|---:|\n" + "".join(
+        f"| {reason} | {count:,} |\n" for reason, count in details["funnel"]
+    )
     return {
         "shards": dg.MetadataValue.int(len(details["shards"])),
         "rows read": dg.MetadataValue.int(details["rows_read"]),
@@ -154,7 +159,8 @@ def _shard_catalog(layout: Lineage) -> dg.AssetsDefinition:
 
 def verify_shard(lineage: Lineage, shard: str) -> Produced:
     """Read a shard of the catalog and hold it against what was assigned."""
-    from latent_assets.catalog.sharding import read_shard, shard_hash
+    from latent_assets.catalog.schema import shard_hash
+    from latent_assets.catalog.sharding import read_shard
 
     manifest = lineage.storage.manifest("laion_metadata")
     assert manifest is not None  # `expected` asked for it

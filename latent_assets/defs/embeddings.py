@@ -185,7 +185,7 @@ def _embedding_manifest(layout: Lineage) -> dg.AssetsDefinition:
         owners=OWNERS,
         code_version=layout.code_version("embedding_manifest"),
         description="All shards' embeddings as one data version. Dagster does not compute staleness across an edge of "
-        "100 or more partitions; what depends on all shards depends on this instead. Names the shards that are missing.",
+        "100 or more partitions; what depends on all shards depends on this instead. Names shards that are missing.",
         check_specs=[
             dg.AssetCheckSpec(
                 "rows_carried",

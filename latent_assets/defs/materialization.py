@@ -19,7 +19,7 @@ from latent_assets.progress import Progress, listening
 OWNERS = ["team:atlas"]
 
 Metadata = dict[str, dg.MetadataValue]
-Event = dg.MaterializeResult | dg.AssetCheckResult
+Event = dg.MaterializeResult[Any] | dg.AssetCheckResult
 
 
 @dataclass
@@ -54,7 +54,7 @@ def run_whole(
     stage: str,
     produce: Callable[[str], Produced],
     describe: Callable[[Made], Metadata],
-) -> tuple[Made, dg.MaterializeResult]:
+) -> tuple[Made, dg.MaterializeResult[Any]]:
     """Materialize an unpartitioned asset. Errors are noted for `status` and become a Dagster failure."""
     with logging_progress(context):
         try:
@@ -144,9 +144,7 @@ def _record_shards(
             )
 
 
-def _recorded_tags(
-    context: dg.AssetExecutionContext, stages: Sequence[str], key: str
-) -> dict[str, Mapping[str, str]]:
+def _recorded_tags(context: dg.AssetExecutionContext, stages: Sequence[str], key: str) -> dict[str, Mapping[str, str]]:
     """The provenance that Dagster itself wrote for this run's events: code version and input versions."""
     tags: dict[str, Mapping[str, str]] = {}
     for stage in stages:

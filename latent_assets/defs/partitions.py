@@ -7,7 +7,7 @@ import dagster as dg
 
 from latent_assets.errors import DataError
 
-SHARD_KEY = re.compile(r"^\d{5,}$")
+SHARD_KEY = re.compile(r"^[0-9]{5,}\Z")
 
 shards = dg.DynamicPartitionsDefinition(name="shard")
 

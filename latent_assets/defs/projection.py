@@ -72,7 +72,7 @@ def fit_umap(lineage: Lineage, wanted: str) -> Produced:
 
     shards = [lineage.embeddings(shard) for shard in lineage.shards()]
     report = fit_map(lineage.profile, lineage.storage, shards, wanted)
-    details = {
+    details: dict[str, Any] = {
         "spaces": {name: asdict(space) for name, space in report.spaces.items()},
         "feature": asdict(report.feature) if report.feature else None,
         "backend": report.backend,
@@ -82,7 +82,9 @@ def fit_umap(lineage: Lineage, wanted: str) -> Produced:
         "unmatched": report.unmatched,
         "code_version": lineage.code_version("umap_model"),
     }
-    problems = [f"{name} has coordinates that are not finite" for name, s in details["spaces"].items() if not _finite(s)]
+    problems = [
+        f"{name} has coordinates that are not finite" for name, s in details["spaces"].items() if not _finite(s)
+    ]
     picture_of_fit = None if problems else _picture(lineage, wanted, details["spaces"])
     return Produced(report.version, report.rows, details, tuple(problems), picture_of_fit)
 

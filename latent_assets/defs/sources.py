@@ -5,6 +5,7 @@ what depends on it stale.
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import dagster as dg
 
@@ -39,7 +40,7 @@ def _laion_source() -> dg.AssetsDefinition:
         owners=OWNERS,
     )
 
-    @dg.multi_observable_source_asset(specs=[spec], name="observe_laion_source")
+    @dg.multi_observable_source_asset(specs=[spec], name="observe_laion_source")  # type: ignore[untyped-decorator]
     def observe_laion_source(lineage: dg.ResourceParam[Lineage]) -> Iterator[dg.ObserveResult]:
         lineage.refresh()
         source = lineage.source
@@ -49,7 +50,7 @@ def _laion_source() -> dg.AssetsDefinition:
             metadata={"files": source.files, "bytes": source.bytes, "kind": lineage.profile.source.kind},
         )
 
-    return observe_laion_source
+    return cast(dg.AssetsDefinition, observe_laion_source)
 
 
 def _model(name: str) -> dg.AssetsDefinition:
@@ -62,7 +63,7 @@ def _model(name: str) -> dg.AssetsDefinition:
         owners=OWNERS,
     )
 
-    @dg.multi_observable_source_asset(specs=[spec], name=f"observe_{name}")
+    @dg.multi_observable_source_asset(specs=[spec], name=f"observe_{name}")  # type: ignore[untyped-decorator]
     def observe(lineage: dg.ResourceParam[Lineage]) -> Iterator[dg.ObserveResult]:
         lineage.refresh()
         files: ModelFiles = getattr(lineage, f"{section}_files")
@@ -72,4 +73,4 @@ def _model(name: str) -> dg.AssetsDefinition:
             metadata={"model": files.name, "files": files.files, "bytes": files.bytes},
         )
 
-    return observe
+    return cast(dg.AssetsDefinition, observe)

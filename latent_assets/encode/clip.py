@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 
 from latent_assets.encode.device import best_device, dtype_on
 from latent_assets.encode.images import square, to_rgb
-from latent_assets.encode.weights import open_clip_weights
+from latent_assets.encode.weights import clip_files, open_clip_weights
 from latent_assets.errors import ModelError
-from latent_assets.profile import ClipModel
+from latent_assets.profile import ClipModel, resolve_path
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -52,7 +52,8 @@ class ClipEncoder:
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [n, size, size, 3] to unit vectors float32 [n, d] on the model's device, without waiting for it."""
         x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.preprocess.mean, self.preprocess.std))
+        statistics = (self.preprocess.mean, self.preprocess.std)
+        mean, std = (torch.tensor(value, device=self.device).view(1, 3, 1, 1) for value in statistics)
         with torch.inference_mode():
             vectors = self.model.encode_image(((x - mean) / std).to(self.dtype))  # type: ignore[operator]
             return torch.nn.functional.normalize(vectors.float(), dim=-1)
@@ -69,10 +70,17 @@ class ClipEncoder:
             return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
 
 
-@lru_cache(maxsize=2)
 def load_clip(spec: ClipModel, device: torch.device | None = None) -> ClipEncoder:
-    """Load the CLIP of a profile once per process. Raises ModelError when weights and architecture disagree."""
-    device = device or best_device()
+    """Load the CLIP of a profile, once per process and weights.
+
+    Raises ModelError when it cannot be found, or when weights and architecture disagree.
+    """
+    return _load(spec, device or best_device(), clip_files(spec).digest)
+
+
+@lru_cache(maxsize=2)
+def _load(spec: ClipModel, device: torch.device, digest: str) -> ClipEncoder:
+    """`digest` is part of the cache's key: weights that changed on disk are another model."""
     dtype = dtype_on(device, spec.dtype, torch.float16)
     model, tokenizer, preprocess = _named(spec) if spec.name else _configured(spec)
     model = model.eval().to(device=device, dtype=dtype)
@@ -87,14 +95,15 @@ def _named(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
 
 
 def _configured(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
-    config_file, weights_file = Path(str(spec.config)), Path(str(spec.weights))
+    config_file, weights_file = Path(resolve_path(str(spec.config))), Path(resolve_path(str(spec.weights)))
     config = json.loads(config_file.read_text(encoding="utf-8"))
     architecture = dict(config["model_cfg"])
     text = dict(architecture["text_cfg"])
     if "hf_model_name" in text:
         if spec.text_encoder is None:
             raise ModelError(f"{config_file}: the text tower is a Hugging Face encoder: set models.clip.text_encoder.")
-        text |= {"hf_model_name": spec.text_encoder, "hf_tokenizer_name": spec.text_encoder, "hf_model_pretrained": True}
+        encoder = resolve_path(spec.text_encoder)
+        text |= {"hf_model_name": encoder, "hf_tokenizer_name": encoder, "hf_model_pretrained": True}
     build = open_clip.CustomTextCLIP if "hf_model_name" in text else open_clip.CLIP
     model = build(**{**architecture, "text_cfg": text})
     missing, unexpected = model.load_state_dict(

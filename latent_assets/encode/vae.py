@@ -13,7 +13,7 @@ from PIL import Image
 
 from latent_assets.encode.device import best_device, dtype_on
 from latent_assets.encode.images import square
-from latent_assets.encode.weights import directory_files
+from latent_assets.encode.weights import model_directory, vae_files
 from latent_assets.errors import ModelError, ProfileError
 from latent_assets.profile import VaeModel
 
@@ -65,7 +65,8 @@ class VaeEncoder:
         with torch.inference_mode():
             mean = self.model.encode(x.to(self.dtype)).latent_dist.mean.float()
         shift = self.model.config.get("shift_factor") or 0.0
-        return (mean - shift) * float(self.model.config.scaling_factor)
+        scaled: torch.Tensor = (mean - shift) * float(self.model.config.scaling_factor)
+        return scaled
 
     def features(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The two candidates for a map feature, each float32 [n, k]: pooled latents and a random projection."""
@@ -73,14 +74,17 @@ class VaeEncoder:
         return pooled, latents.flatten(1) @ self._projection
 
 
-@lru_cache(maxsize=2)
 def load_vae(spec: VaeModel, device: torch.device | None = None) -> VaeEncoder:
-    """Load the VAE of a profile once per process. Raises ModelError when it cannot be loaded."""
-    device = device or best_device()
+    """Load the VAE of a profile, once per process and weights. Raises ModelError when it cannot be loaded."""
+    return _load(spec, device or best_device(), vae_files(spec).digest)
+
+
+@lru_cache(maxsize=2)
+def _load(spec: VaeModel, device: torch.device, digest: str) -> VaeEncoder:
+    """`digest` is part of the cache's key: weights that changed on disk are another model."""
     dtype = dtype_on(device, spec.dtype, torch.bfloat16)
-    directory_files(spec.model, "models.vae.model")  # a clear error when it cannot be had
     try:
-        model = AutoencoderKL.from_pretrained(spec.model, torch_dtype=dtype)
+        model = AutoencoderKL.from_pretrained(model_directory(spec.model, "models.vae.model"), dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"models.vae.model: {spec.model} is not an AutoencoderKL: {error}") from error
     # the decoder is never used here: half of the weights need not be in memory

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from latent_assets.errors import ModelError
-from latent_assets.profile import ClipModel, DiffusionModel, VaeModel
+from latent_assets.profile import ClipModel, DiffusionModel, VaeModel, resolve_path
 
 # what decides a model's output: configuration, vocabulary and weights, never documents or pictures
 _CONTENT = (".json", ".safetensors", ".bin", ".pt", ".txt", ".model")
@@ -39,7 +39,7 @@ def clip_files(spec: ClipModel) -> ModelFiles:
     paths = [_existing(spec.config, "models.clip.config"), _existing(spec.weights, "models.clip.weights")]
     if spec.text_encoder:
         paths += directory_files(spec.text_encoder, "models.clip.text_encoder")
-    return _digest(Path(str(spec.weights)).parent.name, paths)
+    return _digest(paths[1].parent.name, paths)
 
 
 def vae_files(spec: VaeModel) -> ModelFiles:
@@ -80,13 +80,20 @@ def open_clip_weights(spec: ClipModel) -> str:
 
 def directory_files(model: str, key: str) -> list[Path]:
     """Configuration and weight files of a model directory or hub repository, sorted by path."""
-    folder = Path(model) if Path(model).is_absolute() else Path(_snapshot(model, key))
+    folder = model_directory(model, key)
     if not folder.is_dir():
         raise ModelError(f"{key}: {folder} is not a directory. Set the path of a model, or a repository's name.")
     found = sorted(path for path in folder.rglob("*") if path.suffix in _CONTENT and path.is_file())
     if not any(path.suffix in _WEIGHTS for path in found):
         raise ModelError(f"{key}: {folder} holds no weights ({', '.join(_WEIGHTS)}).")
     return found
+
+
+def model_directory(model: str, key: str) -> Path:
+    """Local directory of a model: a path, `package:NAME/PATH`, or the snapshot of a hub repository."""
+    if model.startswith("package:"):
+        return Path(resolve_path(model))
+    return Path(model) if Path(model).is_absolute() else Path(_snapshot(model, key))
 
 
 def _snapshot(repository: str, key: str) -> str:
@@ -107,7 +114,7 @@ def _snapshot(repository: str, key: str) -> str:
 
 
 def _existing(value: str | None, key: str) -> Path:
-    path = Path(str(value))
+    path = Path(resolve_path(str(value)))
     if not path.is_file():
         raise ModelError(f"{key}: {path} is not there. Set the path of the file in the profile.")
     return path
@@ -118,7 +125,8 @@ def _digest(name: str, paths: Iterable[Path], salt: str = "") -> ModelFiles:
     total = hashlib.sha256(salt.encode())
     for path in listed:
         stat = path.stat()
-        total.update(json.dumps([os.path.basename(path), _file_digest(str(path), stat.st_size, stat.st_mtime_ns)]).encode())
+        content = _file_digest(str(path), stat.st_size, stat.st_mtime_ns)
+        total.update(json.dumps([path.name, content]).encode())
     return ModelFiles(name, total.hexdigest()[:32], len(listed), sum(path.stat().st_size for path in listed))
 
 
@@ -130,4 +138,4 @@ def _file_digest(path: str, size: int, mtime_ns: int) -> str:
 
 
 def _short(model: str) -> str:
-    return Path(model).name if Path(model).is_absolute() else model
+    return Path(model).name if model.startswith(("/", "package:")) else model

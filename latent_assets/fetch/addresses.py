@@ -37,7 +37,7 @@ _LOOKUP_THREADS = 64
 _DEAD_NAME_SECONDS = 60.0
 
 
-class RefusedAddress(OSError):
+class RefusedAddressError(OSError):
     """A host with an address that is not on the public internet."""
 
     def __init__(self, host: str, address: str) -> None:
@@ -46,7 +46,7 @@ class RefusedAddress(OSError):
         self.address = address
 
 
-class NameFailure(OSError):
+class NameLookupError(OSError):
     """A host whose name could not be resolved."""
 
 
@@ -123,17 +123,17 @@ class CheckedResolver(AbstractResolver):
         now = asyncio.get_running_loop().time()
         until, message = self._dead.get(host, (0.0, ""))
         if now < until:
-            raise NameFailure(message)
+            raise NameLookupError(message)
         try:
             addresses = await self._lookup(host, port)
         except (OSError, UnicodeError) as error:
             self._dead[host] = (now + _DEAD_NAME_SECONDS, f"{host}: {error}")
-            raise NameFailure(f"{host}: {error}") from error
+            raise NameLookupError(f"{host}: {error}") from error
         for address in addresses:
             if not is_public(address):
-                raise RefusedAddress(host, address)
+                raise RefusedAddressError(host, address)
         if not addresses:
-            raise NameFailure(f"{host} has no address")
+            raise NameLookupError(f"{host} has no address")
         return [_result(host, address, port) for address in addresses]
 
     async def close(self) -> None:
@@ -154,7 +154,7 @@ def checked_socket(make: SocketFactory | None = None) -> SocketFactory:
     def factory(info: Any) -> socket.socket:
         address = str(info[4][0])
         if not is_public(address):
-            raise RefusedAddress(address, address)
+            raise RefusedAddressError(address, address)
         return make(info) if make else socket.socket(info[0], info[1], info[2])
 
     return factory

@@ -17,9 +17,9 @@ def contact_sheet(images: Iterable[bytes], columns: int = 12, rows: int = 4, til
     for index, data in enumerate(files):
         place = (index % columns * tile, index // columns * tile)
         try:
-            image = Image.open(io.BytesIO(data))
-            image.draft("RGB", (tile, tile))
-            image = image.convert("RGB")
+            file = Image.open(io.BytesIO(data))
+            file.draft("RGB", (tile, tile))
+            image = file.convert("RGB")
             image.thumbnail((tile - 2, tile - 2))
         except (OSError, ValueError, SyntaxError):
             image = Image.new("RGB", (tile - 2, tile - 2), (200, 200, 200))

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageCms, ImageFile
+from PIL import ExifTags, Image, ImageCms
 
 from latent_assets.fetch import jpeg
-from latent_assets.fetch.outcome import FetchProblem, Reason
+from latent_assets.fetch.outcome import FetchError, Reason
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch
@@ -50,8 +50,8 @@ _TURNS = {
 }
 _SRGB = ImageCms.createProfile("sRGB")
 
-Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
-ImageFile.LOAD_TRUNCATED_IMAGES = False
+# Pillow's remarks about odd files; what is wrong with one is in its ledger row
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class StoredImage:
 
 
 def sniff(data: bytes) -> str:
-    """The format by the first bytes: jpeg, png, webp, gif, bmp, avif or tiff. Raises FetchProblem for all else."""
+    """The format by the first bytes: jpeg, png, webp, gif, bmp, avif or tiff. Raises FetchError for all else."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpeg"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -89,13 +89,13 @@ def sniff(data: bytes) -> str:
 
 
 def store_image(data: bytes, settings: Fetch) -> StoredImage:
-    """Check, decode, turn, convert, resize and encode as the profile says. Raises FetchProblem.
+    """Check, decode, turn, convert, resize and encode as the profile says. Raises FetchError.
 
     Every stored image is opaque 8-bit sRGB without metadata; transparency is laid on white. With
     `format = "raw"` the coded pixels stay as they are: the image is checked and JPEG metadata is left out.
     """
     if not data:
-        raise FetchProblem(Reason.EMPTY, "no bytes")
+        raise FetchError(Reason.EMPTY, "no bytes")
     kind = sniff(data)
     try:
         if settings.format == "raw":
@@ -103,12 +103,14 @@ def store_image(data: bytes, settings: Fetch) -> StoredImage:
         pixels, width, height = _decode(data, kind, settings)
         pixels = _fitted(pixels, settings)
         encoded = _encode(pixels, settings)
-    except FetchProblem:
+    except FetchError:
         raise
+    except Image.DecompressionBombError as error:
+        raise FetchError(Reason.TOO_MANY_PIXELS, str(error)) from error
     except MemoryError as error:
-        raise FetchProblem(Reason.TOO_MANY_PIXELS, "not enough memory to decode it") from error
+        raise FetchError(Reason.TOO_MANY_PIXELS, "not enough memory to decode it") from error
     except Exception as error:  # decoders raise whatever they like on hostile input
-        raise FetchProblem(Reason.CORRUPT, f"{kind}: {type(error).__name__}: {error}") from error
+        raise FetchError(Reason.CORRUPT, f"{kind}: {type(error).__name__}: {error}") from error
     return StoredImage(
         data=encoded,
         extension=EXTENSIONS[settings.format],
@@ -136,26 +138,29 @@ def _decode(data: bytes, kind: str, settings: Fetch) -> tuple[Image.Image, int, 
             fast = _decode_scaled(data, header, settings)
             if fast is not None:
                 return _upright(fast, header.orientation), *size
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
-            frames = int(getattr(image, "n_frames", 1))
-            _check_pixels(image.width, image.height, frames, settings)
-            large = image.width * image.height > _LARGE_PIXELS
-            with _large_image if large else nullcontext():
-                if kind == "jpeg":
-                    image.draft(None, _least_size(image.width, image.height, settings))
-                orientation = int(image.getexif().get(0x0112, 1)) if kind in ("jpeg", "png", "webp", "tiff") else 1
-                width, height = header.width if kind == "jpeg" else image.width, 0
-                height = header.height if kind == "jpeg" else image.height
-                image.load()
-                pixels = _upright(_to_srgb(image), orientation)
+    with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
+        width, height = image.size
+        _check_pixels(width, height, int(getattr(image, "n_frames", 1)), settings)
+        with _large_image if width * height > _LARGE_PIXELS else nullcontext():
+            if kind == "jpeg":
+                image.draft(None, _target_size(width, height, settings))
+            orientation = _orientation(image)
+            image.load()
+            pixels = _upright(_to_srgb(image), orientation)
     return pixels, *((height, width) if orientation in _TRANSPOSED else (width, height))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (ValueError, TypeError, SyntaxError, OSError, KeyError):
+        return 1
+    return value if 1 <= value <= 8 else 1
 
 
 def _decode_scaled(data: bytes, header: jpeg.JpegHeader, settings: Fetch) -> Image.Image | None:
     """Decode at the smallest DCT scale that is at least the stored size; None when the coder is not content."""
-    width, height = _least_size(header.width, header.height, settings)
+    width, height = _target_size(header.width, header.height, settings)
     large = header.width * header.height > _LARGE_PIXELS
     try:
         with _large_image if large else nullcontext():
@@ -167,11 +172,11 @@ def _decode_scaled(data: bytes, header: jpeg.JpegHeader, settings: Fetch) -> Ima
 
 def _check_pixels(width: int, height: int, frames: int, settings: Fetch) -> None:
     if width * height > settings.max_pixels:
-        raise FetchProblem(
+        raise FetchError(
             Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, the limit is {settings.max_pixels} in all"
         )
     if width * height * frames > 4 * settings.max_pixels:
-        raise FetchProblem(Reason.ANIMATION_TOO_LARGE, f"{frames} frames of {width} x {height} pixels")
+        raise FetchError(Reason.ANIMATION_TOO_LARGE, f"{frames} frames of {width} x {height} pixels")
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -234,11 +239,6 @@ def _target_size(width: int, height: int, settings: Fetch) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _least_size(width: int, height: int, settings: Fetch) -> tuple[int, int]:
-    """What a scaled decode must reach at least, as coded: the target, whichever way the image is turned."""
-    return _target_size(width, height, settings)
-
-
 def _fitted(image: Image.Image, settings: Fetch) -> Image.Image:
     size = _target_size(image.width, image.height, settings)
     if size != image.size:
@@ -270,7 +270,7 @@ def _store_raw(data: bytes, kind: str, settings: Fetch) -> StoredImage:
         header = jpeg.read_header(data)
         width, height, frames = header.width, header.height, 1
         if data.rfind(b"\xff\xd9") < len(data) * 9 // 10:
-            raise FetchProblem(Reason.CORRUPT, "jpeg: the end of the image is missing")
+            raise FetchError(Reason.CORRUPT, "jpeg: the end of the image is missing")
         stored = jpeg.without_metadata(data)
         turned = header.orientation in _TRANSPOSED
     else:
@@ -295,17 +295,17 @@ def _store_raw(data: bytes, kind: str, settings: Fetch) -> StoredImage:
     )
 
 
-def _not_supported(data: bytes) -> FetchProblem:
+def _not_supported(data: bytes) -> FetchError:
     head = data[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<svg" in head:
-        return FetchProblem(Reason.VECTOR_IMAGE, "SVG: it has no pixels and may hold scripts")
+        return FetchError(Reason.VECTOR_IMAGE, "SVG: it has no pixels and may hold scripts")
     for magic, name in _UNSUPPORTED.items():
         if data.startswith(magic):
-            return FetchProblem(Reason.UNSUPPORTED_FORMAT, name)
+            return FetchError(Reason.UNSUPPORTED_FORMAT, name)
     if data[4:8] == b"ftyp":
-        return FetchProblem(Reason.UNSUPPORTED_FORMAT, f"ISO media {data[8:12].decode('latin-1')}")
+        return FetchError(Reason.UNSUPPORTED_FORMAT, f"ISO media {data[8:12].decode('latin-1')}")
     looks = "a page or script" if head.startswith(_MARKUP) else "no known image format"
-    return FetchProblem(Reason.NOT_AN_IMAGE, f"{looks}: starts with {data[:16]!r}")
+    return FetchError(Reason.NOT_AN_IMAGE, f"{looks}: starts with {data[:16]!r}")
 
 
 _HEAD = 1024

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from latent_assets.errors import StorageError
 from latent_assets.fetch.ledger import LedgerRow
@@ -66,7 +66,7 @@ class Journal:
         self._lines: list[bytes] = []
         self._size = 0
         self._since = time.monotonic()
-        self._files: tuple[BinaryIO, BinaryIO] | None = None
+        self._files: tuple[int, int] | None = None
 
     def entries(self) -> dict[str, Entry]:
         """Every finished row by id; of several the last."""
@@ -98,7 +98,7 @@ class Journal:
         with self._lock:
             if self._files:
                 for file in self._files:
-                    file.close()
+                    os.close(file)
                 self._files = None
                 self._number += 1
                 self._size = 0
@@ -119,9 +119,10 @@ class Journal:
                 folder = Path(self._storage.uri(self._folder))
                 folder.mkdir(parents=True, exist_ok=True)
                 name = self._segment()
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
                 self._files = (
-                    open(folder / f"{name}.data", "ab", buffering=0),
-                    open(folder / f"{name}.jsonl", "ab", buffering=0),
+                    os.open(folder / f"{name}.data", flags, 0o644),
+                    os.open(folder / f"{name}.jsonl", flags, 0o644),
                 )
             data, lines = self._files
             if image:
@@ -179,7 +180,7 @@ def _whole_lines(data: bytes) -> Iterator[tuple[LedgerRow, int, int]]:
             continue
 
 
-def _write_all(file: BinaryIO, data: bytes) -> None:
+def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[file.write(view) :]
+        view = view[os.write(file, view) :]

@@ -102,7 +102,7 @@ HOST_FAILURES = frozenset({Reason.DNS, Reason.CONNECT, Reason.TLS, Reason.TIMEOU
 NETWORK = HOST_FAILURES | {Reason.HOST_DOWN, Reason.PROTOCOL, Reason.ROBOTS_UNREACHABLE}
 
 
-class FetchProblem(Exception):
+class FetchError(Exception):
     """A row that gives no image: the reason, and what is known about the answer."""
 
     def __init__(
@@ -115,9 +115,10 @@ class FetchProblem(Exception):
         retry_after: float | None = None,
         body_bytes: int | None = None,
     ) -> None:
-        super().__init__(f"{reason}: {evidence}" if evidence else str(reason))
         self.reason = reason
-        self.evidence = evidence[:1000]
+        # headers and names of strangers: whatever is in them must fit into a table
+        self.evidence = evidence[:1000].encode("utf-8", "replace").decode()
+        super().__init__(f"{reason}: {self.evidence}" if evidence else str(reason))
         self.status = status
         self.redirects = redirects
         self.retry_after = retry_after

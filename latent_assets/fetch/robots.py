@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from protego import Protego
 
-from latent_assets.fetch.outcome import FetchProblem, Reason
+from latent_assets.fetch.outcome import FetchError, Reason
 
 MAX_BYTES = 512 * 1024
 _REMEMBERED_SECONDS = 24 * 3600.0
 _UNREACHABLE_SECONDS = 60.0
 _MOST_REMEMBERED = 100_000
 
-# gets a URL, at most so many bytes; raises FetchProblem
+# gets a URL, at most so many bytes; raises FetchError
 Get = Callable[[str, int], Awaitable[bytes]]
 
 
@@ -29,7 +29,7 @@ class Rules:
 
     until: float
     rules: Protego | None = None
-    problem: FetchProblem | None = None
+    problem: FetchError | None = None
 
 
 # shared by the shards of a process: rules are values, bound to no event loop
@@ -47,7 +47,7 @@ class Robots:
     async def check(self, origin: str, url: str) -> float:
         """Seconds the origin wants between requests (0 when it does not say).
 
-        Raises FetchProblem: `robots_txt` when the URL is disallowed, `robots_txt_unreachable` when the origin
+        Raises FetchError: `robots_txt` when the URL is disallowed, `robots_txt_unreachable` when the origin
         answers with an error of its own (RFC 9309: then nothing may be fetched), or the network's reason.
         """
         found = await self._rules(origin)
@@ -56,8 +56,13 @@ class Robots:
         if found.rules is None:
             return 0.0
         if not found.rules.can_fetch(url, self._agent):
-            raise FetchProblem(Reason.ROBOTS, f"{origin}/robots.txt disallows this path for {self._agent}")
+            raise FetchError(Reason.ROBOTS, f"{origin}/robots.txt disallows this path for {self._agent}")
         return float(found.rules.crawl_delay(self._agent) or 0.0)
+
+    def close(self) -> None:
+        """Stop asking: nobody waits for the answers any more."""
+        for task in list(self._asking.values()):
+            task.cancel()
 
     async def _rules(self, origin: str) -> Rules:
         known = _remembered.get((self._agent, origin))
@@ -74,7 +79,7 @@ class Robots:
         try:
             text = (await self._get(f"{origin}/robots.txt", MAX_BYTES)).decode("utf-8", "replace")
             rules = Rules(now + _REMEMBERED_SECONDS, Protego.parse(text))
-        except FetchProblem as problem:
+        except FetchError as problem:
             rules = _without_file(now, origin, problem)
         if len(_remembered) >= _MOST_REMEMBERED:
             _remembered.clear()
@@ -82,10 +87,10 @@ class Robots:
         return rules
 
 
-def _without_file(now: float, origin: str, problem: FetchProblem) -> Rules:
+def _without_file(now: float, origin: str, problem: FetchError) -> Rules:
     if problem.status is not None and (problem.status == 429 or problem.status >= 500):
         evidence = f"{origin}/robots.txt answers {problem.status}"
-        unreachable = FetchProblem(
+        unreachable = FetchError(
             Reason.ROBOTS_UNREACHABLE, evidence, status=problem.status, retry_after=problem.retry_after
         )
         return Rules(now + _UNREACHABLE_SECONDS, None, unreachable)

@@ -17,7 +17,7 @@ from latent_assets import progress
 from latent_assets.fetch.files import read_file
 from latent_assets.fetch.image import StoredImage, store_image
 from latent_assets.fetch.ledger import LedgerRow, outcome_of
-from latent_assets.fetch.outcome import TRANSIENT, FetchProblem, Reason
+from latent_assets.fetch.outcome import TRANSIENT, FetchError, Reason
 from latent_assets.fetch.politeness import Hosts
 from latent_assets.fetch.web import Download, Network, Target, Web
 
@@ -49,7 +49,7 @@ class _Attempted:
 
     row: Wanted
     target: Target | None
-    problem: FetchProblem | None = None
+    problem: FetchError | None = None
     attempts: int = 0
     deadline: float | None = None
 
@@ -99,13 +99,13 @@ class _Clerk:
         evidence = answer.opted_out[1] if answer and answer.opted_out else None
         try:
             image = store_image(body, self._settings)
-        except FetchProblem as problem:
+        except FetchError as problem:
             problem.status, problem.redirects, problem.body_bytes = status, redirects, len(body)
             self.note(row, problem, attempts)
             return
         self._journal.add(self._image_row(row, image, status, redirects, attempts, evidence), image.data)
 
-    def note(self, row: Wanted, problem: FetchProblem, attempts: int) -> None:
+    def note(self, row: Wanted, problem: FetchError, attempts: int) -> None:
         """Enter a row without an image."""
         self._journal.add(
             LedgerRow(
@@ -191,7 +191,7 @@ class _Fetcher:
         """The host a row waits for, and the row as it waits. A URL that may not be asked waits for nobody."""
         try:
             target = self._web.target(row.url)
-        except FetchProblem as problem:
+        except FetchError as problem:
             return _NO_HOST, _Attempted(row, None, problem)
         return target.origin, _Attempted(row, target)
 
@@ -217,7 +217,7 @@ class _Fetcher:
         if item.target is None:
             return None
         if gone := self._hosts.given_up(host):
-            item.problem = item.problem or FetchProblem(*gone)
+            item.problem = item.problem or FetchError(*gone)
             return None
         if item.deadline is None:
             item.deadline = self._loop.time() + self._settings.timeout
@@ -226,8 +226,8 @@ class _Fetcher:
             async with asyncio.timeout_at(item.deadline):
                 return await self._web.download(item.target)
         except TimeoutError:
-            item.problem = FetchProblem(Reason.TIMEOUT, f"no image within {self._settings.timeout:g} s")
-        except FetchProblem as problem:
+            item.problem = FetchError(Reason.TIMEOUT, f"no image within {self._settings.timeout:g} s")
+        except FetchError as problem:
             item.problem = problem
         if item.problem.redirects == 0:
             self._hosts.failed(host, item.problem.reason, item.problem.evidence)
@@ -260,7 +260,7 @@ def _read_files(profile: Profile, rows: list[Wanted], clerk: _Clerk) -> None:
     def one(row: Wanted) -> None:
         try:
             body = read_file(base, row.path or "", profile.fetch)
-        except FetchProblem as problem:
+        except FetchError as problem:
             clerk.note(row, problem, 1)
             return
         clerk.store(row, body, 1)

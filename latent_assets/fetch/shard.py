@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 _CODE_REVISION = 1  # raise when the same bytes would be stored differently
+_OPT_OUT = "kept although opted out"
 _SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
 
 
@@ -84,14 +85,15 @@ def fetch_shard(
     journal = Journal(storage, shard)
     try:
         stored = {row.id: row for row in stored_rows(storage, shard)}
-        known = _known(storage, shard, stored, journal)
-        again = {Reason(reason).value for reason in retry}
+        pending = journal.entries()
+        known = _known(storage, shard, stored) | pending
+        again = _again(profile, retry)
         missing = [row for row in wanted if not _settled(known.get(row.id), row, again)]
         if missing:
             attempts = {row.id: known[row.id].row.attempts for row in missing if row.id in known}
             fetch_rows(profile, storage, missing, attempts, journal, network or Network(), total=len(wanted))
-            known = _known(storage, shard, stored, journal)
-        written = bool(missing) or not _up_to_date(wanted, stored)
+            known |= journal.entries()
+        written = bool(missing or pending) or not _up_to_date(wanted, stored)
         if written:
             _write(storage, shard, frame, wanted, known)
         journal.delete()
@@ -121,8 +123,8 @@ def _wanted(profile: Profile, frame: pl.DataFrame) -> list[Wanted]:
     ]
 
 
-def _known(storage: Storage, shard: str, stored: dict[str, LedgerRow], journal: Journal) -> dict[str, Entry]:
-    """Every outcome there is, with the place of its image. An outcome whose image is gone is none."""
+def _known(storage: Storage, shard: str, stored: dict[str, LedgerRow]) -> dict[str, Entry]:
+    """The outcomes of a finished ledger, with the places of the images. An outcome whose image is gone is none."""
     places: dict[str, Place] = {}
     if stored and storage.exists(tar_name(shard)):
         with storage.open(tar_name(shard)) as file:
@@ -137,7 +139,13 @@ def _known(storage: Storage, shard: str, stored: dict[str, LedgerRow], journal: 
             known[key] = Entry(row, None)
         elif place is not None and place.size == row.stored_bytes:
             known[key] = Entry(row, place)
-    return known | journal.entries()
+    return known
+
+
+def _again(profile: Profile, retry: Collection[Reason | str]) -> frozenset[str]:
+    """The reasons to try again; _OPT_OUT when images kept in spite of an opt-out may not be kept any more."""
+    reasons = {Reason(reason).value for reason in retry}
+    return frozenset(reasons | {_OPT_OUT} if profile.fetch.respect_opt_out else reasons)
 
 
 def _settled(entry: Entry | None, wanted: Wanted, again: Collection[str]) -> bool:
@@ -145,7 +153,7 @@ def _settled(entry: Entry | None, wanted: Wanted, again: Collection[str]) -> boo
     if entry is None or entry.row.origin != wanted.origin:
         return False
     if entry.row.outcome == Outcome.OK:
-        return entry.row.recipe == wanted.recipe and entry.row.reason not in again
+        return entry.row.recipe == wanted.recipe and not (entry.row.evidence and _OPT_OUT in again)
     return entry.row.reason not in again
 
 

@@ -20,18 +20,20 @@ from urllib.parse import urljoin
 import aiohttp
 from yarl import URL
 
+from latent_assets.errors import ProfileError
 from latent_assets.fetch.addresses import (
     CheckedResolver,
     Lookup,
-    RefusedAddress,
+    RefusedAddressError,
     SocketFactory,
     checked_socket,
     is_public,
     literal_address,
 )
 from latent_assets.fetch.image import sniff
+from latent_assets.fetch.links import origin_of, parse_link
 from latent_assets.fetch.optout import opt_out
-from latent_assets.fetch.outcome import FetchProblem, Reason
+from latent_assets.fetch.outcome import FetchError, Reason
 from latent_assets.fetch.politeness import Hosts
 from latent_assets.fetch.robots import Robots
 
@@ -42,7 +44,6 @@ AGENT = "latent-assets"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LARGE_BODY = 2_000_000
 _LARGE_AT_ONCE = 8
-_LONGEST_URL = 32_768
 _SNIFFED = 1024
 
 
@@ -90,7 +91,7 @@ class Web:
         self._settings = settings
         self._hosts = hosts
         self._network = network
-        self._allowed = {_origin(URL(origin)) for origin in settings.allow_origins}
+        self._allowed = _allowed_origins(settings)
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._stack = AsyncExitStack()
         self.robots = Robots(AGENT, self._get_robots) if settings.robots else None
@@ -110,34 +111,24 @@ class Web:
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        if self.robots:
+            self.robots.close()
         await self._stack.aclose()
 
     def target(self, url: str) -> Target:
-        """Check a URL as far as that goes without the network. Raises FetchProblem."""
-        if len(url) > _LONGEST_URL:
-            raise FetchProblem(Reason.BAD_URL, f"a URL of {len(url)} characters")
-        try:
-            parsed = URL(url.strip())
-            host, port = parsed.raw_host, parsed.port
-        except (ValueError, UnicodeError) as error:
-            raise FetchProblem(Reason.BAD_URL, str(error)) from error
-        if parsed.scheme not in ("http", "https"):
-            raise FetchProblem(Reason.SCHEME, f"{parsed.scheme or 'no scheme'}")
-        if not host or port is None:
-            raise FetchProblem(Reason.BAD_URL, "a URL without a host")
-        if parsed.user is not None or parsed.password is not None:
-            parsed = parsed.with_user(None)
-        origin = _origin(parsed)
+        """Check a URL as far as that goes without the network. Raises FetchError."""
+        parsed = parse_link(url)
+        origin = origin_of(parsed)
         exempt = origin in self._allowed
-        address = literal_address(host)
+        address = literal_address(parsed.raw_host or "")
         if address is not None and not exempt and not is_public(address):
-            raise FetchProblem(Reason.PRIVATE_ADDRESS, f"{host} is {address}, which is not a public address")
-        return Target(parsed.with_fragment(None), origin, exempt)
+            raise FetchError(Reason.PRIVATE_ADDRESS, f"{parsed.raw_host} is {address}, which is not a public address")
+        return Target(parsed, origin, exempt)
 
     async def download(self, target: Target) -> Download:
         """Follow `target` to an answer that may be an image. The caller holds the slot of its host.
 
-        Raises FetchProblem. Deadlines are the caller's.
+        Raises FetchError. Deadlines are the caller's.
         """
         redirects = 0
         seen: set[str] = set()
@@ -161,8 +152,8 @@ class Web:
             return
         try:
             delay = await self.robots.check(target.origin, str(target.url))
-        except FetchProblem as problem:
-            raise FetchProblem(
+        except FetchError as problem:
+            raise FetchError(
                 problem.reason,
                 problem.evidence,
                 status=problem.status,
@@ -187,10 +178,10 @@ class Web:
             raise _status_problem(answer.status, answer.headers, redirects)
         opted_out = opt_out(answer.headers.items(), AGENT)
         if opted_out is not None and self._settings.respect_opt_out:
-            raise FetchProblem(opted_out[0], opted_out[1], status=200, redirects=redirects)
+            raise FetchError(opted_out[0], opted_out[1], status=200, redirects=redirects)
         try:
             body = await self._read(answer, self._settings.max_bytes, sniffed=True)
-        except FetchProblem as problem:
+        except FetchError as problem:
             problem.status, problem.redirects = 200, redirects
             raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -200,7 +191,7 @@ class Web:
     async def _read(self, answer: aiohttp.ClientResponse, limit: int, *, sniffed: bool) -> list[bytes]:
         """The body in pieces. Large bodies are read a few at a time, so that memory stays bounded."""
         if (answer.content_length or 0) > limit:
-            raise FetchProblem(Reason.TOO_MANY_BYTES, f"Content-Length {answer.content_length}, the limit is {limit}")
+            raise FetchError(Reason.TOO_MANY_BYTES, f"Content-Length {answer.content_length}, the limit is {limit}")
         pieces: list[bytes] = []
         size, large, checked = 0, False, not sniffed
         async with AsyncExitStack() as stack:
@@ -208,7 +199,7 @@ class Web:
                 pieces.append(piece)
                 size += len(piece)
                 if size > limit:
-                    raise FetchProblem(Reason.TOO_MANY_BYTES, f"more than {limit} bytes", body_bytes=size)
+                    raise FetchError(Reason.TOO_MANY_BYTES, f"more than {limit} bytes", body_bytes=size)
                 if not checked and size >= _SNIFFED:
                     sniff(b"".join(pieces))
                     checked = True
@@ -216,7 +207,7 @@ class Web:
                     await stack.enter_async_context(self._large)
                     large = True
         if not size:
-            raise FetchProblem(Reason.EMPTY, "the answer has no body")
+            raise FetchError(Reason.EMPTY, "the answer has no body")
         return pieces
 
     async def _get_robots(self, url: str, limit: int) -> bytes:
@@ -238,24 +229,24 @@ class Web:
                     target = self._redirected(target, location, answer.status, redirects, seen)
                     redirects += 1
         except TimeoutError as error:
-            raise FetchProblem(Reason.TIMEOUT, f"{url} took longer than {self._settings.timeout:g} s") from error
+            raise FetchError(Reason.TIMEOUT, f"{url} took longer than {self._settings.timeout:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise problem_of(error, redirects) from error
 
     def _redirected(self, target: Target, location: str, status: int, redirects: int, seen: set[str]) -> Target:
         if not location:
-            raise FetchProblem(Reason.BAD_REDIRECT, "no Location", status=status, redirects=redirects)
+            raise FetchError(Reason.BAD_REDIRECT, "no Location", status=status, redirects=redirects)
         if redirects >= self._settings.max_redirects:
-            raise FetchProblem(Reason.TOO_MANY_REDIRECTS, f"more than {redirects}", status=status, redirects=redirects)
+            raise FetchError(Reason.TOO_MANY_REDIRECTS, f"more than {redirects}", status=status, redirects=redirects)
         try:
             following = self.target(urljoin(str(target.url), location))
-        except FetchProblem as problem:
+        except FetchError as problem:
             evidence = f"redirected to {location[:200]}: {problem.evidence}"
-            raise FetchProblem(problem.reason, evidence, status=status, redirects=redirects + 1) from problem
+            raise FetchError(problem.reason, evidence, status=status, redirects=redirects + 1) from problem
         except ValueError as error:
-            raise FetchProblem(Reason.BAD_REDIRECT, location[:200], status=status, redirects=redirects) from error
+            raise FetchError(Reason.BAD_REDIRECT, location[:200], status=status, redirects=redirects) from error
         if str(following.url) in seen:
-            raise FetchProblem(Reason.REDIRECT_LOOP, str(following.url)[:200], status=status, redirects=redirects)
+            raise FetchError(Reason.REDIRECT_LOOP, str(following.url)[:200], status=status, redirects=redirects)
         return following
 
     # -- parts -----------------------------------------------------------------------------------------
@@ -283,21 +274,24 @@ class Web:
         )
 
 
-def _origin(url: URL) -> str:
-    """`scheme://host:port`, lower case, the port always given."""
-    host = url.raw_host or ""
-    return f"{url.scheme}://{f'[{host}]' if ':' in host else host}:{url.port}".lower()
+def _allowed_origins(settings: Fetch) -> frozenset[str]:
+    try:
+        return frozenset(origin_of(parse_link(origin)) for origin in settings.allow_origins)
+    except FetchError as error:
+        raise ProfileError(
+            f"`fetch.allow_origins` = {list(settings.allow_origins)}: {error}. Write origins as http://HOST:PORT."
+        ) from error
 
 
-def problem_of(error: BaseException, redirects: int, status: int | None = None) -> FetchProblem:
+def problem_of(error: BaseException, redirects: int, status: int | None = None) -> FetchError:
     """The reason for an error of the client."""
 
-    def problem(reason: Reason, evidence: str | None = None) -> FetchProblem:
+    def problem(reason: Reason, evidence: str | None = None) -> FetchError:
         text = evidence if evidence is not None else f"{type(error).__name__}: {error}"
-        return FetchProblem(reason, text, redirects=redirects, status=status)
+        return FetchError(reason, text, redirects=redirects, status=status)
 
     for cause in _causes(error):
-        if isinstance(cause, RefusedAddress):
+        if isinstance(cause, RefusedAddressError):
             return problem(Reason.PRIVATE_ADDRESS, str(cause))
     if isinstance(error, TimeoutError):
         return problem(Reason.TIMEOUT)
@@ -330,7 +324,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _status_problem(status: int, headers: Mapping[str, str], redirects: int) -> FetchProblem:
+def _status_problem(status: int, headers: Mapping[str, str], redirects: int) -> FetchError:
     reason = Reason.UNEXPECTED_STATUS
     if status in (404, 410):
         reason = Reason.NOT_FOUND
@@ -344,7 +338,7 @@ def _status_problem(status: int, headers: Mapping[str, str], redirects: int) -> 
         reason = Reason.SERVER_ERROR
     wait = retry_after(headers.get("Retry-After")) if status in (429, 503) else None
     evidence = f"Retry-After: {headers['Retry-After']}" if wait is not None else ""
-    return FetchProblem(reason, evidence, status=status, redirects=redirects, retry_after=wait)
+    return FetchError(reason, evidence, status=status, redirects=redirects, retry_after=wait)
 
 
 def retry_after(value: str | None) -> float | None:

@@ -11,28 +11,32 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
 from latent_assets.encode.device import best_device, dtype_on
-from latent_assets.encode.weights import directory_files
+from latent_assets.encode.weights import diffusion_files, model_directory
 from latent_assets.errors import ModelError
 from latent_assets.profile import DiffusionModel
 
 
-@lru_cache(maxsize=1)
 def load_pipeline(spec: DiffusionModel, device: torch.device | None = None) -> StableDiffusionPipeline:
-    """Load the pipeline of a profile once per process. Raises ModelError when it cannot be loaded.
+    """Load the pipeline of a profile, once per process and weights. Raises ModelError when it cannot be loaded.
 
     A `text_encoder` (a Hugging Face encoder and its tokenizer) and a `vae` of the profile replace the
     pipeline's own components.
     """
-    device = device or best_device()
+    return _load(spec, device or best_device(), diffusion_files(spec).digest)
+
+
+@lru_cache(maxsize=1)
+def _load(spec: DiffusionModel, device: torch.device, digest: str) -> StableDiffusionPipeline:
+    """`digest` is part of the cache's key: weights that changed on disk are another model."""
     dtype = dtype_on(device, spec.dtype, torch.float16)
-    directory_files(spec.model, "models.diffusion.model")  # a clear error when it cannot be had
+    folder = model_directory(spec.model, "models.diffusion.model")
     components: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
     if spec.vae:
-        components["vae"] = AutoencoderKL.from_pretrained(spec.vae)
+        components["vae"] = AutoencoderKL.from_pretrained(model_directory(spec.vae, "models.diffusion.vae"))
     if spec.text_encoder:
         components |= _text_components(spec)
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(spec.model, torch_dtype=dtype, **components)
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **components)
     except (OSError, ValueError) as error:
         raise ModelError(f"models.diffusion.model: {spec.model} is not a Stable Diffusion pipeline: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
@@ -43,10 +47,11 @@ def _text_components(spec: DiffusionModel) -> dict[str, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     assert spec.text_encoder is not None
-    encoder = AutoModel.from_pretrained(spec.text_encoder, add_pooling_layer=False)
+    folder = model_directory(spec.text_encoder, "models.diffusion.text_encoder")
+    encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False)
     # the pipeline hands its tokenizer's mask on only when the encoder's configuration says so
     encoder.config.use_attention_mask = True
-    tokenizer = AutoTokenizer.from_pretrained(spec.text_encoder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.model_max_length = spec.text_length
     return {"text_encoder": encoder.eval(), "tokenizer": tokenizer}
 

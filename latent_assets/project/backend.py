@@ -131,8 +131,6 @@ def _cuda_device() -> str | None:
 def exact_graph(features: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray, None]:
     """The k nearest neighbours in umap-learn's form: indices, distances [n, k], each row starting with itself."""
     rows = np.arange(len(features))
-    if k == 1:
-        return rows[:, None], np.zeros((len(features), 1), np.float32), None
     found = self_neighbors(features, k - 1, metric)
     indices = np.hstack([rows[:, None], found.indices])
     distances = np.hstack([np.zeros((len(features), 1)), found.distances]).astype(np.float32)
@@ -144,13 +142,17 @@ def principal_axes(features: np.ndarray) -> np.ndarray:
     coords = np.zeros((len(features), 3))
     if len(features) < 2:
         return coords
+    from threadpoolctl import threadpool_limits
+
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    if len(features) < features.shape[1]:
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        found = vectors[:, ::-1][:, :3] * np.sqrt(np.maximum(values[::-1][:3], 0.0))
-    else:
-        _, vectors = np.linalg.eigh(centred.T @ centred)
-        found = centred @ vectors[:, ::-1][:, :3]
+    # one thread: the same bits on any number of cores, and no spinning when the cores are busy
+    with threadpool_limits(1, user_api="blas"):
+        if len(features) < features.shape[1]:
+            values, vectors = np.linalg.eigh(centred @ centred.T)
+            found = vectors[:, ::-1][:, :3] * np.sqrt(np.maximum(values[::-1][:3], 0.0))
+        else:
+            _, vectors = np.linalg.eigh(centred.T @ centred)
+            found = centred @ vectors[:, ::-1][:, :3]
     # an axis may point either way: let its largest coordinate be positive
     largest = found[np.abs(found).argmax(axis=0), np.arange(found.shape[1])]
     coords[:, : found.shape[1]] = found * np.where(largest < 0, -1.0, 1.0)

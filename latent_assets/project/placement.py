@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from latent_assets.errors import DataError
 from latent_assets.project.neighbors import ExactIndex, Metric
 
 _BISECTIONS = 64
@@ -73,7 +74,13 @@ class Placer:
         self._k = min(n_neighbors, len(points))
 
     def place(self, features: np.ndarray) -> Placement:
-        """Place `features` float32 [m, d]. A row equal to fitted rows is put where they are (their mean)."""
+        """Place `features` float32 [m, d]. A row equal to fitted rows is put where they are (their mean).
+
+        Raises DataError when a value is not finite.
+        """
+        if not np.isfinite(features).all():
+            broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+            raise DataError(f"{len(broken)} rows cannot be placed, the first at position {broken[0]}: NaN or infinity.")
         if len(features) == 0:
             none = np.zeros(0, np.float32)
             return Placement(np.zeros((0, 3), np.float32), none, none, np.zeros((0, self._k), np.int64))

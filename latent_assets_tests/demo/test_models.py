@@ -120,7 +120,7 @@ def test_the_pipeline_is_diffusers_own_and_draws(capsys: pytest.CaptureFixture[s
 
     apple, again, ball = draw("red apple"), draw("red apple"), draw("soccer ball")
     with capsys.disabled():
-        print(f"\n{(time.perf_counter() - began) / 3:.2f} s per generated picture")
+        print(f"\n{(time.perf_counter() - began) / 3:.2f} s per generated picture")  # noqa: T201
     assert apple.shape == (64, 64, 3)
     assert (apple == again).all(), "same seed, same picture"
     assert np.abs(apple.astype(int) - ball.astype(int)).mean() > 5, "the prompt matters"

@@ -12,6 +12,7 @@ from latent_assets.encode.store import ShardEmbeddings, embedding_name, writing_
 from latent_assets.profile import Profile, parse_profile
 from latent_assets.storage import Storage
 
+REPOSITORY = Path(__file__).parents[2]
 CLIP_MODEL, VAE_MODEL = "c" * 32, "d" * 32
 
 
@@ -51,7 +52,7 @@ def vae_columns(rows: int, feature_dim: int = 16, seed: int = 1) -> dict[str, np
     coarse = rng.normal(size=(rows, 4, 2, 2))
     latent = np.kron(coarse, np.ones((1, 1, 4, 4))) + 0.3 * rng.normal(size=(rows, 4, 8, 8))
     pooled = latent.reshape(rows, 4, 2, 4, 2, 4).mean(axis=(3, 5)).reshape(rows, 16)
-    flat = latent.reshape(rows, -1)
+    flat = latent.reshape(rows, 256)
     axes = rng.normal(size=(flat.shape[1], feature_dim)) / np.sqrt(flat.shape[1])
     return {"latent": flat, "pooled": pooled, "random": flat @ axes}
 

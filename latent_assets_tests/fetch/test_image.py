@@ -1,0 +1,249 @@
+"""What is stored: upright, sRGB, resized, without metadata, whatever came in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+
+from latent_assets.fetch.image import StoredImage, store_image
+from latent_assets.fetch.outcome import FetchError, Reason
+from latent_assets.profile import Fetch
+from latent_assets_tests.fetch.conftest import JPEG, encoded, picture
+
+
+def stored(data: bytes, **settings: Any) -> StoredImage:
+    return store_image(data, Fetch(**{"resize": "none", "format": "png", **settings}))
+
+
+def pixels(image: StoredImage) -> np.ndarray:
+    """uint8 [height, width, 3]"""
+    with Image.open(io.BytesIO(image.data)) as opened:
+        assert opened.mode == "RGB"
+        return np.asarray(opened)
+
+
+def assert_picture(image: StoredImage, tolerance: int = 14) -> None:
+    """The test picture is there: green at the top left, red below it, blue at the right."""
+    array = pixels(image).astype(int)
+    height, width = array.shape[:2]
+    for (x, y), colour in {
+        (width // 16, height // 16): (30, 200, 30),
+        (width // 4, 3 * height // 4): (200, 30, 30),
+        (3 * width // 4, height // 2): (30, 30, 200),
+    }.items():
+        assert np.abs(array[y, x] - colour).max() <= tolerance, (x, y, array[y, x], colour)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF"])
+def test_formats(format: str) -> None:
+    image = stored(encoded(picture(), format))
+    assert (image.width, image.height) == (96, 64)
+    assert_picture(image)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_orientation_is_applied(orientation: int, format: str) -> None:
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    sideways = picture() if orientation == 1 else picture().transpose(turns[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = stored(encoded(sideways, format, exif=exif))
+    assert (image.width, image.height, image.stored_width, image.stored_height) == (96, 64, 96, 64)
+    assert_picture(image)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "1", "LA", "RGBA", "I;16"])
+def test_modes(mode: str) -> None:
+    source = picture()
+    if mode == "I;16":
+        values = np.asarray(source.convert("L")).astype(np.uint16) * 257
+        data = encoded(Image.fromarray(values), "PNG")
+        expected = source.convert("L").convert("RGB")
+    else:
+        converted = source.convert(mode)
+        data = encoded(converted, "JPEG" if mode == "CMYK" else "PNG", **({"quality": 95} if mode == "CMYK" else {}))
+        expected = converted.convert("RGB")
+    difference = np.abs(pixels(stored(data)).astype(int) - np.asarray(expected).astype(int))
+    assert difference.mean() < 4, mode
+
+
+def test_sixteen_bit_colour_png() -> None:
+    rows = b"".join(b"\0" + struct.pack(">HHH", 0xFFFF, 0x8080, 0) * 8 for _ in range(8))
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert pixels(stored(png))[4, 4].tolist() == [255, 128, 0]
+
+
+def test_transparency_is_laid_on_white() -> None:
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.putpixel((0, 0), (0, 0, 0, 255))
+    array = pixels(stored(encoded(image, "PNG")))
+    assert array[4, 4].tolist() == [255, 255, 255]
+    assert array[0, 0].tolist() == [0, 0, 0]
+
+
+def test_colour_profile_is_converted() -> None:
+    """Lab coordinates through an embedded profile: a TIFF in Lab becomes the colour it means."""
+    lab = ImageCms.profileToProfile(
+        Image.new("RGB", (8, 8), (200, 30, 30)),
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        outputMode="LAB",
+    )
+    assert lab is not None
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    array = pixels(stored(encoded(lab, "TIFF", icc_profile=profile))).astype(int)
+    assert np.abs(array[4, 4] - (200, 30, 30)).max() <= 6
+
+
+def test_broken_profile_is_ignored() -> None:
+    assert_picture(stored(encoded(picture(), "JPEG", quality=95, icc_profile=b"not a profile at all")))
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp", "png"])
+def test_metadata_is_left_out(format: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "SECRET description"
+    exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source = encoded(picture(), "JPEG", exif=exif, comment=b"SECRET comment", icc_profile=srgb, quality=95)
+    assert source.count(b"SECRET") == 2
+    image = stored(source, format=format)
+    assert b"SECRET" not in image.data
+    with Image.open(io.BytesIO(image.data)) as opened:
+        assert not opened.getexif()
+        assert "icc_profile" not in opened.info and "comment" not in opened.info
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Author", "SECRET")
+    assert b"SECRET" not in stored(encoded(picture(), "PNG", pnginfo=info), format=format).data
+
+
+@pytest.mark.parametrize(
+    ("resize", "size", "expected"),
+    [
+        ("none", 32, (200, 100)), ("longest", 50, (50, 25)), ("shortest", 50, (100, 50)),
+        ("center_crop", 50, (50, 50)), ("longest", 500, (200, 100)), ("shortest", 500, (200, 100)),
+        ("center_crop", 500, (100, 100)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("source", ["JPEG", "PNG"])
+def test_resize(resize: str, size: int, expected: tuple[int, int], source: str) -> None:
+    image = stored(encoded(picture(200, 100), source), resize=resize, size=size)
+    assert (image.stored_width, image.stored_height) == expected
+    assert pixels(image).shape == (expected[1], expected[0], 3)
+    assert (image.width, image.height) == (200, 100)
+
+
+def test_scaled_decode_looks_like_a_full_one() -> None:
+    generator = np.random.default_rng(1)
+    smooth = Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((1024, 768))
+    data = encoded(smooth, quality=95)
+    image = stored(data, resize="shortest", size=256)
+    with Image.open(io.BytesIO(data)) as full:
+        reference = full.convert("RGB").resize((341, 256), Image.Resampling.LANCZOS)
+    error = np.asarray(reference).astype(float) - pixels(image)
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 40
+
+
+def test_orientation_and_scaled_decode_together() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = picture(960, 640).transpose(Image.Transpose.ROTATE_90)
+    image = stored(encoded(turned, quality=95, exif=exif), resize="longest", size=96)
+    assert (image.width, image.height, image.stored_width, image.stored_height) == (960, 640, 96, 64)
+    assert_picture(image)
+
+
+def test_hashes_and_sizes() -> None:
+    image = stored(JPEG, format="jpeg", quality=90)
+    assert image.sha256 == hashlib.sha256(JPEG).hexdigest()
+    assert image.stored_sha256 == hashlib.sha256(image.data).hexdigest()
+    assert (image.bytes, image.extension) == (len(JPEG), "jpg")
+
+
+def test_same_bytes_give_the_same_image() -> None:
+    for format in ("jpeg", "webp", "png"):
+        assert stored(JPEG, format=format).data == stored(JPEG, format=format).data
+
+
+def test_harmless_oddities_are_accepted() -> None:
+    """Bytes before a marker or after the end of a JPEG are common and harm nothing."""
+    assert_picture(stored(JPEG + b"trailing bytes"))
+    at = JPEG.index(b"\xff\xdb")
+    assert_picture(stored(JPEG[:at] + b"\xff\xff" + JPEG[at:]))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", Reason.EMPTY),
+        (JPEG[: len(JPEG) // 2], Reason.CORRUPT),
+        (encoded(picture(), "PNG")[:120], Reason.CORRUPT),
+        (encoded(picture(), "WEBP")[:60], Reason.CORRUPT),
+        (encoded(picture(), "GIF")[:80], Reason.CORRUPT),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), Reason.CORRUPT),
+        (b"RIFF\0\0\0\0WEBP", Reason.CORRUPT),
+        (b"plain text", Reason.NOT_AN_IMAGE),
+        (b"  <!-- x --> <svg xmlns='http://www.w3.org/2000/svg'></svg>", Reason.VECTOR_IMAGE),
+        (b"%!PS-Adobe-3.0 EPSF", Reason.UNSUPPORTED_FORMAT),
+        (b"\0\0\0\x18ftypheic", Reason.UNSUPPORTED_FORMAT),
+    ],
+)
+@pytest.mark.parametrize("format", ["jpeg", "raw"])
+def test_what_is_no_image(data: bytes, reason: Reason, format: str) -> None:
+    with pytest.raises(FetchError) as caught:
+        stored(data, format=format)
+    assert caught.value.reason == reason
+
+
+def test_pixel_limit_counts_before_decoding() -> None:
+    for source in ("JPEG", "PNG", "WEBP", "GIF"):
+        with pytest.raises(FetchError) as caught:
+            stored(encoded(picture(200, 100), source), max_pixels=19_999)
+        assert caught.value.reason == Reason.TOO_MANY_PIXELS
+        stored(encoded(picture(200, 100), source), max_pixels=20_000)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_animation_gives_its_first_frame_within_limits(format: str) -> None:
+    later = [Image.new("RGB", (96, 64), (shade, shade, 0)) for shade in range(0, 200, 10)]
+    data = encoded(picture(), format, save_all=True, append_images=later, duration=50)
+    assert_picture(stored(data), tolerance=40)
+    with pytest.raises(FetchError) as caught:
+        stored(data, max_pixels=96 * 64)
+    assert caught.value.reason == Reason.ANIMATION_TOO_LARGE
+
+
+def test_raw_keeps_the_coded_pixels_and_drops_metadata() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "SECRET"
+    source = encoded(picture(), exif=exif, comment=b"SECRET", quality=91)
+    image = stored(source, format="raw")
+    assert b"SECRET" not in image.data
+    assert (image.width, image.height, image.extension) == (64, 96, "jpg")
+    assert image.sha256 == hashlib.sha256(source).hexdigest()
+    with Image.open(io.BytesIO(image.data)) as kept, Image.open(io.BytesIO(source)) as original:
+        assert kept.getexif()[0x0112] == 6
+        assert np.array_equal(np.asarray(kept), np.asarray(original))
+
+
+def test_raw_png_is_kept_as_it_is() -> None:
+    data = encoded(picture(), "PNG")
+    assert stored(data, format="raw").data == data
