@@ -371,3 +371,6 @@ def _explaining(run: Callable[[], Any]) -> Callable[[], None]:
 
 
 main = _explaining(app)
+
+if __name__ == "__main__":
+    main()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,7 @@ class Gallery:
     files: dict[str, bytes] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    delay: float = 0.0
 
     @property
     def metadata(self) -> Path:
@@ -76,11 +81,9 @@ def drawing(seed: int, size: int = 96) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture
-def gallery(tmp_path: Path) -> Iterator[Gallery]:
+@contextmanager
+def serving_gallery(folder: Path) -> Iterator[Gallery]:
     """60 drawings named 000.png to 059.png behind a server on loopback; requests are recorded."""
-    import threading
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -88,6 +91,7 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
         def do_GET(self) -> None:
             name = self.path.lstrip("/")
             found.requests.append(name)
+            time.sleep(found.delay)
             body = found.files.get(name, b"")
             self.send_response(found.statuses.get(name, 200 if name in found.files else 404))
             self.send_header("Content-Type", "image/png")
@@ -99,8 +103,7 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
             """Keep the test's output clean."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    folder = tmp_path / "gallery"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     found = Gallery(folder, f"http://127.0.0.1:{server.server_address[1]}")
     found.files = {f"{seed:03}.png": drawing(seed) for seed in range(60)}
     found.write(sorted(found.files))
@@ -113,6 +116,13 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
         server.server_close()
 
 
+@pytest.fixture
+def gallery(tmp_path: Path) -> Iterator[Gallery]:
+    """A gallery of the test's own."""
+    with serving_gallery(tmp_path / "gallery") as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """[models] with random weights: a CLIP and a VAE in the real formats."""
@@ -122,31 +132,26 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str
     return {"clip": write_clip(folder / "clip"), "vae": {**write_vae(folder / "vae"), "batch_size": 16}}
 
 
+def profile_over(gallery: Gallery, models: dict[str, dict[str, Any]], folder: Path, **tables: Any) -> Profile:
+    """A profile over a gallery: 3 shards of 20 rows. Keyword arguments replace or extend its tables."""
+    values: dict[str, Any] = {
+        "name": "small",
+        "root": str(folder / "root"),
+        "source": {"path": str(gallery.metadata)},
+        "shards": {"rows": 20},
+        "fetch": {"resize": "none", "size": 96, "format": "png", "robots": False, "allow_origins": [gallery.origin]},
+        "models": {name: dict(spec) for name, spec in models.items()},
+        "projection": {"n_neighbors": 5, "n_epochs": 20},
+    }
+    for name, table in tables.items():
+        values[name] = {**values[name], **table} if isinstance(table, dict) and name in values else table
+    return parse_profile(values, folder / "small.toml", folder)
+
+
 @pytest.fixture
 def small_profile(gallery: Gallery, small_models: dict[str, dict[str, Any]], tmp_path: Path) -> Callable[..., Profile]:
-    """A profile over the gallery: 3 shards of 20 rows. Keyword arguments replace or extend its tables."""
-
-    def make(**tables: Any) -> Profile:
-        values: dict[str, Any] = {
-            "name": "small",
-            "root": str(tmp_path / "root"),
-            "source": {"path": str(gallery.metadata)},
-            "shards": {"rows": 20},
-            "fetch": {
-                "resize": "none",
-                "size": 96,
-                "format": "png",
-                "robots": False,
-                "allow_origins": [gallery.origin],
-            },
-            "models": {name: dict(spec) for name, spec in small_models.items()},
-            "projection": {"n_neighbors": 5, "n_epochs": 20},
-        }
-        for name, table in tables.items():
-            values[name] = {**values[name], **table} if isinstance(table, dict) and name in values else table
-        return parse_profile(values, tmp_path / "small.toml", tmp_path)
-
-    return make
+    """`profile_over` the test's own gallery."""
+    return lambda **tables: profile_over(gallery, small_models, tmp_path, **tables)
 
 
 def pytest_configure() -> None:

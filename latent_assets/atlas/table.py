@@ -7,10 +7,11 @@ see it. What the checks look at is in `checks`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import chain
+from typing import Any
 
 import lance
 import pyarrow as pa
@@ -21,7 +22,7 @@ from latent_assets.atlas.release import ReleaseInfo
 from latent_assets.atlas.rows import table_batches
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.encode.store import ShardEmbeddings
-from latent_assets.errors import DataError, NotBuiltError
+from latent_assets.errors import DataError, NotBuiltError, StorageError
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
 
@@ -62,10 +63,9 @@ def stage(profile: Profile, storage: Storage, shards: Sequence[ShardEmbeddings],
     present = table_exists(storage.lance_uri)
     live = tags(storage.lance_uri).get(LIVE) if present else None
     schema = arrow_schema(release.dims, release.spaces, release.to_json())
-    batches = table_batches(profile, storage, shards, release)
-    dataset = lance.write_dataset(
-        # the first batch is made here: an error in it is raised as it is, not wrapped by the writer
-        pa.RecordBatchReader.from_batches(schema, chain([next(batches)] if release.rows else [], batches)),
+    source = _Source(table_batches(profile, storage, shards, release))
+    dataset = source.write(
+        pa.RecordBatchReader.from_batches(schema, source),
         table_uri(storage.lance_uri),
         mode="overwrite" if present else "create",
         max_rows_per_file=_ROWS_PER_FILE,
@@ -77,10 +77,48 @@ def stage(profile: Profile, storage: Storage, shards: Sequence[ShardEmbeddings],
     return Staged(dataset.version, live, release, indexed, round(time.monotonic() - started, 3))
 
 
+class _Source:
+    """Feeds Lance's writer, which pulls batches from a thread of its own and wraps what goes wrong there.
+
+    Batches are made in the caller's context (its progress listener), and their error is raised as it was.
+    """
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._context = copy_context()
+        self._error: Exception | None = None
+
+    def __iter__(self) -> _Source:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        try:
+            return self._context.run(next, self._batches)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._error = error
+            raise
+
+    def write(self, reader: pa.RecordBatchReader, uri: str, **options: Any) -> lance.LanceDataset:
+        """`lance.write_dataset`; raises the error of a batch, or StorageError when Lance cannot write."""
+        try:
+            return lance.write_dataset(reader, uri, **options)
+        except OSError as error:
+            if self._error is not None:
+                raise self._error from None
+            raise StorageError(
+                f"{uri} cannot be written ({str(error).splitlines()[0]}). Make room or make it writable, then build "
+                "again; the release before is untouched."
+            ) from error
+
+
 def _index(dataset: lance.LanceDataset, dims: int) -> lance.LanceDataset:
-    """Add the vector index of `clip`: IVF-PQ, 8 dimensions to a byte where they divide."""
+    """Index `clip` for search (IVF-PQ, 8 dimensions to a byte where they divide) and `id` for look-ups."""
     sub_vectors = next(parts for parts in (dims // 8, dims // 4, dims // 2, dims, 1) if parts and dims % parts == 0)
-    return dataset.create_index("clip", "IVF_PQ", metric="cosine", num_sub_vectors=sub_vectors)
+    indexed = dataset.create_index("clip", "IVF_PQ", metric="cosine", num_sub_vectors=sub_vectors)
+    indexed.create_scalar_index("id", "BTREE")
+    return indexed
 
 
 def publish(storage: Storage, staged: Staged, checks: Sequence[Check]) -> Release:

@@ -19,6 +19,7 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageCms
 
 from latent_assets.fetch import jpeg
+from latent_assets.fetch.metadata import without_metadata
 from latent_assets.fetch.outcome import FetchError, Reason
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _UNSUPPORTED = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
 }
+_HEAD = 1024
 _LARGE_PIXELS = 20_000_000
 _large_image = threading.Lock()  # two huge images are never decoded at once
 _TRANSPOSED = frozenset({5, 6, 7, 8})
@@ -92,7 +94,7 @@ def store_image(data: bytes, settings: Fetch) -> StoredImage:
     """Check, decode, turn, convert, resize and encode as the profile says. Raises FetchError.
 
     Every stored image is opaque 8-bit sRGB without metadata; transparency is laid on white. With
-    `format = "raw"` the coded pixels stay as they are: the image is checked and JPEG metadata is left out.
+    `format = "raw"` the coded pixels stay as they are: the image is checked and metadata is left out.
     """
     if not data:
         raise FetchError(Reason.EMPTY, "no bytes")
@@ -255,6 +257,7 @@ def _encode(image: Image.Image, settings: Fetch) -> bytes:
         array = np.ascontiguousarray(np.asarray(image))
         return bytes(simplejpeg.encode_jpeg(array, quality=settings.quality, colorsubsampling="420"))
     target = io.BytesIO()
+    image.info = {}  # Pillow would write the profile and texts of the original
     if settings.format == "webp":
         image.save(target, "WEBP", quality=settings.quality, method=4)
     else:
@@ -266,22 +269,22 @@ def _encode(image: Image.Image, settings: Fetch) -> bytes:
 
 
 def _store_raw(data: bytes, kind: str, settings: Fetch) -> StoredImage:
+    """Check everything that can be checked without decoding a JPEG, and leave metadata out."""
     if kind == "jpeg":
         header = jpeg.read_header(data)
-        width, height, frames = header.width, header.height, 1
+        width, height = header.width, header.height
+        turned = header.orientation in _TRANSPOSED
+        _check_pixels(width, height, 1, settings)
         if data.rfind(b"\xff\xd9") < len(data) * 9 // 10:
             raise FetchError(Reason.CORRUPT, "jpeg: the end of the image is missing")
-        stored = jpeg.without_metadata(data)
-        turned = header.orientation in _TRANSPOSED
     else:
         with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
-            width, height, frames = image.width, image.height, int(getattr(image, "n_frames", 1))
-            _check_pixels(width, height, frames, settings)
+            width, height = image.size
+            _check_pixels(width, height, int(getattr(image, "n_frames", 1)), settings)
+            turned = _orientation(image) in _TRANSPOSED
             image.load()
-        stored, turned = data, False
-    _check_pixels(width, height, frames, settings)
+    stored = without_metadata(data, kind)
     width, height = (height, width) if turned else (width, height)
-    sha256 = hashlib.sha256(data).hexdigest()
     return StoredImage(
         data=stored,
         extension=EXTENSIONS[kind],
@@ -290,8 +293,8 @@ def _store_raw(data: bytes, kind: str, settings: Fetch) -> StoredImage:
         height=height,
         stored_width=width,
         stored_height=height,
-        sha256=sha256,
-        stored_sha256=sha256 if stored is data else hashlib.sha256(stored).hexdigest(),
+        sha256=hashlib.sha256(data).hexdigest(),
+        stored_sha256=hashlib.sha256(stored).hexdigest(),
     )
 
 
@@ -306,6 +309,3 @@ def _not_supported(data: bytes) -> FetchError:
         return FetchError(Reason.UNSUPPORTED_FORMAT, f"ISO media {data[8:12].decode('latin-1')}")
     looks = "a page or script" if head.startswith(_MARKUP) else "no known image format"
     return FetchError(Reason.NOT_AN_IMAGE, f"{looks}: starts with {data[:16]!r}")
-
-
-_HEAD = 1024

@@ -36,7 +36,7 @@ def read_header(data: bytes) -> JpegHeader:
         if marker in _START_OF_FRAME and end - start >= 6:
             height, width, components = struct.unpack_from(">xHHB", data, start)
         elif marker == 0xE1 and data[start : start + 6] == _EXIF:
-            orientation = _orientation(data[start + 6 : end])
+            orientation = tiff_orientation(data[start + 6 : end])
         elif marker == 0xE2 and data[start : start + 12] == _ICC and end - start > 14:
             profile[data[start + 12]] = data[start + 14 : end]
     if not width or not height:
@@ -52,7 +52,7 @@ def without_metadata(data: bytes) -> bytes:
     orientation = 1
     for marker, start, end in segments(data):
         if marker == 0xE1 and data[start : start + 6] == _EXIF:
-            orientation = _orientation(data[start + 6 : end])
+            orientation = tiff_orientation(data[start + 6 : end])
         elif _is_needed(marker, data[start : start + 12]):
             pieces.append(data[start - 4 : end])
         end_of_headers = end
@@ -92,7 +92,7 @@ def _is_needed(marker: int, head: bytes) -> bool:
     return True
 
 
-def _orientation(tiff: bytes) -> int:
+def tiff_orientation(tiff: bytes) -> int:
     """The orientation of an EXIF block (a TIFF structure), 1 when it has none."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 10:
@@ -112,6 +112,11 @@ def _orientation(tiff: bytes) -> int:
     return 1
 
 
+def orientation_tiff(orientation: int) -> bytes:
+    """An EXIF block (a TIFF structure) that says the orientation and nothing else."""
+    return struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, _ORIENTATION, 3, 1, orientation, 0, 0)
+
+
 def _orientation_segment(orientation: int) -> bytes:
-    tiff = struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, _ORIENTATION, 3, 1, orientation, 0, 0)
-    return b"\xff\xe1" + struct.pack(">H", 2 + len(_EXIF) + len(tiff)) + _EXIF + tiff
+    content = _EXIF + orientation_tiff(orientation)
+    return b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,12 @@ def build(root: Path, rows: int = 60, shards: int = 3, **projection: Any) -> Bui
         project_shard(profile, storage, PROJECTION, shard)
     clip, _ = synthetic.clip_vectors(rows)
     return Built(profile, storage, embeddings, release(profile, storage, embeddings), clip, ids)
+
+
+def at(built: Built, root: Path) -> Built:
+    """The same atlas at another place."""
+    profile = built.profile.model_copy(update={"root": str(root)})
+    return replace(built, profile=profile, storage=Storage(str(root)))
 
 
 def release(

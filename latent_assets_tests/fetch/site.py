@@ -78,7 +78,9 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
     site = Site(0, "https" if tls else "http")
 
     async def start() -> asyncio.Server:
-        server = await asyncio.start_server(lambda r, w: _connection(site, r, w), "127.0.0.1", 0, ssl=tls, limit=1 << 20)
+        server = await asyncio.start_server(
+            lambda r, w: _connection(site, r, w), "127.0.0.1", 0, ssl=tls, limit=1 << 20
+        )
         site.port = server.sockets[0].getsockname()[1]
         return server
 

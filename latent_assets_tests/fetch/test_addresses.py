@@ -136,9 +136,7 @@ def test_checked_address_is_the_one_connected_to(strict_world: World, internet: 
     assert site.requests[0].headers["host"] == "rebind.example"
 
 
-def test_rebinding_between_two_connections_is_refused(
-    strict_world: World, internet: FakeInternet, site: Site
-) -> None:
+def test_rebinding_between_two_connections_is_refused(strict_world: World, internet: FakeInternet, site: Site) -> None:
     """The second connection resolves again (another port): the new answer is checked like the first."""
     internet.name("rebind.example", [PUBLIC], ["127.0.0.1"])
     site.add("/a.jpg", status=302, location="http://rebind.example:8080/b.jpg")

@@ -170,7 +170,9 @@ def test_redirects_are_followed_and_counted(world: World, site: Site, other_site
     assert (row["reason"], row["redirects"], row["http_status"]) == ("ok", 2, 200)
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "data:image/png;base64,AA"])
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "data:image/png;base64,AA"]
+)
 def test_redirect_to_another_scheme_is_refused(world: World, site: Site, target: str) -> None:
     row = world.fetch_one(site.add("/x", status=302, location=target))
     assert (row["outcome"], row["reason"]) == ("refused", "scheme_not_allowed")

@@ -240,10 +240,29 @@ def test_raw_keeps_the_coded_pixels_and_drops_metadata() -> None:
     assert (image.width, image.height, image.extension) == (64, 96, "jpg")
     assert image.sha256 == hashlib.sha256(source).hexdigest()
     with Image.open(io.BytesIO(image.data)) as kept, Image.open(io.BytesIO(source)) as original:
-        assert kept.getexif()[0x0112] == 6
+        assert kept.getexif() == {0x0112: 6}
         assert np.array_equal(np.asarray(kept), np.asarray(original))
 
 
-def test_raw_png_is_kept_as_it_is() -> None:
-    data = encoded(picture(), "PNG")
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_raw_drops_metadata_of_other_formats(format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    exif[0x010E] = "SECRET"
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Author", "SECRET")
+    options: dict[str, Any] = {"pnginfo": info} if format == "PNG" else {"xmp": b"<x>SECRET</x>", "lossless": True}
+    source = encoded(picture(), format, exif=exif, **options)
+    image = stored(source, format="raw")
+    assert source.count(b"SECRET") == 2
+    assert b"SECRET" not in image.data
+    assert (image.width, image.height) == (64, 96)
+    with Image.open(io.BytesIO(image.data)) as kept, Image.open(io.BytesIO(source)) as original:
+        assert kept.getexif() == {0x0112: 8}
+        assert np.array_equal(np.asarray(kept), np.asarray(original))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF"])
+def test_raw_without_metadata_is_kept_byte_for_byte(format: str) -> None:
+    data = encoded(picture(), format)
     assert stored(data, format="raw").data == data

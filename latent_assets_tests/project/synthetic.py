@@ -57,6 +57,13 @@ def vae_columns(rows: int, feature_dim: int = 16, seed: int = 1) -> dict[str, np
     return {"latent": flat, "pooled": pooled, "random": flat @ axes}
 
 
+def names(shard: str, clip: bool = True, vae: bool = True) -> ShardEmbeddings:
+    """Where the embeddings of a shard lie."""
+    return ShardEmbeddings(
+        shard, embedding_name(CLIP_MODEL, shard) if clip else None, embedding_name(VAE_MODEL, shard) if vae else None
+    )
+
+
 def write_shard(
     storage: Storage,
     shard: str,
@@ -67,16 +74,12 @@ def write_shard(
     batch: int = 100,
 ) -> ShardEmbeddings:
     """Write embedding files as the encoder does, in batches of `batch` rows."""
-    names = ShardEmbeddings(
-        shard,
-        embedding_name(CLIP_MODEL, shard) if clip is not None else None,
-        embedding_name(VAE_MODEL, shard) if vae is not None else None,
-    )
-    if names.clip is not None and clip is not None:
-        _write(storage, names.clip, ids, {"vector": clip}, batch)
-    if names.vae is not None and vae is not None:
-        _write(storage, names.vae, ids if vae_ids is None else vae_ids, vae, batch)
-    return names
+    written = names(shard, clip is not None, vae is not None)
+    if written.clip is not None and clip is not None:
+        _write(storage, written.clip, ids, {"vector": clip}, batch)
+    if written.vae is not None and vae is not None:
+        _write(storage, written.vae, ids if vae_ids is None else vae_ids, vae, batch)
+    return written
 
 
 def _write(storage: Storage, name: str, ids: Sequence[str], columns: dict[str, np.ndarray], batch: int) -> None:

@@ -1,0 +1,22 @@
+"""A synthetic atlas, built once; tests that publish get a copy of their own."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from latent_assets_tests.atlas.built import Built, at, build
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """An atlas of 60 rows in 3 shards up to its coordinates, without a table."""
+    return build(tmp_path_factory.mktemp("atlas") / "root")
+
+
+@pytest.fixture
+def built(template: Built, tmp_path: Path) -> Built:
+    """A copy of `template` below the test's own directory."""
+    root = tmp_path / "root"
+    shutil.copytree(template.storage.root, root)
+    return at(template, root)

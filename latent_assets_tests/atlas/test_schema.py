@@ -1,0 +1,59 @@
+"""The schema: one list of columns, from which Arrow's schema and the documentation are made."""
+
+import pyarrow as pa
+import pytest
+
+from latent_assets.atlas.schema import FIELDS, arrow_schema, schema_markdown
+from latent_assets.catalog.schema import CATALOG_SCHEMA
+
+SPACES = ("clip", "vae", "joint")
+
+
+def test_arrow_types_of_a_whole_atlas() -> None:
+    schema = arrow_schema({"clip": 768, "vae": 256}, SPACES)
+    assert schema.names == [field.name for field in FIELDS]
+    assert schema.field("clip").type == pa.list_(pa.float16(), 768)
+    assert schema.field("vae").type == pa.list_(pa.float16(), 256)
+    assert schema.field("xyz_joint").type == pa.list_(pa.float32(), 3)
+    assert schema.field("source_hash").type == pa.int64()
+    assert schema.field("thumbnail").type == pa.binary()
+    nullable = {name for name in schema.names if schema.field(name).nullable}
+    assert nullable == {"source_url", "caption", "category", "source_hash"} | {
+        "aesthetic", "similarity", "punsafe", "pwatermark",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dims", "spaces", "absent"),
+    [
+        ({"clip": 8}, ("clip",), {"vae", "xyz_vae", "xyz_joint"}),
+        ({"vae": 8}, ("vae",), {"clip", "xyz_clip", "xyz_joint"}),
+        ({"clip": 8, "vae": 8}, ("clip",), {"xyz_vae", "xyz_joint"}),
+    ],
+)
+def test_columns_of_absent_models_and_spaces_are_absent(
+    dims: dict[str, int], spaces: tuple[str, ...], absent: set[str]
+) -> None:
+    assert {field.name for field in FIELDS} - set(arrow_schema(dims, spaces).names) == absent
+
+
+def test_each_column_carries_its_description() -> None:
+    for field in arrow_schema({"clip": 8, "vae": 8}, SPACES):
+        assert len(field.metadata[b"description"]) > 10
+
+
+def test_every_catalog_column_that_means_something_to_a_reader_is_there() -> None:
+    # the catalog's own width and height are the source's claim; the table has the measured ones
+    inner = {"url_count", "path"}
+    assert set(CATALOG_SCHEMA) - inner <= {field.name for field in FIELDS}
+
+
+def test_markdown_has_one_line_for_each_column() -> None:
+    lines = schema_markdown().splitlines()
+    assert lines[0] == "| column | type | null | meaning |"
+    assert len(lines) == 2 + len(FIELDS)
+    for field, line in zip(FIELDS, lines[2:], strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[0] == f"`{field.name}`" and len(cells) == 4
+        assert cells[2] == ("yes" if field.nullable else "no") and cells[3].startswith(field.description)
+    assert "`fixed_size_list<float16>[clip dims]`" in schema_markdown()

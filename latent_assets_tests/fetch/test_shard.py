@@ -1,0 +1,358 @@
+"""A shard: every row has one outcome, nothing is fetched twice, and what changes is all that is done."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import webdataset
+from PIL import Image
+
+from latent_assets import progress
+from latent_assets.catalog.sharding import read_shard
+from latent_assets.errors import StorageError
+from latent_assets.fetch.journal import Journal, journal_folder
+from latent_assets.fetch.ledger import LEDGER_SCHEMA, LedgerRow, read_ledger
+from latent_assets.fetch.outcome import OUTCOME_OF, Outcome, Reason
+from latent_assets.fetch.shard import shard_report
+from latent_assets.fetch.tar import read_images, tar_name
+from latent_assets_tests.fetch.conftest import JPEG, World, encoded, picture
+from latent_assets_tests.fetch.site import Site
+
+
+def photo(number: int) -> bytes:
+    """A JPEG unlike the others."""
+    return encoded(Image.new("RGB", (80, 60), (number * 7 % 256, number * 13 % 256, 99)), quality=90)
+
+
+def links_to(site: Site, count: int, start: int = 0) -> list[str]:
+    return [site.add(f"/{number}.jpg", photo(number)) for number in range(start, start + count)]
+
+
+def tar_bytes(world: World) -> bytes:
+    return world.storage.read_bytes(tar_name("00000"))
+
+
+def members(world: World) -> dict[str, bytes]:
+    """The tar's files, read by Python's own tarfile."""
+    with tarfile.open(fileobj=io.BytesIO(tar_bytes(world))) as tar:
+        return {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+
+
+def test_every_row_has_one_outcome(world: World, site: Site) -> None:
+    links = links_to(site, 6)
+    missing = [site.url(f"/missing/{number}") for number in range(3)]
+    world.catalog([*links, *missing, "file:///etc/hosts"])
+    report = world.run()
+    frame = read_ledger(world.storage, "00000")
+    assert dict(frame.schema) == LEDGER_SCHEMA
+    assert frame["id"].to_list() == read_shard(world.storage, "00000")["id"].to_list()
+    assert report.reasons == {"ok": 6, "http_not_found": 3, "scheme_not_allowed": 1}
+    assert (report.rows, report.ok, report.fetched, report.written) == (10, 6, 10, True)
+    ok = frame.filter(pl.col("outcome") == "ok")
+    assert ok["width"].unique().to_list() == [80] and ok["stored_height"].unique().to_list() == [60]
+    assert ok["http_status"].unique().to_list() == [200] and ok["attempts"].unique().to_list() == [1]
+    assert (time.time() - ok["fetched_at"].dt.epoch("s").max()) < 60  # type: ignore[operator]
+    assert all(row["bytes"] == len(photo(int(row["url"].split("/")[-1][:-4]))) for row in ok.iter_rows(named=True))
+
+
+def test_reasons_and_outcomes_are_a_fixed_vocabulary() -> None:
+    assert set(OUTCOME_OF) == set(Reason)
+    assert OUTCOME_OF[Reason.OK] is Outcome.OK
+    assert [reason for reason, outcome in OUTCOME_OF.items() if outcome is Outcome.OK] == [Reason.OK]
+
+
+def test_tar_is_a_webdataset(world: World, site: Site) -> None:
+    links = links_to(site, 5)
+    captions: list[str | None] = ["one", "ünïcode 写真 עברית", None, "x" * 10_000, "with\nnewline"]
+    world.catalog(links, captions)
+    world.run()
+    path = world.storage.uri(tar_name("00000"))
+    samples = list(webdataset.WebDataset(path, shardshuffle=False, empty_check=False).decode("pil"))
+    rows = read_shard(world.storage, "00000")
+    assert [sample["__key__"] for sample in samples] == rows["id"].to_list()
+    by_url = dict(zip(links, captions, strict=True))
+    for sample in samples:
+        assert sample["jpg"].size == (80, 60)
+        assert sample["txt"] == (by_url[sample["json"]["url"]] or "")
+        assert sample["json"]["caption"] == by_url[sample["json"]["url"]]
+        assert sample["json"]["status"] == "success" and sample["json"]["original_width"] == 80
+    assert [key for key, _ in read_images(world.storage, "00000")] == rows["id"].to_list()
+    assert all(Image.open(io.BytesIO(data)).size == (80, 60) for _, data in read_images(world.storage, "00000"))
+
+
+def test_second_run_does_nothing(world: World, site: Site) -> None:
+    world.catalog([*links_to(site, 5), site.url("/gone")])
+    first = world.run()
+    before = (len(site.requests), Path(world.storage.uri(tar_name("00000"))).stat().st_mtime_ns)
+    second = world.run()
+    assert (second.fetched, second.written) == (0, False)
+    assert (len(site.requests), Path(world.storage.uri(tar_name("00000"))).stat().st_mtime_ns) == before
+    assert (second.version, second.reasons, second.ok) == (first.version, first.reasons, first.ok)
+    assert shard_report(world.profile, world.storage, "00000").version == first.version
+
+
+def test_same_rows_give_the_same_bytes_whatever_the_order_of_answers(world: World, site: Site, tmp_path: Path) -> None:
+    links = links_to(site, 12)
+    world.fetch(*links)
+    other = World(tmp_path / "other", dict(world.settings))
+    other.folder.mkdir()
+    other.settings |= {"per_host": 1}
+    other.fetch(*reversed(links))
+    captions = {row["url"]: row["caption"] for row in read_shard(world.storage, "00000").iter_rows(named=True)}
+    other.catalog(links, [captions[link] for link in links])
+    other.run()
+    assert tar_bytes(other) == tar_bytes(world)
+
+
+def test_retry_takes_the_named_reasons_only(world: World, site: Site) -> None:
+    flaky, gone, good = site.add("/flaky", status=500), site.url("/gone"), site.add("/good", JPEG)
+    world.settings |= {"attempts": 1}
+    world.fetch(flaky, gone, good)
+    site.add("/flaky", JPEG)
+    site.add("/gone", JPEG)
+    asked = len(site.requests)
+    report = world.run(retry=["http_server_error"])
+    assert (report.fetched, report.ok) == (1, 2)
+    assert [request.path for request in site.requests[asked:]] == ["/flaky"]
+    assert world.ledger()[flaky]["attempts"] == 2
+    assert world.ledger()[gone]["reason"] == "http_not_found"
+    with pytest.raises(ValueError, match="no_such_reason"):
+        world.run(retry=["no_such_reason"])
+
+
+def test_rows_that_come_and_go(world: World, site: Site) -> None:
+    links = links_to(site, 6)
+    world.catalog(links)
+    first = world.run()
+    kept = tar_bytes(world)
+    gone = read_shard(world.storage, "00000").filter(pl.col("url") == links[2])["id"].item()
+    asked = len(site.requests)
+    world.catalog([link for link in links if link != links[2]], [f"caption of {n}" for n in range(6) if n != 2])
+    report = world.run()
+    assert (report.rows, report.ok, report.fetched) == (5, 5, 0)
+    assert len(site.requests) == asked
+    assert not any(name.startswith(gone) for name in members(world))
+    assert report.version != first.version
+    assert len(tar_bytes(world)) < len(kept)
+
+
+def test_changed_caption_gives_new_sidecars_without_a_fetch(world: World, site: Site) -> None:
+    links = links_to(site, 3)
+    world.catalog(links, ["a", "b", "c"])
+    first = world.run()
+    asked = len(site.requests)
+    world.catalog(links, ["a", "changed", "c"])
+    report = world.run()
+    assert (report.fetched, report.written) == (0, True)
+    assert len(site.requests) == asked
+    texts = {content.decode() for name, content in members(world).items() if name.endswith(".txt")}
+    assert texts == {"a", "changed", "c"}
+    sidecars = [json.loads(content) for name, content in members(world).items() if name.endswith(".json")]
+    assert {sidecar["caption"] for sidecar in sidecars} == {"a", "changed", "c"}
+    assert report.version == first.version  # the images are the same
+
+
+def test_another_size_is_another_image(world: World, site: Site) -> None:
+    links = links_to(site, 3)
+    world.settings |= {"resize": "longest", "size": 40}
+    world.fetch(*links, site.url("/gone"))
+    asked = len(site.requests)
+    world.settings |= {"quality": 50, "concurrency": 3}
+    assert world.run().fetched == 3
+    world.settings |= {"size": 20}
+    report = world.run()
+    assert (report.fetched, report.ok) == (3, 3)
+    assert len(site.requests) == asked + 6
+    assert {row["stored_width"] for row in world.ledger().values() if row["outcome"] == "ok"} == {20}
+    world.settings |= {"timeout": 9.0, "per_host": 2}
+    assert world.run().fetched == 0
+
+
+def test_ledger_without_its_tar_is_fetched_again(world: World, site: Site) -> None:
+    world.fetch(*links_to(site, 4))
+    world.storage.delete(tar_name("00000"))
+    report = world.run()
+    assert (report.fetched, report.ok) == (4, 4)
+    assert len(members(world)) == 12
+
+
+def test_progress_is_reported_row_by_row(world: World, site: Site) -> None:
+    seen: list[progress.Progress] = []
+    world.catalog(links_to(site, 5))
+    with progress.listening(seen.append):
+        world.run()
+    assert [report.done for report in seen if report.stage == "image_shards"] == [0, 1, 2, 3, 4, 5]
+    assert {report.total for report in seen} == {5}
+
+
+# -- killed processes ----------------------------------------------------------------------------------
+
+_CHILD = """
+    import sys
+    from latent_assets_tests.fetch.conftest import World
+    from pathlib import Path
+    world = World(Path(sys.argv[1]), eval(sys.argv[2]))
+    world.run()
+"""
+
+
+def _killed_run(world: World, after: Any) -> None:
+    """Fetch in another process and kill it (-9) once `after()` is true."""
+    script = textwrap.dedent(_CHILD)
+    child = subprocess.Popen([sys.executable, "-c", script, str(world.folder), repr(world.settings)], cwd=os.getcwd())
+    deadline = time.monotonic() + 30
+    while not after() and time.monotonic() < deadline:
+        assert child.poll() is None, "the child ended by itself"
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def test_killed_run_continues_with_the_rows_without_an_outcome(world: World, site: Site) -> None:
+    import asyncio
+
+    from latent_assets_tests.fetch.site import Request, head
+
+    async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
+        body = photo(int(request.path.strip("/.jpg")))
+        await asyncio.sleep(0.03)
+        writer.write(head(content_length=str(len(body))) + body)
+
+    for number in range(60):
+        site.pages[f"/{number}.jpg"] = slow
+    links = [site.url(f"/{number}.jpg") for number in range(60)]
+    world.settings |= {"per_host": 2}
+    world.catalog([*links, site.url("/gone")])
+    for round in (1, 2):
+        _killed_run(world, lambda round=round: len(site.requests) >= 20 * round)
+        assert not world.storage.exists(tar_name("00000"))
+        assert world.storage.list("images") == []
+    known = Journal(world.storage, "00000").entries()
+    assert 20 <= len(known) <= 59
+    asked = len(site.requests)
+    report = world.run()
+    assert report.fetched == 61 - len(known)
+    assert len(site.requests) - asked == report.fetched
+    assert (report.rows, report.ok) == (61, 60)
+    # what was asked twice was in flight when the process was killed: at most two requests, twice
+    assert len(site.requests) - 61 <= 4
+    assert not world.storage.exists(journal_folder("00000"))
+    rows = read_shard(world.storage, "00000")
+    assert [name for name in members(world) if name.endswith(".jpg")] == [
+        f"{key}.jpg" for key, url in rows.select("id", "url").iter_rows() if not url.endswith("/gone")
+    ]
+    world.run()
+    assert len(site.requests) == asked + report.fetched
+
+
+def test_torn_journal_loses_only_its_last_row(world: World, site: Site) -> None:
+    world.catalog(links_to(site, 4))
+    ids = read_shard(world.storage, "00000")["id"].to_list()
+    journal = Journal(world.storage, "00000")
+    for key in ids[:3]:
+        journal.add(LedgerRow(id=key, url="u", outcome="ok", reason="ok", stored_sha256="0", stored_bytes=4), b"data")
+    journal.close()
+    folder = Path(world.storage.uri(journal_folder("00000")))
+    (lines,) = folder.glob("*.jsonl")
+    whole = lines.read_bytes()
+    lines.write_bytes(whole[:-20])
+    assert set(Journal(world.storage, "00000").entries()) == set(ids[:2])
+    lines.write_bytes(whole)
+    (data,) = folder.glob("*.data")
+    data.write_bytes(data.read_bytes()[:-1])
+    assert set(Journal(world.storage, "00000").entries()) == set(ids[:2])
+
+
+def test_killed_between_tar_and_ledger(world: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry whose process dies after the tar and before the ledger keeps what it fetched."""
+    from latent_assets.fetch import shard
+
+    links = [site.add("/flaky", status=500), *links_to(site, 3)]
+    world.settings |= {"attempts": 1}
+    world.fetch(*links)
+    site.add("/flaky", JPEG)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard, "ledger_frame", die)
+        with pytest.raises(KeyboardInterrupt):
+            world.run(retry=["http_server_error"])
+    asked = len(site.requests)
+    report = world.run()
+    assert (report.ok, report.fetched) == (4, 0)
+    assert len(site.requests) == asked
+    assert len(members(world)) == 12
+
+
+def test_full_disk_is_one_clear_error_and_loses_no_outcome(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    world.catalog(links_to(site, 8))
+    real, left = os.write, [9]
+
+    def full(handle: int, data: bytes) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("latent_assets.fetch.journal.os.write", full)
+        with pytest.raises(StorageError, match="is full"):
+            world.run()
+    kept = len(Journal(world.storage, "00000").entries())
+    assert kept == 4
+    report = world.run()
+    assert (report.ok, report.fetched) == (8, 4)
+
+
+# -- health --------------------------------------------------------------------------------------------
+
+
+def test_network_fault_is_told_from_dead_links(world: World, site: Site) -> None:
+    world.settings |= {"attempts": 1, "min_success": 0.3}
+    world.catalog([site.url(f"/gone/{number}") for number in range(30)])
+    dead = world.run()
+    assert dead.health.level == "fail" and dead.health.leading == "http_not_found"
+    assert "fault" not in dead.health.message and "fetch.min_success" in dead.health.message
+    world.catalog([f"http://127.0.0.1:9/{number}" for number in range(30)])
+    world.settings |= {"allow_origins": ("http://127.0.0.1:9",)}
+    cut_off = world.run()
+    assert cut_off.health.level == "fail"
+    assert "fault of the network" in cut_off.health.message and "retry=" in cut_off.health.message
+
+
+def test_success_levels(world: World, site: Site) -> None:
+    links = links_to(site, 4)
+    world.catalog([*links, *(site.url(f"/gone/{number}") for number in range(4))])
+    world.settings |= {"min_success": 0.3, "warn_success": 0.6}
+    report = world.run()
+    assert (report.health.level, report.health.success) == ("warn", 0.5)
+    world.settings |= {"warn_success": 0.5}
+    assert shard_report(world.profile, world.storage, "00000").health.level == "ok"
+
+
+# -- images that are here already ----------------------------------------------------------------------
+
+
+def test_picture_of_a_page_is_not_followed(world: World, site: Site) -> None:
+    """The name of a file says nothing: an image called .html is one, a page called .jpg is none."""
+    ledger = world.fetch(site.add("/a.html", encoded(picture(), "PNG")), site.add("/b.jpg", b"<html></html>"))
+    assert ledger[site.url("/a.html")]["reason"] == "ok"
+    assert ledger[site.url("/b.jpg")]["reason"] == "not_an_image"
