@@ -280,6 +280,14 @@ def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def schema() -> None:
+    """The columns of the table `atlas`, as Markdown."""
+    from latent_assets.atlas.schema import schema_markdown
+
+    sys.stdout.write(schema_markdown())
+
+
+@app.command()
 def models(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """The profile's models: files, sizes and the digest of their weights."""
     from latent_assets.lineage import Lineage

@@ -139,7 +139,8 @@ class Atlas:
 
         Raises QueryError when it is not an image, ModelError as `search_text` does.
         """
-        return self._nearest("clip", self.clip.encode_images([_read_image(image)])[0], k)
+        picture = _read_image(image)
+        return self._nearest("clip", self.clip.encode_images([picture])[0], k)
 
     def search_vector(self, vector: np.ndarray, k: int = 10, space: str = "clip") -> list[Hit]:
         """The `k` images nearest to a vector of the space's own column (`clip` or `vae`), best first."""

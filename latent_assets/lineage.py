@@ -8,6 +8,7 @@ knows Dagster: assets, `build` and `status` all ask this module.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -97,6 +98,8 @@ class Lineage:
     def __init__(self, profile: Profile, storage: Storage | None = None) -> None:
         self.profile = profile
         self.storage = storage or Storage(profile.root)
+        # failures of this process; a full disk has no room for the notes of them
+        self._failures: dict[str, dict[str, Failure]] = defaultdict(dict)
 
     # -- stages --------------------------------------------------------------------------------------
 
@@ -296,12 +299,19 @@ class Lineage:
             made = produce(wanted)
             if made.problems:
                 raise DataError(f"{stage}{'' if key == WHOLE else f'[{key}]'}: {'; '.join(made.problems)}")
+            seconds = round(time.perf_counter() - started, 3)
+            written = self.storage.commit(
+                Manifest(stage, key, wanted, made.version, made.rows, seconds, details=made.details)
+            )
         except Exception as error:
-            self.storage.note_failure(stage, key, error)
+            self.note_failure(stage, key, error)
             raise
-        seconds = time.perf_counter() - started
-        manifest = Manifest(stage, key, wanted, made.version, made.rows, round(seconds, 3), details=made.details)
-        return Made(self.storage.commit(manifest), unchanged=False, report=made.report)
+        self._failures[stage].pop(key, None)
+        return Made(written, unchanged=False, report=made.report)
+
+    def note_failure(self, stage: str, key: str, error: Exception) -> None:
+        """Keep why an attempt failed, for `standing` and, on disk, for `status`."""
+        self._failures[stage][key] = self.storage.note_failure(stage, key, error)
 
     # -- standing ------------------------------------------------------------------------------------
 
@@ -309,7 +319,7 @@ class Lineage:
         """State of every artefact of every stage, in build order."""
         result: dict[str, list[Standing]] = {}
         for name, stage in self.stages.items():
-            manifests, failures = self.storage.manifests(name), self.storage.failures(name)
+            manifests, failures = self.storage.manifests(name), self._failures_of(name)
             parents = {parent: {s.key: s for s in result[parent]} for parent in stage.parents}
             result[name] = [
                 self._standing(stage, key, manifests.get(key), failures.get(key), parents) for key in self.keys(name)
@@ -318,11 +328,14 @@ class Lineage:
 
     def standing(self, stage: str) -> list[Standing]:
         """State of every artefact of one stage, against its parents as they are."""
-        manifests, failures = self.storage.manifests(stage), self.storage.failures(stage)
+        manifests, failures = self.storage.manifests(stage), self._failures_of(stage)
         return [
             self._standing(self.stages[stage], key, manifests.get(key), failures.get(key), {})
             for key in self.keys(stage)
         ]
+
+    def _failures_of(self, stage: str) -> dict[str, Failure]:
+        return self._failures[stage] | self.storage.failures(stage)
 
     def _standing(
         self,
@@ -332,20 +345,21 @@ class Lineage:
         failure: Failure | None,
         parents: dict[str, dict[str, Standing]],
     ) -> Standing:
-        behind = _not_current(parents, key)
-        if failure:
-            return Standing(stage.name, key, State.FAILED, failure.error, manifest)
-        if behind:
+        if behind := _not_current(parents, key):
+            if failure:
+                return Standing(stage.name, key, State.FAILED, failure.error, manifest)
             return Standing(stage.name, key, State.WAITING, f"waits for {behind}", manifest)
         try:
             wanted = self.expected(stage.name, key)
         except LatentAssetsError as error:
             return Standing(stage.name, key, State.WAITING, str(error), manifest)
+        if manifest is not None and manifest.fingerprint == wanted:
+            return Standing(stage.name, key, State.CURRENT, "", manifest)
+        if failure:
+            return Standing(stage.name, key, State.FAILED, failure.error, manifest)
         if manifest is None:
             return Standing(stage.name, key, State.MISSING, "never built")
-        if manifest.fingerprint != wanted:
-            return Standing(stage.name, key, State.STALE, self._reason(stage, manifest), manifest)
-        return Standing(stage.name, key, State.CURRENT, "", manifest)
+        return Standing(stage.name, key, State.STALE, self._reason(stage, manifest), manifest)
 
     def _reason(self, stage: Stage, manifest: Manifest) -> str:
         """Why a stale artefact is stale, as far as its manifest tells."""

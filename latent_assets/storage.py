@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -237,13 +237,12 @@ class Storage:
         self.delete(_manifest_name(stage, key))
         self.delete(_failure_name(stage, key))
 
-    def note_failure(self, stage: str, key: str, error: BaseException) -> None:
-        """Keep why an attempt failed, for `status`. A root that cannot be written keeps the first error."""
+    def note_failure(self, stage: str, key: str, error: BaseException) -> Failure:
+        """Keep why an attempt failed, for `status`; a root that cannot be written goes without."""
         failure = Failure(stage, key, f"{type(error).__name__}: {error}"[:2000], time.time())
-        try:
+        with suppress(StorageError):
             self.write_json(_failure_name(stage, key), asdict(failure))
-        except StorageError:
-            return
+        return failure
 
     def failures(self, stage: str) -> dict[str, Failure]:
         """The failures noted for a stage, by shard key."""

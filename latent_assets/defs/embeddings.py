@@ -141,7 +141,7 @@ def _encode(lineage: Lineage, shard: str, stages: Sequence[str]):  # type: ignor
         return encode_shard(lineage.storage, read_images(lineage.storage, shard), total, targets)
     except Exception as error:
         for stage in stages:
-            lineage.storage.note_failure(stage, shard, error)
+            lineage.note_failure(stage, shard, error)
         raise
 
 

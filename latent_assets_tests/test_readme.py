@@ -1,0 +1,32 @@
+"""What the README says of the code is what the code says."""
+
+import re
+from pathlib import Path
+
+from latent_assets.atlas.schema import schema_markdown
+from latent_assets.profile import parse_profile, shipped_profiles
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_schema_is_the_codes() -> None:
+    text = README.read_text(encoding="utf-8")
+    found = re.search(r"<!-- schema:.*?-->\n(.*?)<!-- /schema -->", text, re.DOTALL)
+    assert found and found.group(1) == schema_markdown(), "paste the output of `latent-assets schema`"
+
+
+def test_the_example_profile_is_valid(tmp_path: Path) -> None:
+    import tomllib
+
+    blocks = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "links").mkdir()
+    for block in blocks:
+        assert parse_profile(tomllib.loads(block), tmp_path / "mine.toml", tmp_path).name == "mine"
+
+
+def test_links_and_names_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (README.parent / target).exists(), target
+    for name in shipped_profiles():
+        assert f"`{name}`" in text, name
