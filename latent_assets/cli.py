@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from latent_assets.errors import LatentAssetsError, NotBuiltError
+from latent_assets.errors import LatentAssetsError, NotBuiltError, ProfileError
 from latent_assets.profile import PROFILE_VARIABLE, Profile, load_profile, shipped_profiles
 
 if TYPE_CHECKING:
@@ -69,7 +70,13 @@ def _print_json(value: Any) -> None:
 
 
 @app.command()
-def build(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+def build(
+    profile: ProfileOption = None,
+    retry: Annotated[
+        list[str] | None, typer.Option(help="Fetch rows that failed for this reason once more (repeatable).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Bring the atlas up to date: only what is missing or stale is redone."""
     from latent_assets.definitions import build_defs
     from latent_assets.defs.build import Builder, exclusive
@@ -79,11 +86,12 @@ def build(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
 
     chosen = _selected(profile)
     lineage = Lineage(chosen)
+    reasons = _checked_reasons(retry or [])
     started = time.perf_counter()
     with exclusive(lineage), open_instance(chosen) as instance, BuildDisplay(err) as display:
         builder = Builder(build_defs(chosen, lineage=lineage), lineage, instance)
         results = []
-        for result in builder.build(display.begin):
+        for result in builder.build(display.begin, reasons):
             display.end(result)
             results.append(result)
     seconds = time.perf_counter() - started
@@ -117,13 +125,24 @@ def build(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
+def _checked_reasons(reasons: Sequence[str]) -> list[str]:
+    from latent_assets.fetch.outcome import Reason
+
+    known = {reason.value for reason in Reason} - {Reason.OK.value}
+    if unknown := sorted(set(reasons) - known):
+        raise ProfileError(f"--retry {unknown[0]}: no such reason. Known: {', '.join(sorted(known))}.")
+    return list(reasons)
+
+
 def _show_examples(lineage: Lineage) -> None:
     """Where the atlas is, and queries to begin with."""
     option = "" if lineage.profile.name == "demo" else f" -p {os.environ.get(PROFILE_VARIABLE, lineage.profile.name)}"
+    program = Path(sys.argv[0])
+    name = program.name if shutil.which(program.name) else os.path.relpath(program)
     out.print(f"Atlas (LanceDB): {lineage.storage.lance_uri}", highlight=False)
     out.print("Try:", highlight=False)
     for query in ("hot drink", "sad face", "winter sports"):
-        out.print(f'  latent-assets search "{query}"{option}', highlight=False)
+        out.print(f'  {name} search "{query}"{option}', highlight=False)
 
 
 @app.command()
@@ -189,7 +208,7 @@ def demo(
     port: Annotated[int, typer.Option(help="Port of the UI.")] = 3000,
 ) -> None:
     """Build the embedded default atlas and open the Dagster UI on it."""
-    build("demo", False)
+    build("demo")
     if serve:
         ui("demo", port)
 

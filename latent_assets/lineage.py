@@ -284,8 +284,8 @@ class Lineage:
 
     # -- making --------------------------------------------------------------------------------------
 
-    def ensure(self, stage: str, key: str, produce: Callable[[str], Produced]) -> Made:
-        """Make an artefact unless it is there with the expected fingerprint.
+    def ensure(self, stage: str, key: str, produce: Callable[[str], Produced], again: bool = False) -> Made:
+        """Make an artefact unless it is there with the expected fingerprint (`again`: also then).
 
         `produce` gets that fingerprint. What it raises is noted for `status` and raised again; a result with
         problems is not committed and raises DataError.
@@ -293,7 +293,7 @@ class Lineage:
         try:
             wanted = self.expected(stage, key)
             manifest = self.storage.manifest(stage, key)
-            if manifest and manifest.fingerprint == wanted:
+            if manifest and manifest.fingerprint == wanted and not again:
                 return Made(manifest, unchanged=True)
             started = time.perf_counter()
             made = produce(wanted)

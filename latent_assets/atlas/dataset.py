@@ -73,7 +73,14 @@ def open_table(lance_uri: str, version: int | str | None) -> lance.LanceDataset:
             raise NotBuiltError(
                 f"{lance_uri} has {wanted}. Run `latent-assets build`, or give another address."
             ) from error
-        raise StorageError(f"{uri} cannot be opened ({text}). Check the address and the credentials.") from error
+        raise StorageError(
+            f"{uri} cannot be opened ({brief(error)}). Check the address and the credentials."
+        ) from error
+
+
+def brief(error: Exception) -> str:
+    """What Lance says went wrong, without the traces it appends."""
+    return str(error).splitlines()[0].split("<?xml")[0][:300]
 
 
 def tags(lance_uri: str) -> dict[str, int]:

@@ -17,7 +17,16 @@ import lance
 import pyarrow as pa
 
 from latent_assets.atlas.checks import Check
-from latent_assets.atlas.dataset import LIVE, open_table, release_tag, table_exists, table_options, table_uri, tags
+from latent_assets.atlas.dataset import (
+    LIVE,
+    brief,
+    open_table,
+    release_tag,
+    table_exists,
+    table_options,
+    table_uri,
+    tags,
+)
 from latent_assets.atlas.release import ReleaseInfo
 from latent_assets.atlas.rows import table_batches
 from latent_assets.atlas.schema import arrow_schema
@@ -108,7 +117,7 @@ class _Source:
             if self._error is not None:
                 raise self._error from None
             raise StorageError(
-                f"{uri} cannot be written ({str(error).splitlines()[0]}). Make room or make it writable, then build "
+                f"{uri} cannot be written ({brief(error)}). Make room or make it writable, then build "
                 "again; the release before is untouched."
             ) from error
 

@@ -66,6 +66,8 @@ def _tar_rows(source: Source, file: SourceFile) -> Iterator[dict[str, Any]]:
             for info in tar:
                 if not info.isreg():
                     continue
+                if 0 <= file.bytes < info.offset_data + info.size:
+                    raise tarfile.ReadError(f"it ends within {info.name}")
                 seen += 1
                 folder, _, base = info.name.rpartition("/")
                 stem, _, extension = base.partition(".")
@@ -77,9 +79,12 @@ def _tar_rows(source: Source, file: SourceFile) -> Iterator[dict[str, Any]]:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
             if group.image is not None:
                 yield group.row(source, file)
+            stream.seek(tar.offset)
+            if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError("a damaged header")
     except (tarfile.TarError, EOFError) as error:
         raise SourceError(
-            f"{file.path} is no whole tar (after {seen} files: {error}): write it again or take it out of "
+            f"{file.path} is no whole tar ({seen} whole files, then {error}): write it again or take it out of "
             "`source.path`."
         ) from error
 

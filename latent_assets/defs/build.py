@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import dagster as dg
 
@@ -47,9 +48,12 @@ class Builder:
         self.lineage, self.instance = lineage, instance
         self._job = definitions.resolve_implicit_global_asset_job_def()
 
-    def build(self, announce: Announce = lambda stage, due, total: None) -> Iterator[StageResult]:
+    def build(
+        self, announce: Announce = lambda stage, due, total: None, retry: Sequence[str] = ()
+    ) -> Iterator[StageResult]:
         """Run what is not current, stage by stage; `announce(stage, due, total)` comes before each stage.
 
+        `retry`: reasons of failed rows that are fetched once more (see `fetch.outcome.Reason`).
         A stage whose shards partly failed lets the others go on; what needs all of them then fails and names
         what is missing.
         """
@@ -61,9 +65,9 @@ class Builder:
         steps: list[list[str]] = [[name] for name in self.lineage.stages if name not in embeddings]
         steps.insert(3, embeddings)
         for stages in steps:
-            yield from self._step(stages, announce)
+            yield from self._step(stages, announce, retry if stages == ["image_shards"] else ())
 
-    def _step(self, stages: list[str], announce: Announce) -> Iterator[StageResult]:
+    def _step(self, stages: list[str], announce: Announce, retry: Sequence[str]) -> Iterator[StageResult]:
         """Bring one stage, or the two embedding stages together, up to date."""
         before = {stage: self.lineage.standing(stage) for stage in stages}
         started = time.perf_counter()
@@ -71,10 +75,13 @@ class Builder:
         if stages == ["shard_catalog"] and (due["shard_catalog"] or self._catalog_is_newer()):
             # one cheap run over all shards tells Dagster which of them changed and which did not
             due["shard_catalog"] = self.lineage.keys("shard_catalog")
+        if retry:
+            held = {s.key: s.manifest.details["reasons"] for s in before["image_shards"] if s.manifest}
+            due["image_shards"] += [key for key, reasons in held.items() if set(retry) & set(reasons)]
         work = sorted({key for keys in due.values() for key in keys})
         announce(" + ".join(stages), len(work), len(before[stages[0]]))
         for selection, keys in self._runs(due):
-            self._run(selection, keys)
+            self._run(selection, keys, {"image_shards": {"config": {"retry": list(retry)}}} if retry else {})
         after = {stage: self.lineage.standing(stage) for stage in stages} if work else before
         for stage in stages:
             yield _result(stage, before[stage], after[stage], time.perf_counter() - started)
@@ -102,7 +109,7 @@ class Builder:
                 for chunk in _contiguous(keys, order, per_run):
                     yield list(stages), chunk
 
-    def _run(self, stages: Sequence[str], keys: Sequence[str]) -> None:
+    def _run(self, stages: Sequence[str], keys: Sequence[str], ops: Mapping[str, Any] | None = None) -> None:
         """One Dagster run. Failures are in its events and in the manifests; other shards go on."""
         tags = {_PROCESS: str(os.getpid())}
         partition_key = None
@@ -119,7 +126,7 @@ class Builder:
                 partition_key=partition_key,
                 tags=tags,
                 raise_on_error=False,
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": dict(ops or {})},
             )
 
     def _observe(self) -> None:

@@ -10,6 +10,15 @@ from latent_assets.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
 
 
+class FetchConfig(dg.Config):
+    """Run configuration of `image_shards`.
+
+    `retry`: reasons (fetch.outcome.Reason) whose rows are fetched once more; rows with other outcomes stay.
+    """
+
+    retry: list[str] = []
+
+
 def image_assets(profile: Profile) -> list[dg.AssetsDefinition]:
     """`image_shards`."""
     return [_image_shards(Lineage(profile))]
@@ -44,11 +53,16 @@ def _image_shards(layout: Lineage) -> dg.AssetsDefinition:
             ),
         ],
     )
-    def image_shards(context: dg.AssetExecutionContext, lineage: dg.ResourceParam[Lineage]) -> Iterator[Event]:
+    def image_shards(
+        context: dg.AssetExecutionContext, config: FetchConfig, lineage: dg.ResourceParam[Lineage]
+    ) -> Iterator[Event]:
         from latent_assets.catalog.builtin import serving
 
         def work(shard: str, stages: Sequence[str]) -> Mapping[str, Made]:
-            return {"image_shards": lineage.ensure("image_shards", shard, lambda _: fetch_images(lineage, shard))}
+            made = lineage.ensure(
+                "image_shards", shard, lambda _: fetch_images(lineage, shard, config.retry), again=bool(config.retry)
+            )
+            return {"image_shards": made}
 
         def check(outcomes: Mapping[str, ShardOutcomes]) -> list[dg.AssetCheckResult]:
             return _checks(outcomes["image_shards"], fetch.warn_success)
@@ -59,13 +73,13 @@ def _image_shards(layout: Lineage) -> dg.AssetsDefinition:
     return image_shards
 
 
-def fetch_images(lineage: Lineage, shard: str) -> Produced:
+def fetch_images(lineage: Lineage, shard: str, retry: Sequence[str] = ()) -> Produced:
     """Fetch what a shard still lacks. Too few images is a problem that must not travel."""
     from latent_assets.fetch.contact_sheet import contact_sheet
     from latent_assets.fetch.shard import fetch_shard
     from latent_assets.fetch.tar import read_images
 
-    report = fetch_shard(lineage.profile, lineage.storage, shard)
+    report = fetch_shard(lineage.profile, lineage.storage, shard, retry=retry)
     catalog = lineage.storage.manifest("shard_catalog", shard)
     assert catalog is not None  # `expected` asked for it
     problems = []

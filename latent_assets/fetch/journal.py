@@ -59,7 +59,7 @@ class Journal:
         self._storage = storage
         self._folder = journal_folder(shard)
         self._lock = threading.Lock()
-        names = storage.list(self._folder)
+        names = [*storage.list(self._folder, ".data"), *storage.list(self._folder, ".jsonl")]
         self._number = 1 + max((int(name.split("-")[0]) for name in names), default=-1)
         self._writer = secrets.token_hex(4)  # two processes at one shard never append to the same segment
         self._data: list[bytes] = []

@@ -92,6 +92,7 @@ def fetch_shard(
         if missing:
             attempts = {row.id: known[row.id].row.attempts for row in missing if row.id in known}
             fetch_rows(profile, storage, missing, attempts, journal, network or Network(), total=len(wanted))
+            journal.close()
             known |= journal.entries()
         written = bool(missing or pending) or not _up_to_date(wanted, stored)
         if written:

@@ -49,19 +49,21 @@ def picture(index: int) -> bytes:
     return buffer.getvalue()
 
 
-def build(root: Path, rows: int = 60, shards: int = 3, **projection: Any) -> Built:
-    """Write a whole small atlas below `root`, fit its maps and place its rows."""
+def build(
+    root: Path | str, rows: int = 60, shards: int = 3, clip: np.ndarray | None = None, **projection: Any
+) -> Built:
+    """Write a whole small atlas below `root`, fit its maps and place its rows. `clip`: vectors [rows, d] to use."""
     profile = synthetic.profile(root, **projection)
     storage = Storage(str(root))
-    embeddings = synthetic.write_shards(storage, rows, shards)
+    vectors = synthetic.clip_vectors(rows)[0] if clip is None else clip
+    embeddings = synthetic.write_shards(storage, rows, shards, clip=vectors)
     ids = synthetic.row_ids(rows)
     for number, cut in enumerate(np.array_split(np.arange(rows), shards)):
         write_facts(storage, f"{number:05d}", ids, cut.tolist())
     fit_map(profile, storage, embeddings, PROJECTION)
     for shard in embeddings:
         project_shard(profile, storage, PROJECTION, shard)
-    clip, _ = synthetic.clip_vectors(rows)
-    return Built(profile, storage, embeddings, release(profile, storage, embeddings), clip, ids)
+    return Built(profile, storage, embeddings, release(profile, storage, embeddings), vectors, ids)
 
 
 def at(built: Built, root: Path) -> Built:

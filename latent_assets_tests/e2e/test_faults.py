@@ -215,3 +215,26 @@ def test_metadata_that_cannot_be_used(small_profile: Callable[..., Profile], gal
         why = results["laion_metadata"].failed["all"]
         assert "SourceError" in why and (kind == "empty" or "metadata.parquet" in why), why
         assert "needs" in results["atlas_table"].failed["all"]
+
+
+def test_retry_fetches_the_named_failures_only(small_profile: Callable[..., Profile], gallery: Gallery) -> None:
+    from latent_assets.definitions import build_defs
+    from latent_assets.defs.build import Builder
+    from latent_assets.lineage import Lineage
+
+    names = sorted(gallery.files)
+    gallery.statuses |= {names[0]: 404, names[1]: 404, names[2]: 403}
+    profile = small_profile()
+    with small_atlas(profile) as atlas:
+        atlas.build()
+        del gallery.statuses[names[0]], gallery.statuses[names[1]]
+        requests = len(gallery.requests)
+        atlas.build()
+        assert len(gallery.requests) == requests, "nothing is fetched again without being asked"
+        lineage = Lineage(profile)
+        builder = Builder(build_defs(profile, lineage=lineage), lineage, atlas.instance)
+        results = {result.stage: result for result in builder.build(retry=["http_not_found"])}
+        assert not any(result.failed for result in results.values())
+        assert sorted(gallery.requests[requests:]) == names[:2]
+        table = lineage.storage.manifest("atlas_table")
+        assert table and table.rows == 59

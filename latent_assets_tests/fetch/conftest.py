@@ -70,16 +70,17 @@ class World:
     settings: dict[str, Any] = field(default_factory=dict)
     network: Network | None = None
     source: Source | None = None
+    root: str = ""
 
     @property
     def storage(self) -> Storage:
-        return Storage(str(self.folder / "root"))
+        return Storage(self.profile.root)
 
     @property
     def profile(self) -> Profile:
         return Profile(
             name="world",
-            root=str(self.folder / "root"),
+            root=self.root or str(self.folder / "root"),
             source=self.source or Source(path=str(self.folder / "links.parquet")),
             filters=Filters(require_caption=False),
             shards=Shards(rows=10_000),

@@ -90,17 +90,19 @@ def _write(storage: Storage, name: str, ids: Sequence[str], columns: dict[str, n
             writer.append(ids[part], {column: values[part] for column, values in columns.items()})
 
 
-def write_shards(
-    storage: Storage, rows: int, shards: int, dims: int = 32, feature_dim: int = 16, seed: int = 0
-) -> list[ShardEmbeddings]:
-    """`rows` rows over `shards` shards of equal size."""
+def write_shards(storage: Storage, rows: int, shards: int, clip: np.ndarray | None = None) -> list[ShardEmbeddings]:
+    """`rows` rows over `shards` shards of equal size; `clip` replaces the vectors of `clip_vectors`."""
     ids = row_ids(rows)
-    clip, _ = clip_vectors(rows, dims, seed=seed)
-    vae = vae_columns(rows, feature_dim, seed=seed + 1)
+    vectors = clip_vectors(rows)[0] if clip is None else clip
+    vae = vae_columns(rows)
     cuts = np.array_split(np.arange(rows), shards)
     return [
         write_shard(
-            storage, f"{i:05d}", [ids[j] for j in cut], clip[cut], {name: values[cut] for name, values in vae.items()}
+            storage,
+            f"{i:05d}",
+            [ids[j] for j in cut],
+            vectors[cut],
+            {name: values[cut] for name, values in vae.items()},
         )
         for i, cut in enumerate(cuts)
     ]

@@ -1,0 +1,127 @@
+"""Each check fails on the fault it is there for, and on nothing else."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from latent_assets.atlas.checks import Check, check
+from latent_assets.atlas.dataset import open_table, table_uri
+from latent_assets.atlas.table import Staged, stage
+from latent_assets_tests.atlas.built import Built
+
+Fault = Callable[[pa.Table], pa.Table]
+
+
+def with_fault(built: Built, fault: Fault) -> dict[str, Check]:
+    """Stage a good release, replace it by one with `fault`, and check that."""
+    good = stage(built.profile, built.storage, built.shards, built.release)
+    table = open_table(built.storage.lance_uri, good.version).to_table()
+    broken = lance.write_dataset(fault(table), table_uri(built.storage.lance_uri), mode="overwrite")
+    return checked(built, replace(good, version=broken.version))
+
+
+def checked(built: Built, staged: Staged) -> dict[str, Check]:
+    return {found.name: found for found in check(built.profile, built.storage, staged)}
+
+
+def vector_fault(column: str, row: int, change: Callable[[np.ndarray], np.ndarray]) -> Fault:
+    def fault(table: pa.Table) -> pa.Table:
+        kind = table.schema.field(column).type
+        values = (
+            table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size).copy()
+        )
+        values[row] = change(values[row])
+        changed = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), kind.list_size)
+        return put(table, column, changed)
+
+    return fault
+
+
+def value_fault(column: str, row: int, value: object) -> Fault:
+    def fault(table: pa.Table) -> pa.Table:
+        values = table[column].to_pylist()
+        values[row] = value
+        return put(table, column, pa.array(values, table.schema.field(column).type))
+
+    return fault
+
+
+def put(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
+    """Replace a column; it may hold nulls now."""
+    field = table.schema.field(column).with_nullable(True)
+    return table.set_column(table.schema.get_field_index(column), field, values)
+
+
+def picture(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "WEBP")
+    return buffer.getvalue()
+
+
+def test_a_good_release_passes(built: Built) -> None:
+    found = checked(built, stage(built.profile, built.storage, built.shards, built.release))
+    assert list(found) == [
+        "row_count",
+        "unique_ids",
+        "well_formed_ids",
+        "required_values",
+        "finite_vectors",
+        "finite_coordinates",
+        "unit_norm",
+        "thumbnails",
+        "search",
+    ]
+    assert all(one.passed for one in found.values()), found
+
+
+@pytest.mark.parametrize(
+    ("fault", "failing", "found"),
+    [
+        (lambda table: table.slice(1), {"row_count"}, "59"),
+        (lambda table: pa.concat_tables([table, table.slice(5, 1)]), {"row_count", "unique_ids"}, "61"),
+        (value_fault("id", 3, "' OR 1=1 --"), {"well_formed_ids"}, '1 others, the first "\' OR 1=1 --"'),
+        (value_fault("id", 3, "A" * 32), {"well_formed_ids"}, f"1 others, the first {'A' * 32!r}"),
+        (value_fault("url", 7, None), {"required_values"}, "1 rows in url"),
+        (value_fault("sha256", 7, None), {"required_values"}, "1 rows in sha256"),
+        (vector_fault("clip", 9, lambda v: v * np.nan), {"finite_vectors"}, "1 rows in clip"),
+        (vector_fault("vae", 9, lambda v: v + np.inf), {"finite_vectors"}, "1 rows in vae"),
+        (vector_fault("xyz_joint", 9, lambda v: v * np.nan), {"finite_coordinates"}, "1 rows in xyz_joint"),
+        (vector_fault("clip", 9, lambda v: v * np.float16(1.1)), {"unit_norm"}, None),
+        (value_fault("thumbnail", 0, b"no image"), {"thumbnails"}, None),
+        (value_fault("thumbnail", 59, picture(97, 10)), {"thumbnails"}, None),
+    ],
+)
+def test_a_fault_fails_its_check_alone(built: Built, fault: Fault, failing: set[str], found: str | None) -> None:
+    checks = with_fault(built, fault)
+    assert {name for name, one in checks.items() if not one.passed} == failing
+    if found is not None:
+        assert checks[next(name for name in checks if name in failing)].found == found
+
+
+def test_a_picture_that_is_too_large_is_named(built: Built) -> None:
+    checks = with_fault(built, value_fault("thumbnail", 59, picture(97, 10)))
+    assert checks["thumbnails"].found == f"1 of 60 broken, the first: {built.ids[59]} is 97 x 10"
+    checks = with_fault(built, value_fault("thumbnail", 59, picture(96, 96)))
+    assert checks["thumbnails"].passed
+
+
+def test_vectors_that_search_cannot_find_fail(built: Built) -> None:
+    checks = with_fault(built, vector_fault("clip", 0, lambda v: v * np.float16(0)))
+    assert {name for name, one in checks.items() if not one.passed} == {"unit_norm", "search"}
+
+
+def test_an_empty_release_fails(built: Built) -> None:
+    good = stage(built.profile, built.storage, built.shards, built.release)
+    empty = open_table(built.storage.lance_uri, good.version).to_table().slice(0, 0)
+    broken = lance.write_dataset(empty, table_uri(built.storage.lance_uri), mode="overwrite")
+    info = replace(built.release, rows=0, shards={})
+    checks = checked(built, replace(good, version=broken.version, release=info))
+    assert {name for name, one in checks.items() if not one.passed} == {"row_count"}

@@ -1,0 +1,62 @@
+"""The table on a real S3 server: written, checked, published and read with credentials from the environment only."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import s3fs
+
+from latent_assets.atlas.checks import check
+from latent_assets.atlas.dataset import LIVE, tags
+from latent_assets.atlas.table import clean, publish, stage
+from latent_assets.client import Atlas
+from latent_assets.errors import NotBuiltError, StorageError
+from latent_assets_tests.atlas.built import Built, build
+from latent_assets_tests.s3_server import BUCKET, SECRET, s3_server
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as found:
+        yield found
+
+
+@pytest.fixture
+def on_s3(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Built]:
+    """The synthetic atlas below an s3:// root."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield build(f"s3://{BUCKET}/synthetic", n_epochs=20)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_an_atlas_lives_on_s3(on_s3: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = on_s3.storage.root
+    with pytest.raises(NotBuiltError, match="no atlas table"):
+        Atlas.open(root)
+    for version in (1, 2):
+        made = stage(on_s3.profile, on_s3.storage, on_s3.shards, on_s3.release)
+        checks = check(on_s3.profile, on_s3.storage, made)
+        assert all(found.passed for found in checks), checks
+        assert publish(on_s3.storage, made, checks).version == version
+    assert tags(on_s3.storage.lance_uri) == {LIVE: 2, "release-00001": 1, "release-00002": 2}
+    clean(on_s3.storage, keep=1)
+    assert tags(on_s3.storage.lance_uri) == {LIVE: 2, "release-00002": 2}
+
+    for address in (root, f"{root}/lance", f"{root}/lance/"):
+        atlas = Atlas.open(address)
+        assert (len(atlas), atlas.version, atlas.info) == (60, 2, on_s3.release)
+    cosines = on_s3.clip @ on_s3.clip[5]
+    expected = [on_s3.ids[i] for i in np.argsort(-cosines) if i != 5][:4]
+    assert [hit.id for hit in atlas.neighbors(on_s3.ids[5], k=4)] == expected
+    assert atlas.row(on_s3.ids[5]).caption == "picture number 5 — фото"
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+    with pytest.raises(StorageError, match=r"cannot be opened .*Check the address and the credentials") as refused:
+        Atlas.open(root)
+    assert SECRET not in str(refused.value) and "not-the-secret" not in str(refused.value)
+    assert len(str(refused.value)) < 600

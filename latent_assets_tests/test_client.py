@@ -1,0 +1,270 @@
+"""The client: opens by address alone, answers by hand-checked neighbours, refuses bad questions clearly."""
+
+import io
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from latent_assets.atlas.checks import check
+from latent_assets.atlas.release import ModelInfo
+from latent_assets.atlas.table import publish, stage
+from latent_assets.client import Atlas, Hit, QueryError
+from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
+from latent_assets.profile import ClipModel
+from latent_assets_tests.atlas.built import Built, build
+from latent_assets_tests.project import synthetic
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    made = build(tmp_path_factory.mktemp("client") / "root", n_epochs=20)
+    release(made)
+    return made
+
+
+def release(built: Built) -> None:
+    made = stage(built.profile, built.storage, built.shards, built.release)
+    publish(built.storage, made, check(built.profile, built.storage, made))
+
+
+@pytest.fixture
+def atlas(built: Built) -> Atlas:
+    return Atlas.open(built.storage.root)
+
+
+def nearest(built: Built, query: np.ndarray, k: int) -> list[str]:
+    """Ids of the rows with the largest cosine, by the plain definition on the stored float16 vectors."""
+    cosines = built.clip.astype(np.float16).astype(np.float64) @ query.astype(np.float64)
+    return [built.ids[i] for i in np.argsort(-cosines, kind="stable")[:k]]
+
+
+# -- opening ---------------------------------------------------------------------------------------------
+
+
+def test_a_root_and_its_lance_directory_open_the_same(built: Built) -> None:
+    by_root, by_table = Atlas.open(Path(built.storage.root)), Atlas.open(built.storage.lance_uri + "/")
+    assert by_root.uri == by_table.uri == built.storage.lance_uri
+    assert by_root.info == by_table.info == built.release
+    assert len(by_root) == 60 and repr(by_root).endswith("version=1, rows=60)")
+
+
+@pytest.mark.parametrize("place", ["nothing", "file"])
+def test_where_there_is_no_atlas(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(NotBuiltError, match="no atlas table"):
+        Atlas.open(tmp_path / place)
+
+
+def test_a_staged_release_cannot_be_opened_as_live(built: Built, tmp_path: Path) -> None:
+    shutil.copytree(built.storage.root, tmp_path / "root", ignore=shutil.ignore_patterns("lance"))
+    copy = replace(built, storage=type(built.storage)(str(tmp_path / "root")))
+    made = stage(copy.profile, copy.storage, copy.shards, copy.release)
+    with pytest.raises(NotBuiltError, match="`live`"):
+        Atlas.open(copy.storage.root)
+    assert len(Atlas.open(copy.storage.root, tag=made.version)) == 60
+
+
+def test_an_open_atlas_stays_the_release_it_was(built: Built, tmp_path: Path) -> None:
+    shutil.copytree(built.storage.root, tmp_path / "root")
+    copy = replace(built, storage=type(built.storage)(str(tmp_path / "root")))
+    before = Atlas.open(copy.storage.root)
+    release(copy)
+    assert (before.version, Atlas.open(copy.storage.root).version) == (1, 2)
+    assert Atlas.open(copy.storage.root, tag="release-00001").version == 1
+    assert len(before.to_polars(["id"])) == 60
+
+
+def test_opening_and_reading_load_no_model_code(built: Built) -> None:
+    code = (
+        "import sys; from latent_assets.client import Atlas; atlas = Atlas.open(sys.argv[1]);"
+        "hits = atlas.neighbors(sys.argv[2], 3); atlas.row(hits[0].id); atlas.to_polars(['id'], 2);"
+        "heavy = {'torch', 'open_clip', 'umap', 'dagster', 'sklearn', 'lancedb', 'pandas'};"
+        "print(len(hits), sorted(heavy & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, built.storage.root, built.ids[0]]
+    found = subprocess.run(command, cwd=synthetic.REPOSITORY, capture_output=True, text=True, check=True, timeout=120)
+    assert found.stdout.strip() == "3 []"
+
+
+# -- neighbours and rows ---------------------------------------------------------------------------------
+
+
+def test_neighbors_by_clip_are_those_of_the_largest_cosine(atlas: Atlas, built: Built) -> None:
+    hits = atlas.neighbors(built.ids[7], k=8)
+    query = built.clip[7].astype(np.float16).astype(np.float64)
+    assert [hit.id for hit in hits] == [i for i in nearest(built, query, 9) if i != built.ids[7]]
+    assert {hit.measure for hit in hits} == {"cosine similarity"}
+    for hit in hits:
+        vector = built.clip[built.ids.index(hit.id)]
+        assert hit.score == pytest.approx(vector @ query, abs=2e-3)
+    assert hits == sorted(hits, key=lambda hit: -hit.score)
+
+
+def test_neighbors_by_vae_are_those_of_the_smallest_distance(atlas: Atlas, built: Built) -> None:
+    vae = synthetic.vae_columns(60)["pooled"].astype(np.float16).astype(np.float64)
+    distances = np.linalg.norm(vae - vae[11], axis=1)
+    expected = [i for i in np.argsort(distances) if i != 11][:5]
+    hits = atlas.neighbors(built.ids[11], k=5, space="vae")
+    assert [hit.id for hit in hits] == [built.ids[i] for i in expected]
+    assert {hit.measure for hit in hits} == {"L2 distance"}
+    np.testing.assert_allclose([hit.score for hit in hits], distances[expected], rtol=5e-3)
+
+
+def test_a_hit_tells_where_the_picture_came_from(atlas: Atlas, built: Built) -> None:
+    hits = {hit.id: hit for hit in atlas.neighbors(built.ids[0], k=59)}
+    hit = hits[built.ids[23]]
+    assert (hit.caption, hit.category) == ("picture number 23 — фото", "flags")
+    assert (hit.url, hit.source_url) == ("http://example.org/23.png", "http://example.org/page/23")
+    assert hits[built.ids[25]].source_url is None
+    assert set(hit.xyz) == {"clip", "vae", "joint"} and all(len(point) == 3 for point in hit.xyz.values())
+    assert hit.xyz == atlas.row(built.ids[23]).xyz
+
+
+def test_more_neighbors_than_rows_gives_all_others(atlas: Atlas, built: Built) -> None:
+    assert {hit.id for hit in atlas.neighbors(built.ids[3], k=500)} == set(built.ids) - {built.ids[3]}
+
+
+def test_a_row_has_its_facts(atlas: Atlas, built: Built) -> None:
+    row = atlas.row(built.ids[59])
+    assert (row.id, row.url, row.shard) == (built.ids[59], "http://example.org/59.png", "00002")
+    assert (row.width, row.height, row.source_hash) == (160, 120, -59)
+    assert row.aesthetic == pytest.approx(5.59) and row.pwatermark is None
+    assert Image.open(io.BytesIO(row.thumbnail)).size == (96, 72)
+
+
+@pytest.mark.parametrize(
+    "id", ["", "abc", "' OR 1=1 --", "A" * 32, "g" * 32, "0" * 31, "0" * 33, "0" * 32 + "\n", None, 7]
+)
+def test_a_malformed_id_is_refused_before_it_reaches_a_filter(atlas: Atlas, id: object) -> None:
+    for ask in (atlas.row, atlas.neighbors):
+        with pytest.raises(QueryError, match="is not an id"):
+            ask(id)  # type: ignore[operator]
+
+
+def test_an_unknown_id_is_named(atlas: Atlas) -> None:
+    for ask in (atlas.row, atlas.neighbors):
+        with pytest.raises(NotBuiltError, match=f"has no row {'f' * 32}"):
+            ask("f" * 32)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("k", [0, -1, 10_001, 2.5, True, "3"])
+def test_k_has_bounds(atlas: Atlas, built: Built, k: object) -> None:
+    with pytest.raises(QueryError, match="ask for 1 to 10,000 results"):
+        atlas.neighbors(built.ids[0], k=k)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("space", ["joint", "", "clip; DROP"])
+def test_neighbors_are_found_in_clip_or_vae(atlas: Atlas, built: Built, space: str) -> None:
+    with pytest.raises(QueryError, match="found in the space clip or vae"):
+        atlas.neighbors(built.ids[0], space=space)
+
+
+def test_a_vector_of_another_shape_or_with_nan_is_refused(atlas: Atlas, built: Built) -> None:
+    assert atlas.search_vector(built.clip[4], k=1)[0].id == built.ids[4]
+    for vector in (np.zeros(31), np.full(32, np.nan)):
+        with pytest.raises(QueryError, match="A clip vector has 32 finite values"):
+            atlas.search_vector(vector)
+
+
+def test_questions_refused_are_errors_a_person_can_read() -> None:
+    assert issubclass(QueryError, LatentAssetsError) and QueryError.exit_code == 2
+
+
+# -- frames ----------------------------------------------------------------------------------------------
+
+
+def test_to_polars_gives_the_columns_asked_for(atlas: Atlas, built: Built) -> None:
+    frame = atlas.to_polars(["id", "caption", "xyz_vae"], limit=7)
+    assert frame.columns == ["id", "caption", "xyz_vae"] and frame["id"].to_list() == built.ids[:7]
+    assert frame.schema["xyz_vae"] == pl.Array(pl.Float32, 3)
+    whole = atlas.to_polars()
+    assert whole.shape == (60, 20)
+    np.testing.assert_array_equal(whole["clip"].to_numpy(), built.clip.astype(np.float16))
+
+
+def test_to_polars_names_an_unknown_column(atlas: Atlas) -> None:
+    with pytest.raises(QueryError, match=r"no column nothing\. It has: id, url"):
+        atlas.to_polars(["id", "nothing"])
+
+
+# -- text and pictures, through a real CLIP --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_model(tmp_path_factory: pytest.TempPathFactory, small_models: dict) -> tuple[Built, ClipModel]:
+    """An atlas whose vectors were made by a small real CLIP from its own pictures."""
+    from latent_assets.encode.clip import load_clip
+    from latent_assets.encode.weights import clip_files
+    from latent_assets_tests.atlas import built as pictures
+
+    spec = ClipModel.model_validate(small_models["clip"])
+    encoder = load_clip(spec)
+    images = [Image.open(io.BytesIO(pictures.picture(i))) for i in range(60)]
+    vectors = encoder.encode_images(images)
+    made = build(tmp_path_factory.mktemp("model") / "root", clip=vectors, n_epochs=20)
+    models = {"clip": ModelInfo("small", clip_files(spec).digest, spec.model_dump(mode="json"))}
+    made = replace(made, release=replace(made.release, models=models))
+    release(made)
+    return made, spec
+
+
+def test_text_finds_what_the_model_says(with_model: tuple[Built, ClipModel]) -> None:
+    from latent_assets.encode.clip import load_clip
+
+    built, spec = with_model
+    atlas = Atlas.open(built.storage.root)
+    hits = atlas.search_text("  a red thing ", k=6)
+    query = load_clip(spec).encode_text(["a red thing"])[0]
+    cosines = {row_id: float(v @ query) for row_id, v in zip(built.ids, built.clip, strict=True)}
+    assert len(hits) == 6 and all(isinstance(hit, Hit) for hit in hits)
+    np.testing.assert_allclose([hit.score for hit in hits], sorted(cosines.values(), reverse=True)[:6], atol=2e-3)
+    np.testing.assert_allclose([hit.score for hit in hits], [cosines[hit.id] for hit in hits], atol=2e-3)
+
+
+def test_a_picture_finds_itself(with_model: tuple[Built, ClipModel], tmp_path: Path) -> None:
+    from latent_assets_tests.atlas import built as pictures
+
+    built, _ = with_model
+    atlas = Atlas.open(built.storage.root)
+    data = pictures.picture(14)
+    (tmp_path / "picture.png").write_bytes(data)
+    for image in (data, tmp_path / "picture.png", str(tmp_path / "picture.png"), Image.open(io.BytesIO(data))):
+        hit = atlas.search_image(image, k=1)[0]
+        assert hit.id == built.ids[14] and hit.score == pytest.approx(1.0, abs=2e-3)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\t", None, 5])
+def test_an_empty_text_is_refused(atlas: Atlas, text: object) -> None:
+    with pytest.raises(QueryError, match="text to search for is empty"):
+        atlas.search_text(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("image", [b"", b"GIF89a broken", "/nowhere/picture.png"])
+def test_what_is_no_picture_is_refused(with_model: tuple[Built, ClipModel], image: bytes | str) -> None:
+    with pytest.raises(QueryError, match="cannot be read as an image"):
+        Atlas.open(with_model[0].storage.root).search_image(image)
+
+
+def test_a_model_that_is_not_here_is_a_clear_error(atlas: Atlas) -> None:
+    with pytest.raises(ModelError, match=r"/nowhere/config\.json is not there"):
+        atlas.search_text("dog")
+
+
+def test_other_weights_than_the_atlas_was_made_with_are_refused(with_model: tuple[Built, ClipModel]) -> None:
+    atlas = Atlas.open(with_model[0].storage.root)
+    atlas.info = replace(atlas.info, models={"clip": replace(atlas.info.models["clip"], digest="0" * 32)})
+    with pytest.raises(ModelError, match=f"the atlas was made with {'0' * 32}: their vectors do not compare"):
+        atlas.search_text("dog")
+
+
+def test_an_atlas_without_clip_says_so(atlas: Atlas) -> None:
+    atlas.info = replace(atlas.info, models={})
+    with pytest.raises(QueryError, match="has no CLIP model"):
+        atlas.search_text("dog")
