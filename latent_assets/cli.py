@@ -125,6 +125,25 @@ def build(
         raise typer.Exit(1)
 
 
+def _show_failures(failed: dict[str, dict[str, str]]) -> None:
+    """Each reason once, with the artefacts it stopped; what merely waits for them is named after."""
+    waiting = [stage for stage, shards in failed.items() if all(_waits(why) for why in shards.values())]
+    for stage, shards in failed.items():
+        by_reason: dict[str, list[str]] = {}
+        for key, why in shards.items():
+            by_reason.setdefault(why, []).append(key)
+        for why, keys in by_reason.items():
+            if stage not in waiting:
+                which = "" if keys == ["all"] else f" {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
+                err.print(f"{stage}{which}: {why}", style="red", highlight=False, markup=False)
+    if waiting:
+        err.print(f"Waiting for that: {', '.join(waiting)}.", highlight=False)
+
+
+def _waits(why: str) -> bool:
+    return " needs " in why and "not there" in why
+
+
 def _checked_reasons(reasons: Sequence[str]) -> list[str]:
     from latent_assets.fetch.outcome import Reason
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from latent_assets.atlas.dataset import LIVE, open_table
 from latent_assets.atlas.release import ReleaseInfo
+from latent_assets.atlas.schema import TABLE
 from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
 
 if TYPE_CHECKING:
@@ -99,18 +100,19 @@ class Atlas:
     def open(cls, uri: str | Path, tag: str | int = LIVE) -> Atlas:
         """Open the release that `tag` (or a version number) names.
 
-        `uri` is a LanceDB directory, an s3:// address of one, or the root of a profile. Credentials for S3 come
-        from the usual AWS variables. Raises NotBuiltError when there is no such atlas or release.
+        `uri` is a LanceDB directory, an s3:// address of one, the table in it (`atlas.lance`), or the root of a
+        profile. Credentials for S3 come from the usual AWS variables. Raises NotBuiltError when there is no such
+        atlas or release.
         """
-        text = str(uri).rstrip("/")
-        below = f"{text}/lance"
+        text = str(uri).rstrip("/").removesuffix(f"/{TABLE}.lance")
         if "://" not in text:
-            chosen = below if Path(below).is_dir() else text
+            folder = Path(text).expanduser().absolute()
+            chosen = str(folder / "lance" if (folder / "lance").is_dir() else folder)
             return cls(open_table(chosen, tag), chosen)
         try:
             return cls(open_table(text, tag), text)
         except NotBuiltError:
-            return cls(open_table(below, tag), below)
+            return cls(open_table(f"{text}/lance", tag), f"{text}/lance")
 
     def __len__(self) -> int:
         return int(self._dataset.count_rows())

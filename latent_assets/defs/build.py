@@ -60,6 +60,7 @@ class Builder:
         self.lineage.refresh()
         self.lineage.storage.sweep()
         self._end_dead_runs()
+        announce("sources", 0, 0)
         self._observe()
         embeddings: list[str] = [name for name in ("vae_latents", "clip_embeddings") if name in self.lineage.stages]
         steps: list[list[str]] = [[name] for name in self.lineage.stages if name not in embeddings]

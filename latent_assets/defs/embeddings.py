@@ -137,12 +137,7 @@ def _encode(lineage: Lineage, shard: str, stages: Sequence[str]):  # type: ignor
         targets.append(Target(load_vae(models.vae), places.vae, models.vae.batch_size))
     manifest = lineage.storage.manifest("image_shards", shard)
     total = manifest.rows if manifest else 0
-    try:
-        return encode_shard(lineage.storage, read_images(lineage.storage, shard), total, targets)
-    except Exception as error:
-        for stage in stages:
-            lineage.note_failure(stage, shard, error)
-        raise
+    return encode_shard(lineage.storage, read_images(lineage.storage, shard), total, targets)
 
 
 def _describe(stage: str, made: Made) -> Metadata:

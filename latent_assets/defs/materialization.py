@@ -92,6 +92,7 @@ def run_shards(
                 context.log.error(f"{key}: {type(error).__name__}: {error}")
                 for stage in stages:
                     outcomes[stage].failed[key] = str(error)
+                    lineage.note_failure(stage, key, error)
                 continue
             for stage, made in results.items():
                 outcomes[stage].made[key] = made

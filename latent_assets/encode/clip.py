@@ -7,6 +7,7 @@ encoder kept elsewhere. Which rows are encoded, and where the vectors go, is not
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 
 from latent_assets.encode.device import best_device, dtype_on
 from latent_assets.encode.images import square, to_rgb
-from latent_assets.encode.weights import clip_files, open_clip_weights
+from latent_assets.encode.weights import clip_files, open_clip_weights, quiet_loading
 from latent_assets.errors import ModelError
 from latent_assets.profile import ClipModel, resolve_path
 
@@ -90,22 +91,23 @@ def _load(spec: ClipModel, device: torch.device, digest: str) -> ClipEncoder:
 def _named(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
     assert spec.name is not None and spec.pretrained is not None
     open_clip_weights(spec)  # a clear error when they cannot be had
-    model = open_clip.create_model(spec.name, pretrained=spec.pretrained)
+    with quiet_loading():
+        model = open_clip.create_model(spec.name, pretrained=spec.pretrained)
     return model, open_clip.get_tokenizer(spec.name), PreprocessCfg(**model.visual.preprocess_cfg)
 
 
 def _configured(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
     config_file, weights_file = Path(resolve_path(str(spec.config))), Path(resolve_path(str(spec.weights)))
     config = json.loads(config_file.read_text(encoding="utf-8"))
-    architecture = dict(config["model_cfg"])
-    text = dict(architecture["text_cfg"])
+    text = config["model_cfg"]["text_cfg"]
     if "hf_model_name" in text:
         if spec.text_encoder is None:
             raise ModelError(f"{config_file}: the text tower is a Hugging Face encoder: set models.clip.text_encoder.")
-        encoder = resolve_path(spec.text_encoder)
-        text |= {"hf_model_name": encoder, "hf_tokenizer_name": encoder, "hf_model_pretrained": True}
-    build = open_clip.CustomTextCLIP if "hf_model_name" in text else open_clip.CLIP
-    model = build(**{**architecture, "text_cfg": text})
+        text["hf_model_name"] = text["hf_tokenizer_name"] = resolve_path(spec.text_encoder)
+    with tempfile.TemporaryDirectory(prefix="latent-assets-") as folder, quiet_loading():
+        # open_clip's own factory, on the configuration with the encoder's place filled in
+        Path(folder, "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     missing, unexpected = model.load_state_dict(
         {name: value.float() for name, value in load_file(weights_file).items()}, strict=False
     )
@@ -115,11 +117,9 @@ def _configured(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
         raise ModelError(
             f"{weights_file} does not fit {config_file}: missing {absent[:3]}, unexpected {list(unexpected)[:3]}."
         )
-    return model, _tokenizer(text), PreprocessCfg(**config.get("preprocess_cfg", {}))
-
-
-def _tokenizer(text: dict[str, Any]) -> Any:
     length = text.get("context_length", 77)
-    if "hf_model_name" not in text:
-        return open_clip.SimpleTokenizer(context_length=length)
-    return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=length)
+    if "hf_model_name" in text:
+        tokenizer = open_clip.tokenizer.HFTokenizer(text["hf_model_name"], context_length=length)
+    else:
+        tokenizer = open_clip.SimpleTokenizer(context_length=length)
+    return model, tokenizer, PreprocessCfg(**model.visual.preprocess_cfg)

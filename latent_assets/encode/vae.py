@@ -13,7 +13,7 @@ from PIL import Image
 
 from latent_assets.encode.device import best_device, dtype_on
 from latent_assets.encode.images import square
-from latent_assets.encode.weights import model_directory, vae_files
+from latent_assets.encode.weights import model_directory, quiet_loading, vae_files
 from latent_assets.errors import ModelError, ProfileError
 from latent_assets.profile import VaeModel
 
@@ -84,7 +84,8 @@ def _load(spec: VaeModel, device: torch.device, digest: str) -> VaeEncoder:
     """`digest` is part of the cache's key: weights that changed on disk are another model."""
     dtype = dtype_on(device, spec.dtype, torch.bfloat16)
     try:
-        model = AutoencoderKL.from_pretrained(model_directory(spec.model, "models.vae.model"), dtype=dtype)
+        with quiet_loading():
+            model = AutoencoderKL.from_pretrained(model_directory(spec.model, "models.vae.model"), dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"models.vae.model: {spec.model} is not an AutoencoderKL: {error}") from error
     # the decoder is never used here: half of the weights need not be in memory

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -94,6 +96,33 @@ def model_directory(model: str, key: str) -> Path:
     if model.startswith("package:"):
         return Path(resolve_path(model))
     return Path(model) if Path(model).is_absolute() else Path(_snapshot(model, key))
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep the libraries' loading bars and notes off the terminal; errors are raised as ever.
+
+    They tell of parts that are absent on purpose (an encoder's pooler) or come from elsewhere.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    before = (transformers_logging.get_verbosity(), diffusers_logging.get_verbosity(), logging.getLogger().level)
+    transformers_logging.set_verbosity_error()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before[0])
+        diffusers_logging.set_verbosity(before[1])
+        logging.getLogger().setLevel(before[2])
+        if bars:
+            transformers_logging.enable_progress_bar()
+            diffusers_logging.enable_progress_bar()
 
 
 def _snapshot(repository: str, key: str) -> str:
