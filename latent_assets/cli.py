@@ -114,11 +114,7 @@ def build(
         out.print(f"[bold]{chosen.title or chosen.name}[/bold] is up to date: {work} ({seconds:.1f} s).")
         _show_examples(lineage)
     if failed:
-        for stage, shards in failed.items():
-            for key, why in list(shards.items())[:5]:
-                err.print(
-                    f"[red]{stage}{'' if key == 'all' else f'[{key}]'}[/red]: {why}", highlight=False, markup=True
-                )
+        _show_failures(failed)
         err.print(
             "What is finished is kept; `latent-assets status` shows all, `latent-assets build` goes on from here."
         )
@@ -266,13 +262,14 @@ def _print_hits(hits: Sequence[Hit], as_json: bool) -> None:
     if as_json:
         _print_json([asdict(hit) for hit in hits])
         return
-    measure = hits[0].measure if hits else "score"
-    table = Table("", "id", "caption", "category", measure, "link", box=None, pad_edge=False)
+    if hits:
+        out.print(f"{'':>3} {hits[0].measure}", style="dim", highlight=False)
     for place, hit in enumerate(hits, 1):
-        table.add_row(
-            str(place), hit.id, hit.caption or "", hit.category or "", f"{hit.score:.3f}", hit.source_url or hit.url
-        )
-    out.print(table)
+        caption = (hit.caption or "(no caption)").replace("\n", " ")
+        shown = caption if len(caption) <= 200 else f"{caption[:200]}…"
+        category = f"  [{hit.category}]" if hit.category else ""
+        out.print(f"{place:>3} {hit.score:.3f}  {shown}{category}", highlight=False, markup=False)
+        out.print(f"{'':>3} {hit.id}  {hit.source_url or hit.url}", style="dim", highlight=False, markup=False)
 
 
 @app.command()

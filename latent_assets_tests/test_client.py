@@ -52,7 +52,19 @@ def test_a_root_and_its_lance_directory_open_the_same(built: Built) -> None:
     by_root, by_table = Atlas.open(Path(built.storage.root)), Atlas.open(built.storage.lance_uri + "/")
     assert by_root.uri == by_table.uri == built.storage.lance_uri
     assert by_root.info == by_table.info == built.release
+    assert Atlas.open(f"{built.storage.lance_uri}/atlas.lance").uri == by_root.uri
     assert len(by_root) == 60 and repr(by_root).endswith("version=1, rows=60)")
+
+
+def test_a_relative_path_is_opened(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(built.storage.root).parent)
+    assert Atlas.open("root").uri == built.storage.lance_uri
+
+
+def test_an_unknown_release_is_named(built: Built) -> None:
+    for tag in ("release-00099", "no such tag", 99):
+        with pytest.raises(NotBuiltError, match=f"not the release `{tag}`"):
+            Atlas.open(built.storage.root, tag=tag)
 
 
 @pytest.mark.parametrize("place", ["nothing", "file"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from latent_assets.atlas.dataset import open_table
@@ -25,7 +25,7 @@ _NORM_TOLERANCE = 5e-3  # float16 rounding of a unit vector stays well below
 _THUMBNAIL_PIXELS = 96
 _SAMPLED = 256
 _SEARCHED = 8
-_ID = re.compile(r"[0-9a-f]{32}")
+_ID = "^[0-9a-f]{32}$"
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Check:
 def check(profile: Profile, storage: Storage, staged: Staged) -> list[Check]:
     """Check a staged release. Vectors are read in batches; thumbnails and searches are sampled."""
     dataset = open_table(storage.lance_uri, staged.version)
-    ids = dataset.to_table(columns=["id"])["id"].to_pylist()
-    sample = np.unique(np.linspace(0, max(0, len(ids) - 1), _SAMPLED).astype(int)).tolist() if ids else []
+    ids = dataset.to_table(columns=["id"])["id"]
+    sample = np.unique(np.linspace(0, len(ids) - 1, _SAMPLED).astype(int)).tolist() if len(ids) else []
     return [
         _rows(len(ids), staged.release.rows),
         _unique(ids),
@@ -61,15 +61,15 @@ def _rows(found: int, expected: int) -> Check:
     )
 
 
-def _unique(ids: list[str]) -> Check:
-    doubled = len(ids) - len(set(ids))
+def _unique(ids: pa.ChunkedArray) -> Check:
+    doubled = len(ids) - pc.count_distinct(ids, mode="all").as_py()
     return Check("unique_ids", doubled == 0, f"{doubled} repeated", "0 repeated", "No id is there twice.")
 
 
-def _well_formed(ids: list[str]) -> Check:
-    odd = [row_id for row_id in ids if not _ID.fullmatch(row_id or "")]
-    found = f"{len(odd)} others" + (f", the first {odd[0]!r}" if odd else "")
-    return Check("well_formed_ids", not odd, found, "0 others", "Every id is 32 hexadecimal digits.")
+def _well_formed(ids: pa.ChunkedArray) -> Check:
+    odd = ids.filter(pc.invert(pc.fill_null(pc.match_substring_regex(ids, _ID), False)))
+    found = f"{len(odd)} others" + (f", the first {odd[0].as_py()!r}" if len(odd) else "")
+    return Check("well_formed_ids", not len(odd), found, "0 others", "Every id is 32 hexadecimal digits.")
 
 
 def _required(dataset: lance.LanceDataset) -> Check:

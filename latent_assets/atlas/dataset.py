@@ -6,6 +6,9 @@ Reading and writing rows is done by those who open it.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lance
@@ -67,20 +70,33 @@ def open_table(lance_uri: str, version: int | str | None) -> lance.LanceDataset:
     try:
         return lance.dataset(uri, version=version, storage_options=table_options(lance_uri))
     except (ValueError, OSError) as error:
-        text = str(error)
-        if "not found" in text.lower() or "does not exist" in text.lower():
+        text = str(error).lower()
+        if any(reason in text for reason in ("not found", "does not exist", "ref is invalid")):
             wanted = "no atlas table" if version is None else f"no atlas table, or not the release `{version}`"
             raise NotBuiltError(
                 f"{lance_uri} has {wanted}. Run `latent-assets build`, or give another address."
             ) from error
         raise StorageError(
-            f"{uri} cannot be opened ({brief(error)}). Check the address and the credentials."
+            f"{uri} cannot be opened ({_brief(error)}). Check the address and the credentials."
         ) from error
 
 
-def brief(error: Exception) -> str:
-    """What Lance says went wrong, without the traces it appends."""
-    return str(error).splitlines()[0].split("<?xml")[0][:300]
+@contextmanager
+def writing(lance_uri: str) -> Iterator[None]:
+    """Turn Lance's refusals to write into a StorageError with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{table_uri(lance_uri)} cannot be written ({_brief(error)}). Make room or make it writable, then build "
+            "again; the release before is untouched."
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    """What Lance says went wrong, without its own prefix and the places in its code."""
+    text = str(error).splitlines()[0].split("<?xml")[0].removeprefix("LanceError(IO): ")
+    return re.sub(r",? /\S+\.rs:\d+(:\d+)?", "", text)[:300]
 
 
 def tags(lance_uri: str) -> dict[str, int]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import lance
 import pyarrow as pa
@@ -19,19 +18,19 @@ import pyarrow as pa
 from latent_assets.atlas.checks import Check
 from latent_assets.atlas.dataset import (
     LIVE,
-    brief,
     open_table,
     release_tag,
     table_exists,
     table_options,
     table_uri,
     tags,
+    writing,
 )
 from latent_assets.atlas.release import ReleaseInfo
 from latent_assets.atlas.rows import table_batches
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.encode.store import ShardEmbeddings
-from latent_assets.errors import DataError, NotBuiltError, StorageError
+from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
 
@@ -73,16 +72,11 @@ def stage(profile: Profile, storage: Storage, shards: Sequence[ShardEmbeddings],
     live = tags(storage.lance_uri).get(LIVE) if present else None
     schema = arrow_schema(release.dims, release.spaces, release.to_json())
     source = _Source(table_batches(profile, storage, shards, release))
-    dataset = source.write(
-        pa.RecordBatchReader.from_batches(schema, source),
-        table_uri(storage.lance_uri),
-        mode="overwrite" if present else "create",
-        max_rows_per_file=_ROWS_PER_FILE,
-        storage_options=table_options(storage.lance_uri),
-    )
+    dataset = source.write(schema, storage.lance_uri, "overwrite" if present else "create")
     indexed = release.rows > profile.table.index_above_rows and "clip" in release.dims
     if indexed:
-        dataset = _index(dataset, release.dims["clip"])
+        with writing(storage.lance_uri):
+            dataset = _index(dataset, release.dims["clip"])
     return Staged(dataset.version, live, release, indexed, round(time.monotonic() - started, 3))
 
 
@@ -109,17 +103,19 @@ class _Source:
             self._error = error
             raise
 
-    def write(self, reader: pa.RecordBatchReader, uri: str, **options: Any) -> lance.LanceDataset:
-        """`lance.write_dataset`; raises the error of a batch, or StorageError when Lance cannot write."""
-        try:
-            return lance.write_dataset(reader, uri, **options)
-        except OSError as error:
-            if self._error is not None:
-                raise self._error from None
-            raise StorageError(
-                f"{uri} cannot be written ({brief(error)}). Make room or make it writable, then build "
-                "again; the release before is untouched."
-            ) from error
+    def write(self, schema: pa.Schema, lance_uri: str, mode: str) -> lance.LanceDataset:
+        """Commit all batches as one version. Raises the error of a batch, or StorageError when Lance cannot write."""
+        reader = pa.RecordBatchReader.from_batches(schema, self)
+        options = table_options(lance_uri)
+        with writing(lance_uri):
+            try:
+                return lance.write_dataset(
+                    reader, table_uri(lance_uri), mode=mode, max_rows_per_file=_ROWS_PER_FILE, storage_options=options
+                )
+            except OSError:
+                if self._error is not None:
+                    raise self._error from None
+                raise
 
 
 def _index(dataset: lance.LanceDataset, dims: int) -> lance.LanceDataset:
@@ -146,7 +142,8 @@ def publish(storage: Storage, staged: Staged, checks: Sequence[Check]) -> Releas
     tag = release_tag(staged.version)
     named = tags(storage.lance_uri)
     if tag not in named:
-        dataset.tags.create(tag, staged.version)
+        with writing(storage.lance_uri):
+            dataset.tags.create(tag, staged.version)
     move_live(storage, staged.version)
     return Release(staged.version, tag, named.get(LIVE), table_uri(storage.lance_uri), staged.release)
 
@@ -154,10 +151,12 @@ def publish(storage: Storage, staged: Staged, checks: Sequence[Check]) -> Releas
 def move_live(storage: Storage, version: int) -> None:
     """Point the tag `live` at a version that is there: the one step readers see, also for going back."""
     dataset = open_table(storage.lance_uri, version)
-    if LIVE in tags(storage.lance_uri):
-        dataset.tags.update(LIVE, version)
-    else:
-        dataset.tags.create(LIVE, version)
+    present = LIVE in tags(storage.lance_uri)
+    with writing(storage.lance_uri):
+        if present:
+            dataset.tags.update(LIVE, version)
+        else:
+            dataset.tags.create(LIVE, version)
 
 
 def clean(storage: Storage, keep: int = 3, unpublished_for: timedelta = _UNPUBLISHED_FOR) -> int:

@@ -12,6 +12,8 @@ _SETTINGS = """\
 # Written once for a local atlas; yours to edit. infra/ has settings for production.
 telemetry:
   enabled: false
+nux:
+  enabled: false
 """
 
 

@@ -19,7 +19,7 @@ from latent_assets.project.neighbors import Metric, self_neighbors
 MAP_RADIUS = 10.0
 _RADIUS_PERCENTILE = 99.0
 _SMALLEST_FIT = 5  # UMAP needs a graph; fewer points are laid out by their principal axes
-_EXACT_GRAPH_ROWS = 50_000  # up to here the exact graph is fast and spares pynndescent's compilation
+_EXACT_GRAPH_ROWS = 20_000  # up to here the exact graph costs less than pynndescent and its compilation
 
 
 class Backend(Protocol):

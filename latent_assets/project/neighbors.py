@@ -68,8 +68,7 @@ class ExactIndex:
 
     def _search_chunk(self, queries: np.ndarray, k: int, exclude: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         squares = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
-        near = queries @ self.points.T
-        near *= -2.0
+        near = (-2.0 * queries) @ self.points.T
         near += self._squares.astype(np.float32)
         if exclude is not None:
             near[np.arange(len(queries)), exclude] = np.inf

@@ -5,6 +5,7 @@ What comes out is ordered and complete; what the columns mean for the map is in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ class ShardRows:
             first = broken[0] if chosen is None else chosen[broken[0]]
             raise DataError(
                 f"{name}: `{column}` has NaN or infinite values in {len(broken)} rows, the first is {self.ids[first]}. "
-                f"Encode shard {self.embeddings.shard} again: delete the file, then run `latent-assets build`."
+                f"{_encode_again(self.embeddings, name)}"
             )
 
 
@@ -84,14 +85,17 @@ def _unique_ids(storage: Storage, shard: ShardEmbeddings, name: str | None) -> l
     if name is None:
         return None
     ids = read_ids(storage, name)
-    if len(set(ids)) != len(ids):
-        seen: set[str] = set()
-        doubled = next(row_id for row_id in ids if row_id in seen or seen.add(row_id))  # type: ignore[func-returns-value]
-        raise DataError(
-            f"{name}: {len(ids) - len(set(ids))} rows repeat an id, the first is {doubled}. "
-            f"Encode shard {shard.shard} again: delete the file, then run `latent-assets build`."
-        )
+    repeated = len(ids) - len(set(ids))
+    if repeated:
+        first = next(row_id for row_id, count in Counter(ids).items() if count > 1)
+        raise DataError(f"{name}: {repeated} rows repeat an id, the first is {first}. {_encode_again(shard, name)}")
     return ids
+
+
+def _encode_again(shard: ShardEmbeddings, name: str) -> str:
+    stage = "clip_embeddings" if name == shard.clip else "vae_latents"
+    manifest = f"manifests/{stage}/{shard.shard}.json"
+    return f"Encode shard {shard.shard} again: remove {manifest}, then run `latent-assets build`."
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,6 @@ def _refuse_doubles(shards: Sequence[ShardRows], keys: Sequence[np.ndarray]) -> 
     for row_id, found_in in places.items():
         if len(found_in) > 1:
             raise DataError(
-                f"Row {row_id} is in the shards {', '.join(found_in)}: ids must be unique over the atlas. "
-                "Rebuild the catalog: `latent-assets build` after removing it."
+                f"Row {row_id} is in the shards {', '.join(found_in)}: ids must be unique over the atlas. Make the "
+                "catalog anew: remove manifests/laion_metadata/all.json, then run `latent-assets build`."
             )

@@ -89,6 +89,8 @@ def test_a_good_release_passes(built: Built) -> None:
         (lambda table: pa.concat_tables([table, table.slice(5, 1)]), {"row_count", "unique_ids"}, "61"),
         (value_fault("id", 3, "' OR 1=1 --"), {"well_formed_ids"}, '1 others, the first "\' OR 1=1 --"'),
         (value_fault("id", 3, "A" * 32), {"well_formed_ids"}, f"1 others, the first {'A' * 32!r}"),
+        (value_fault("id", 3, None), {"well_formed_ids", "required_values"}, "1 others, the first None"),
+        (value_fault("id", 3, "0" * 32 + "\n"), {"well_formed_ids"}, None),
         (value_fault("url", 7, None), {"required_values"}, "1 rows in url"),
         (value_fault("sha256", 7, None), {"required_values"}, "1 rows in sha256"),
         (vector_fault("clip", 9, lambda v: v * np.nan), {"finite_vectors"}, "1 rows in clip"),

@@ -106,6 +106,18 @@ def test_rows_without_a_place_are_left_out(built: Built) -> None:
     assert live(built).count_rows(filter=f"id = '{built.ids[25]}'") == 0
 
 
+@pytest.mark.parametrize(
+    "caption", ["", "x" * 10_000, "שלום עולם 你好 🏳️‍🌈", "nul \x00 inside", "'; DROP TABLE atlas --\r\n"]
+)
+def test_any_caption_is_carried_as_it_is(built: Built, caption: str) -> None:
+    catalog = built.storage.read_parquet(catalog_name("00000"))
+    changed = pl.when(pl.col("id") == built.ids[3]).then(pl.lit(caption)).otherwise("caption").alias("caption")
+    built.storage.write_parquet(catalog_name("00000"), catalog.with_columns(changed))
+    published(built)
+    found = live(built).to_table(columns=["caption"], filter=f"id = '{built.ids[3]}'")
+    assert found["caption"].to_pylist() == [caption]
+
+
 # -- one release after another ---------------------------------------------------------------------------
 
 

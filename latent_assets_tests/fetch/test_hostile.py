@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import struct
 import time
 import tracemalloc
@@ -120,6 +121,19 @@ def test_endless_body_is_cut_at_the_limit(world: World, site: Site) -> None:
     assert row["reason"] == "too_many_bytes"
     assert 3_000_000 < row["bytes"] < 4_000_000
     assert peak < 20_000_000
+
+
+def test_compressed_endless_body_is_cut_at_the_limit(world: World, site: Site) -> None:
+    packed = gzip.compress(JPEG[:1024].ljust(1024, b"\0") + bytes(300_000_000), 9)
+    assert len(packed) < 400_000
+    world.settings |= {"timeout": 10.0, "max_bytes": 3_000_000}
+    link = site.add("/bomb.jpg", packed, content_encoding="gzip")
+    tracemalloc.start()
+    row = world.fetch_one(link)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert row["reason"] == "too_many_bytes"
+    assert peak < 50_000_000
 
 
 def test_bomb_is_refused_before_decoding(world: World, site: Site) -> None:

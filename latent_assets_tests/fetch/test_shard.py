@@ -188,6 +188,18 @@ def test_ledger_without_its_tar_is_fetched_again(world: World, site: Site) -> No
     assert len(members(world)) == 12
 
 
+def test_shard_without_rows(world: World, site: Site) -> None:
+    from latent_assets.catalog.schema import empty_catalog
+    from latent_assets.catalog.sharding import catalog_name
+
+    world.fetch(*links_to(site, 2))
+    world.storage.write_parquet(catalog_name("00000"), empty_catalog())
+    report = world.run()
+    assert (report.rows, report.ok, report.written) == (0, 0, True)
+    assert list(read_images(world.storage, "00000")) == [] and members(world) == {}
+    assert (world.run().written, report.health.level) == (False, "ok")
+
+
 def test_progress_is_reported_row_by_row(world: World, site: Site) -> None:
     seen: list[progress.Progress] = []
     world.catalog(links_to(site, 5))
@@ -337,6 +349,15 @@ def test_network_fault_is_told_from_dead_links(world: World, site: Site, tmp_pat
     cut_off = other.run()
     assert cut_off.health.level == "fail"
     assert "fault of the network" in cut_off.health.message and "retry=" in cut_off.health.message
+
+
+def test_opted_out_rows_do_not_count_as_failures(world: World, site: Site) -> None:
+    links = links_to(site, 2)
+    world.catalog([*links, *(site.add(f"/no/{number}", JPEG, x_robots_tag="noai") for number in range(8))])
+    world.settings |= {"min_success": 0.9}
+    report = world.run()
+    assert (report.health.level, report.health.success) == ("ok", 1.0)
+    assert "8 more opted out" in report.health.message
 
 
 def test_success_levels(world: World, site: Site) -> None:

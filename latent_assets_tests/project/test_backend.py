@@ -82,6 +82,12 @@ def test_neighbours_stay_together() -> None:
     assert (labels[distances.argmin(axis=1)] == labels).mean() > 0.99
 
 
+def test_above_the_exact_graph_umap_finds_its_own_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_EXACT_GRAPH_ROWS", 100)
+    monkeypatch.setattr(backend, "exact_graph", None)
+    test_neighbours_stay_together()
+
+
 def test_a_layout_to_start_from_is_kept() -> None:
     features, _ = synthetic.clip_vectors(300)
     before = backend.UmapLearn().fit(features, "cosine", SETTINGS)
