@@ -14,6 +14,7 @@ from latent_assets.defs.materialization import (
     picture,
     run_shards,
     run_whole,
+    shard_checks,
 )
 from latent_assets.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
@@ -142,15 +143,7 @@ def _shard_catalog(layout: Lineage) -> dg.AssetsDefinition:
             return {"shard_catalog": lineage.ensure("shard_catalog", shard, lambda _: verify_shard(lineage, shard))}
 
         def check(outcomes: Mapping[str, ShardOutcomes]) -> list[dg.AssetCheckResult]:
-            failed = outcomes["shard_catalog"].failed
-            return [
-                dg.AssetCheckResult(
-                    check_name=name,
-                    passed=not any(word in text for text in failed.values()),
-                    metadata={"failed shards": dg.MetadataValue.json(failed)},
-                )
-                for name, word in (("ids_unique", "twice"), ("rows_as_assigned", "assigned"))
-            ]
+            return shard_checks(outcomes["shard_catalog"], {"ids_unique": "twice", "rows_as_assigned": "assigned"})
 
         yield from run_shards(context, lineage, ["shard_catalog"], work, _describe_shard, check)
 

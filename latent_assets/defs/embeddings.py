@@ -5,7 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import dagster as dg
 
 from latent_assets.defs import partitions
-from latent_assets.defs.materialization import OWNERS, Event, Metadata, ShardOutcomes, run_shards, run_whole
+from latent_assets.defs.materialization import (
+    OWNERS,
+    Event,
+    Metadata,
+    ShardOutcomes,
+    run_shards,
+    run_whole,
+    shard_checks,
+)
 from latent_assets.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
 from latent_assets.storage import fingerprint
@@ -75,7 +83,8 @@ def _embeddings(layout: Lineage) -> dg.AssetsDefinition:
         wanted = [name for name in names if dg.AssetKey(name) in context.selected_asset_keys]
 
         def check(outcomes: Mapping[str, ShardOutcomes]) -> list[dg.AssetCheckResult]:
-            return [result for name in wanted for result in _checks(name, outcomes[name])]
+            words = {name: {f"{name}_rows": "rows", f"{name}_values": "values"} for name in wanted}
+            return [result for name in wanted for result in shard_checks(outcomes[name], words[name])]
 
         def work(shard: str, stages: Sequence[str]) -> Mapping[str, Made]:
             return encode_images(lineage, shard, stages)
@@ -153,21 +162,6 @@ def _describe(stage: str, made: Made) -> Metadata:
             if key in details
         },
     }
-
-
-def _checks(stage: str, outcome: ShardOutcomes) -> list[dg.AssetCheckResult]:
-    return [
-        dg.AssetCheckResult(
-            asset_key=stage,
-            check_name=f"{stage}_{name}",
-            passed=not any(word in text for text in outcome.failed.values()),
-            metadata={
-                "failed shards": dg.MetadataValue.json({k: v for k, v in outcome.failed.items() if word in v}),
-                "rows": sum(made.manifest.rows for made in outcome.made.values()),
-            },
-        )
-        for name, word in (("rows", "rows"), ("values", "values"))
-    ]
 
 
 def _embedding_manifest(layout: Lineage) -> dg.AssetsDefinition:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
+from pydantic import Field
 
 from latent_assets.defs import partitions
-from latent_assets.defs.materialization import OWNERS, Event, Metadata, ShardOutcomes, picture, run_shards
+from latent_assets.defs.materialization import OWNERS, Event, Metadata, ShardOutcomes, picture, run_shards, shard_checks
 from latent_assets.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
 
@@ -16,7 +17,7 @@ class FetchConfig(dg.Config):
     `retry`: reasons (fetch.outcome.Reason) whose rows are fetched once more; rows with other outcomes stay.
     """
 
-    retry: list[str] = []
+    retry: list[str] = Field(default_factory=list)
 
 
 def image_assets(profile: Profile) -> list[dg.AssetsDefinition]:
@@ -117,8 +118,7 @@ def _describe(stage: str, made: Made) -> Metadata:
 def _checks(outcome: ShardOutcomes, warn_below: float) -> list[dg.AssetCheckResult]:
     success = {key: made.manifest.details["success"] for key, made in outcome.made.items()}
     low = {key: value for key, value in success.items() if value < warn_below}
-    lost = {key: text for key, text in outcome.failed.items() if "ledger" in text}
-    starved = {key: text for key, text in outcome.failed.items() if key not in lost}
+    starved = {key: text for key, text in outcome.failed.items() if "ledger" not in text}
     return [
         dg.AssetCheckResult(
             check_name="success_rate",
@@ -126,7 +126,5 @@ def _checks(outcome: ShardOutcomes, warn_below: float) -> list[dg.AssetCheckResu
             severity=dg.AssetCheckSeverity.ERROR if starved else dg.AssetCheckSeverity.WARN,
             metadata={"lowest": min(success.values(), default=0.0), "failed": dg.MetadataValue.json(starved)},
         ),
-        dg.AssetCheckResult(
-            check_name="every_row_accounted_for", passed=not lost, metadata={"failed": dg.MetadataValue.json(lost)}
-        ),
+        *shard_checks(outcome, {"every_row_accounted_for": "ledger"}),
     ]

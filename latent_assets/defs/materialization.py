@@ -121,6 +121,23 @@ def run_shards(
     yield from checks
 
 
+def shard_checks(outcome: ShardOutcomes, words: Mapping[str, str]) -> list[dg.AssetCheckResult]:
+    """A result per check (name -> the word that its failures say), naming the shards that failed it."""
+    failed = {name: {key: text for key, text in outcome.failed.items() if word in text} for name, word in words.items()}
+    return [
+        dg.AssetCheckResult(
+            asset_key=outcome.stage,
+            check_name=name,
+            passed=not shards,
+            metadata={
+                "failed shards": dg.MetadataValue.json(shards),
+                "rows": sum(made.manifest.rows for made in outcome.made.values()),
+            },
+        )
+        for name, shards in failed.items()
+    ]
+
+
 def _record_shards(
     context: dg.AssetExecutionContext, outcomes: Mapping[str, ShardOutcomes], tags: Mapping[str, Mapping[str, str]]
 ) -> None:

@@ -15,6 +15,7 @@ from latent_assets.defs.materialization import (
     picture,
     run_shards,
     run_whole,
+    shard_checks,
 )
 from latent_assets.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
@@ -165,20 +166,10 @@ def _umap_projection(layout: Lineage) -> dg.AssetsDefinition:
             return {"umap_projection": lineage.ensure("umap_projection", shard, lambda _: project(lineage, shard))}
 
         def check(outcomes: Mapping[str, ShardOutcomes]) -> list[dg.AssetCheckResult]:
-            failed = outcomes["umap_projection"].failed
-            return [
-                dg.AssetCheckResult(
-                    check_name=name,
-                    passed=not any(word in text for text in failed.values()),
-                    metadata={"failed shards": dg.MetadataValue.json({k: v for k, v in failed.items() if word in v})},
-                )
-                for name, word in (("coordinates_finite", "finite"), ("coordinates_for_every_row", "rows"))
-            ]
+            words = {"coordinates_finite": "finite", "coordinates_for_every_row": "rows"}
+            return shard_checks(outcomes["umap_projection"], words)
 
-        def describe(stage: str, made: Made) -> Metadata:
-            return _describe_shard(lineage, made)
-
-        yield from run_shards(context, lineage, ["umap_projection"], work, describe, check)
+        yield from run_shards(context, lineage, ["umap_projection"], work, _describe_shard, check)
 
     return umap_projection
 
@@ -205,11 +196,10 @@ def project(lineage: Lineage, shard: str) -> Produced:
     return Produced(report.version, report.rows, details, tuple(problems))
 
 
-def _describe_shard(lineage: Lineage, made: Made) -> Metadata:
+def _describe_shard(stage: str, made: Made) -> Metadata:
     details = made.manifest.details
-    metadata: Metadata = {
+    return {
         "fitted rows": dg.MetadataValue.int(details["fitted"]),
         "placed rows": dg.MetadataValue.int(details["placed"]),
         "bytes": dg.MetadataValue.int(details["bytes"]),
     }
-    return metadata

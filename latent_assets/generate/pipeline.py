@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
 from latent_assets.encode.device import best_device, dtype_on
-from latent_assets.encode.weights import diffusion_files, model_directory
+from latent_assets.encode.weights import diffusion_files, model_directory, quiet_loading
 from latent_assets.errors import ModelError
 from latent_assets.profile import DiffusionModel
 
@@ -31,12 +31,13 @@ def _load(spec: DiffusionModel, device: torch.device, digest: str) -> StableDiff
     dtype = dtype_on(device, spec.dtype, torch.float16)
     folder = model_directory(spec.model, "models.diffusion.model")
     components: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
-    if spec.vae:
-        components["vae"] = AutoencoderKL.from_pretrained(model_directory(spec.vae, "models.diffusion.vae"))
-    if spec.text_encoder:
-        components |= _text_components(spec)
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **components)
+        with quiet_loading():
+            if spec.vae:
+                components["vae"] = AutoencoderKL.from_pretrained(model_directory(spec.vae, "models.diffusion.vae"))
+            if spec.text_encoder:
+                components |= _text_components(spec)
+            pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **components)
     except (OSError, ValueError) as error:
         raise ModelError(f"models.diffusion.model: {spec.model} is not a Stable Diffusion pipeline: {error}") from error
     pipeline.set_progress_bar_config(disable=True)

@@ -38,7 +38,12 @@ def table(atlas: SmallAtlas) -> pl.DataFrame:
 
 
 def test_first_build_makes_everything_and_the_second_nothing(atlas: SmallAtlas, gallery: Gallery) -> None:
+    from latent_assets.encode import clip, vae
+
+    loaded = clip._load.cache_info().misses, vae._load.cache_info().misses
     made = atlas.rebuild()
+    assert clip._load.cache_info().misses - loaded[0] <= 1 and vae._load.cache_info().misses - loaded[1] <= 1
+    assert atlas.instance.get_runs_count() == 9, "sources, and one run per stage: models load once for all shards"
     expected = {(name, "all") for name in WHOLE}.union(*(shards(name) for name in SHARDED))
     assert made == expected
     rows = table(atlas)
