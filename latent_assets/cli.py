@@ -156,7 +156,7 @@ def _show_examples(lineage: Lineage) -> None:
     name = program.name if shutil.which(program.name) else os.path.relpath(program)
     out.print(f"Atlas (LanceDB): {lineage.storage.lance_uri}", highlight=False)
     out.print("Try:", highlight=False)
-    for query in ("hot drink", "sad face", "winter sports"):
+    for query in lineage.profile.examples:
         out.print(f'  {name} search "{query}"{option}', highlight=False)
 
 

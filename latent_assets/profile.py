@@ -204,6 +204,9 @@ class Profile(_Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     title: str = ""
     attribution: str = Field(default="", description="shown with every image: whose work this is, and its licence")
+    examples: tuple[str, ...] = Field(
+        default=("a portrait", "a landscape", "something red"), description="queries to begin with"
+    )
     root: str = Field(default="", description="directory or s3://bucket/prefix; default: below the home directory")
     source: Source
     filters: Filters = Filters()
