@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -100,6 +101,8 @@ class Lineage:
         self.storage = storage or Storage(profile.root)
         # failures of this process; a full disk has no room for the notes of them
         self._failures: dict[str, dict[str, Failure]] = defaultdict(dict)
+        self._snapshot: dict[str, dict[str, Manifest]] | None = None
+        self._known_current: dict[tuple[str, str], bool] = {}
 
     # -- stages --------------------------------------------------------------------------------------
 
@@ -126,7 +129,7 @@ class Lineage:
 
     def shards(self) -> list[str]:
         """Keys of all shards, sorted; [] before the catalog was built."""
-        manifest = self.storage.manifest("laion_metadata")
+        manifest = self._manifest("laion_metadata", WHOLE)
         return sorted(manifest.details["shards"]) if manifest else []
 
     def keys(self, stage: str) -> list[str]:
@@ -264,23 +267,64 @@ class Lineage:
         return digests
 
     def _need(self, stage: str, key: str, parent: str, parent_key: str = WHOLE) -> Manifest:
-        manifest = self.storage.manifest(parent, parent_key)
+        manifest = self._manifest(parent, parent_key)
         if manifest is None:
             what = parent if parent_key == WHOLE else f"{parent}[{parent_key}]"
             raise NotBuiltError(f"{stage}{'' if key == WHOLE else f'[{key}]'} needs {what}, which is not there yet.")
         return manifest
 
     def _shard_versions(self, stage: str, parents: tuple[str, ...]) -> list[list[str]]:
-        """Data versions of every shard of `parents`; an error that names every shard that is not there."""
-        shards = self.shards()
-        if not shards:
-            raise NotBuiltError(f"{stage} needs shards: the catalog is empty or was not built yet.")
-        found = {parent: self.storage.manifests(parent) for parent in parents}
-        missing = [f"{parent}[{shard}]" for parent in parents for shard in shards if shard not in found[parent]]
-        if missing:
-            listed = ", ".join(missing[:20]) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
-            raise NotBuiltError(f"{stage} needs every shard; not there: {listed}.")
-        return [[shard, *(found[parent][shard].version for parent in parents)] for shard in shards]
+        """Data versions of every shard of `parents`.
+
+        Raises NotBuiltError naming every shard that is missing, or that is older than what it is made from: an
+        atlas is never put together from shards of different states.
+        """
+        with self._reading_once():
+            shards = self.shards()
+            if not shards:
+                raise NotBuiltError(f"{stage} needs shards: the catalog is empty or was not built yet.")
+            wanted = [(parent, shard) for parent in parents for shard in shards]
+            if behind := [f"{parent}[{shard}]" for parent, shard in wanted if not self._is_current(parent, shard)]:
+                listed = ", ".join(behind[:20]) + (f" and {len(behind) - 20} more" if len(behind) > 20 else "")
+                raise NotBuiltError(f"{stage} needs every shard; not there or out of date: {listed}.")
+            found = {item: self._manifest(*item) for item in wanted}
+            return [[shard, *(m.version for parent in parents if (m := found[parent, shard]))] for shard in shards]
+
+    def _is_current(self, stage: str, key: str) -> bool:
+        """Whether an artefact, and all it is made from, is there with the fingerprint it should have."""
+        if (stage, key) not in self._known_current:
+            manifest = self._manifest(stage, key)
+            parents = ((p, key if self.stages[p].sharded else WHOLE) for p in self.stages[stage].parents)
+            try:
+                current = (
+                    manifest is not None
+                    and (not self.stages[stage].sharded or all(self._is_current(*parent) for parent in parents))
+                    and manifest.fingerprint == self.expected(stage, key)
+                )
+            except NotBuiltError:
+                current = False
+            self._known_current[stage, key] = current
+        return self._known_current[stage, key]
+
+    def _manifest(self, stage: str, key: str) -> Manifest | None:
+        if self._snapshot is None:
+            return self.storage.manifest(stage, key)
+        if stage not in self._snapshot:
+            self._snapshot[stage] = self.storage.manifests(stage)
+        return self._snapshot[stage].get(key)
+
+    @contextmanager
+    def _reading_once(self) -> Iterator[None]:
+        """Read each stage's manifests once inside the block, however often they are asked for."""
+        if self._snapshot is not None:
+            yield
+            return
+        self._snapshot = {}
+        try:
+            yield
+        finally:
+            self._snapshot = None
+            self._known_current.clear()
 
     # -- making --------------------------------------------------------------------------------------
 
@@ -318,21 +362,18 @@ class Lineage:
     def standings(self) -> dict[str, list[Standing]]:
         """State of every artefact of every stage, in build order."""
         result: dict[str, list[Standing]] = {}
-        for name, stage in self.stages.items():
-            manifests, failures = self.storage.manifests(name), self._failures_of(name)
-            parents = {parent: {s.key: s for s in result[parent]} for parent in stage.parents}
-            result[name] = [
-                self._standing(stage, key, manifests.get(key), failures.get(key), parents) for key in self.keys(name)
-            ]
+        with self._reading_once():
+            for name, stage in self.stages.items():
+                failures = self._failures_of(name)
+                parents = {parent: {s.key: s for s in result[parent]} for parent in stage.parents}
+                result[name] = [self._standing(stage, key, failures.get(key), parents) for key in self.keys(name)]
         return result
 
     def standing(self, stage: str) -> list[Standing]:
         """State of every artefact of one stage, against its parents as they are."""
-        manifests, failures = self.storage.manifests(stage), self._failures_of(stage)
-        return [
-            self._standing(self.stages[stage], key, manifests.get(key), failures.get(key), {})
-            for key in self.keys(stage)
-        ]
+        failures = self._failures_of(stage)
+        with self._reading_once():
+            return [self._standing(self.stages[stage], key, failures.get(key), {}) for key in self.keys(stage)]
 
     def _failures_of(self, stage: str) -> dict[str, Failure]:
         return self._failures[stage] | self.storage.failures(stage)
@@ -341,10 +382,10 @@ class Lineage:
         self,
         stage: Stage,
         key: str,
-        manifest: Manifest | None,
         failure: Failure | None,
         parents: dict[str, dict[str, Standing]],
     ) -> Standing:
+        manifest = self._manifest(stage.name, key)
         if behind := _not_current(parents, key):
             if failure:
                 return Standing(stage.name, key, State.FAILED, failure.error, manifest)

@@ -97,7 +97,7 @@ class Storage:
 
     def size(self, name: str) -> int:
         """Bytes of a stored file."""
-        with _explained(self, name):
+        with explained(self, name):
             return Path(self.uri(name)).stat().st_size if self.is_local else int(self._fs.size(self.uri(name)))
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
@@ -107,18 +107,19 @@ class Storage:
             names = [entry.name for entry in os.scandir(path) if entry.is_file()] if path.is_dir() else []
         else:
             try:
-                names = [item["name"].rsplit("/", 1)[-1] for item in self._fs.ls(self.uri(folder), detail=True)]
+                found = self._fs.ls(self.uri(folder), detail=True)
+                names = [item["name"].rsplit("/", 1)[-1] for item in found if item["type"] == "file"]
             except FileNotFoundError:
                 names = []
-        return sorted(name for name in names if name.endswith(suffix) and _PARTIAL not in name)
+        return sorted(name for name in names if name and name.endswith(suffix) and _PARTIAL not in name)
 
     def read_bytes(self, name: str) -> bytes:
-        with _explained(self, name):
+        with explained(self, name):
             return Path(self.uri(name)).read_bytes() if self.is_local else bytes(self._fs.cat_file(self.uri(name)))
 
     def open(self, name: str) -> BinaryIO:
         """A seekable binary reader; on S3 it makes range requests."""
-        with _explained(self, name):
+        with explained(self, name):
             return cast(
                 BinaryIO, Path(self.uri(name)).open("rb") if self.is_local else self._fs.open(self.uri(name), "rb")
             )
@@ -131,7 +132,7 @@ class Storage:
             return
         with tempfile.TemporaryDirectory(prefix="latent-assets-") as folder:
             target = Path(folder) / name.rsplit("/", 1)[-1]
-            with _explained(self, name):
+            with explained(self, name):
                 self._fs.get_file(self.uri(name), str(target))
             yield target
 
@@ -153,7 +154,7 @@ class Storage:
         On an error nothing is stored and the temporary file is removed. Raises StorageError when the root
         cannot be written or is full.
         """
-        with _explained(self, name, reading=False):
+        with explained(self, name, reading=False):
             if self.is_local:
                 target = Path(self.uri(name))
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +224,16 @@ class Storage:
         """All manifests of a stage by shard key, sorted."""
         names = self.list(f"manifests/{stage}", ".json")
         keys = [name.removesuffix(".json") for name in names if not name.endswith(".failed.json")]
-        return {key: Manifest(**self.read_json(_manifest_name(stage, key))) for key in keys}
+        return {key: Manifest(**value) for key, value in zip(keys, self._read_all(stage, keys), strict=True)}
+
+    def _read_all(self, stage: str, keys: Sequence[str]) -> Sequence[Any]:
+        """The manifests' JSON; from S3 many at a time."""
+        paths = [_manifest_name(stage, key) for key in keys]
+        if self.is_local or not paths:
+            return [self.read_json(path) for path in paths]
+        found = self._fs.cat([self.uri(path) for path in paths])
+        by_name = {name.rsplit("/", 1)[-1]: json.loads(data) for name, data in found.items()}
+        return [by_name[path.rsplit("/", 1)[-1]] for path in paths]
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Write a manifest: from now on the artefact exists. Clears the failure noted for it."""
@@ -270,7 +280,7 @@ def _failure_name(stage: str, key: str) -> str:
 
 
 @contextmanager
-def _explained(storage: Storage, name: str, reading: bool = True) -> Iterator[None]:
+def explained(storage: Storage, name: str, reading: bool = True) -> Iterator[None]:
     """Turn the operating system's refusals into errors that name the path and the remedy."""
     try:
         yield
@@ -287,12 +297,13 @@ def _explained(storage: Storage, name: str, reading: bool = True) -> Iterator[No
         raise StorageError(
             f"{storage.uri(name)} cannot be written: a part of that path is a file. Set another `root` in the profile."
         ) from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except Exception as error:
+        # Polars wraps the system's error: only its text is left
+        if getattr(error, "errno", None) == errno.ENOSPC or "(os error 28)" in str(error):
             raise StorageError(
                 f"{storage.root} is full: {name} could not be written. Free space or set another `root` in the "
                 "profile, then build again; what is finished is kept."
             ) from error
-        if error.errno == errno.EROFS:
+        if getattr(error, "errno", None) == errno.EROFS or "(os error 30)" in str(error):
             raise StorageError(f"{storage.root} is read-only: set another `root` in the profile.") from error
         raise

@@ -132,15 +132,15 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str
     return {"clip": write_clip(folder / "clip"), "vae": {**write_vae(folder / "vae"), "batch_size": 16}}
 
 
-def profile_over(gallery: Gallery, models: dict[str, dict[str, Any]], folder: Path, **tables: Any) -> Profile:
-    """A profile over a gallery: 3 shards of 20 rows. Keyword arguments replace or extend its tables."""
+def profile_over(gallery: Gallery, sections: dict[str, dict[str, Any]], folder: Path, **tables: Any) -> Profile:
+    """A profile over a gallery with [models] `sections`: 3 shards of 20 rows. Keywords replace or extend its tables."""
     values: dict[str, Any] = {
         "name": "small",
         "root": str(folder / "root"),
         "source": {"path": str(gallery.metadata)},
         "shards": {"rows": 20},
         "fetch": {"resize": "none", "size": 96, "format": "png", "robots": False, "allow_origins": [gallery.origin]},
-        "models": {name: dict(spec) for name, spec in models.items()},
+        "models": {name: dict(spec) for name, spec in sections.items()},
         "projection": {"n_neighbors": 5, "n_epochs": 20},
     }
     for name, table in tables.items():

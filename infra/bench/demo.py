@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 BUILD = [sys.executable, "-m", "latent_assets.cli", "build", "--profile", "demo", "--json"]
 SEARCH = [sys.executable, "-m", "latent_assets.cli", "search", "hot drink", "--json"]
@@ -59,9 +60,8 @@ def main() -> None:
 
 def _rate(folder: str, stage: str) -> float:
     rates = []
-    for name in sorted(os.listdir(f"{folder}/{stage}")):
-        with open(f"{folder}/{stage}/{name}", encoding="utf-8") as file:
-            rates.append(float(json.load(file)["details"]["rate"]))
+    for path in sorted(Path(folder, stage).glob("*.json")):
+        rates.append(float(json.loads(path.read_text(encoding="utf-8"))["details"]["rate"]))
     return statistics.median(rates)
 
 

@@ -43,7 +43,9 @@ def random_models(folder: Path) -> tuple[object, object]:
     from latent_assets.profile import ClipModel, VaeModel
 
     model = open_clip.create_model("ViT-L-14")
-    save_file({key: value.half().contiguous() for key, value in model.state_dict().items()}, folder / "clip.safetensors")
+    save_file(
+        {key: value.half().contiguous() for key, value in model.state_dict().items()}, folder / "clip.safetensors"
+    )
     AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 4,
         up_block_types=["UpDecoderBlock2D"] * 4,

@@ -17,7 +17,7 @@ from latent_assets import progress
 from latent_assets.catalog.buckets import Buckets, bucket_count, spill_folder
 from latent_assets.catalog.filters import DUPLICATE, NOT_SAMPLED, Funnel, RowFilter, read_removals, sample_ranks
 from latent_assets.catalog.rows import expected_rows, read_rows
-from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA
+from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA, sorted_by_id
 from latent_assets.catalog.sharding import (
     ShardEntry,
     ShardWriter,
@@ -64,18 +64,18 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
     before = read_index(storage)
     expected, exact = expected_rows(profile, storage)
     with spill_folder(storage) as folder:
-        rows = Buckets(folder, "rows", bucket_count(expected), CATALOG_SCHEMA)
+        rows = Buckets(storage, folder, "rows", bucket_count(expected), CATALOG_SCHEMA)
         funnel = _read(profile, storage, rows, expected if exact else None)
         previous, present = _previous(storage, folder, rows.count)
         threshold = _sample_threshold(profile, rows)
         added = _count_added(rows, previous) if present or _may_be_too_many(profile, rows.rows) else rows.rows
-        writer = ShardWriter(storage, shard_rows(profile.shards, added, len(present)), present)
-        for bucket in range(rows.count):
-            kept = _sampled(_collapsed(rows.read(bucket), funnel), threshold, profile.filters.seed, funnel)
-            rows.forget(bucket)
-            writer.add(kept, previous.read(bucket))
-        _refuse_nothing(profile, funnel)
-        shards = writer.finish()
+        with ShardWriter(storage, shard_rows(profile.shards, added, len(present)), present) as writer:
+            for bucket in range(rows.count):
+                kept = _collapsed(sorted_by_id(rows.read(bucket)), funnel)
+                rows.forget(bucket)
+                writer.add(_sampled(kept, threshold, profile.filters.seed, funnel), previous.read(bucket))
+            _refuse_nothing(profile, funnel)
+            shards = writer.finish()
     return CatalogReport(
         rows_read=funnel.rows,
         funnel=funnel.steps(),
@@ -108,7 +108,7 @@ def _read(profile: Profile, storage: Storage, rows: Buckets, total: int | None) 
 
 def _previous(storage: Storage, folder: Path, buckets: int) -> tuple[Buckets, dict[str, int]]:
     """Where each row of the stored catalog is (`id`, `shard`), and the rows of every stored shard."""
-    previous = Buckets(folder, "previous", buckets, _PREVIOUS_SCHEMA)
+    previous = Buckets(storage, folder, "previous", buckets, _PREVIOUS_SCHEMA)
     present: dict[str, int] = {}
     for shard in stored_shards(storage):
         ids = storage.read_parquet(catalog_name(shard), columns=["id"])
@@ -119,19 +119,24 @@ def _previous(storage: Storage, folder: Path, buckets: int) -> tuple[Buckets, di
 
 
 def _collapsed(frame: pl.DataFrame, funnel: Funnel) -> pl.DataFrame:
-    """One row per id: of several, the one with the best score, then the first by its values; all are counted."""
-    repeated = frame["id"].is_duplicated()
-    if not repeated.any():
+    """One row per id of a sorted frame: of several, the best scored, then the first by its values; all are counted."""
+    again = (frame["id"] == frame["id"].shift(1)).fill_null(False)
+    if not again.any():
         return frame
-    others = [name for name in CATALOG_SCHEMA if name not in ("id", "aesthetic", "url_count")]
+    repeated = (again | again.shift(-1, fill_value=False)).to_numpy()
+    others = [name for name in CATALOG_COLUMNS if name not in ("id", "aesthetic", "url_count")]
     best = (
-        frame.filter(repeated)
+        frame.with_row_index("row")
+        .filter(repeated)
         .sort("id", "aesthetic", *others, descending=[False, True, *(False for _ in others)], nulls_last=True)
         .group_by("id", maintain_order=True)
-        .agg(pl.all().exclude("url_count").first(), pl.col("url_count").sum())
-        .select(CATALOG_COLUMNS)
+        .agg(pl.col("row").first(), pl.col("url_count").sum())
     )
-    collapsed = pl.concat([frame.filter(~repeated), best])
+    keep, count = ~repeated, frame["url_count"].to_numpy().copy()
+    chosen = best["row"].to_numpy()
+    keep[chosen] = True
+    count[chosen] = best["url_count"].to_numpy()
+    collapsed = frame.with_columns(pl.Series("url_count", count)).filter(keep)
     funnel.drop(DUPLICATE, frame.height - collapsed.height)
     return collapsed
 

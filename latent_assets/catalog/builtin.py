@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from latent_assets import progress
 from latent_assets.errors import ProfileError, SourceError
 from latent_assets.profile import home
+from latent_assets.storage import explained
 
 if TYPE_CHECKING:
     from latent_assets.profile import Profile
@@ -36,13 +37,14 @@ def prepare(profile: Profile, storage: Storage) -> Path:
     wanted = {"data": dataset.dataset_version(), "size": profile.fetch.size, "origin": profile.source.origin}
     if metadata.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == wanted:
         return metadata
-    dataset.render_all(
-        _pictures(profile, storage),
-        size=profile.fetch.size,
-        progress=lambda done, total: progress.report("laion_source", done, total, "pictures"),
-    )
-    dataset.write_metadata(metadata, server.base_url(host, port), size=profile.fetch.size)
-    stamp.write_text(json.dumps(wanted))
+    with explained(storage, "source", reading=False):
+        dataset.render_all(
+            _pictures(profile, storage),
+            size=profile.fetch.size,
+            progress=lambda done, total: progress.report("laion_source", done, total, "pictures"),
+        )
+        dataset.write_metadata(metadata, server.base_url(host, port), size=profile.fetch.size)
+        stamp.write_text(json.dumps(wanted))
     return metadata
 
 

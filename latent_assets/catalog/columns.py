@@ -126,7 +126,7 @@ def map_columns(source: Source, found: Mapping[str, pl.DataType], file: str) -> 
     if "url" not in columns:
         raise SourceError(_complaint(file, found, "it has no column for `url`"))
     for wanted, name in columns.items():
-        if problem := _wrong_type(CATALOG_SCHEMA[wanted], found[name]):
+        if problem := _wrong_type(wanted, found[name]):
             raise SourceError(_complaint(file, found, f"its column `{name}` is {problem}, so it cannot be `{wanted}`"))
     return ColumnMap(schema, columns)
 
@@ -175,13 +175,19 @@ def _cast(name: str, found: pl.DataType, wanted: type[pl.DataType]) -> pl.Expr:
     return column.cast(wanted, strict=False)
 
 
-def _wrong_type(wanted: type[pl.DataType], found: pl.DataType) -> str:
-    """`List(Int64)` and the like when no cast can make sense of it, else the empty string."""
-    if wanted == pl.String:
-        fits = found in (pl.String, pl.Categorical, pl.Null) or isinstance(found, pl.Enum)
+def _wrong_type(wanted: str, found: pl.DataType) -> str:
+    """`of type List(Int64)` and the like when no cast can make sense of it, else the empty string."""
+    if wanted == "category":  # class numbers are names too
+        fits = found.is_integer() or found == pl.Boolean or _is_text(found)
+    elif CATALOG_SCHEMA[wanted] == pl.String:
+        fits = _is_text(found)
     else:
         fits = found.is_numeric() or found in (pl.String, pl.Null)
     return "" if fits else f"of type {found}"
+
+
+def _is_text(found: pl.DataType) -> bool:
+    return found in (pl.String, pl.Categorical, pl.Null) or isinstance(found, pl.Enum)
 
 
 def _first(aliases: tuple[str, ...], present: Mapping[str, str]) -> tuple[str, ...]:

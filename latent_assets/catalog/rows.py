@@ -98,8 +98,8 @@ def _scan(path: Path, format: str, file: SourceFile) -> pl.LazyFrame:
             return pl.scan_parquet(path)
         if format == "csv":
             separator = "\t" if ".tsv" in file.name.lower() else ","
-            return pl.scan_csv(path, separator=separator, infer_schema=False, low_memory=True)
-        return pl.scan_ndjson(path, infer_schema_length=1000)
+            return pl.scan_csv(path, separator=separator, infer_schema=False, encoding="utf8-lossy")
+        return pl.scan_ndjson(path, infer_schema_length=10_000)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(_unreadable(file, error)) from error
 

@@ -85,6 +85,15 @@ def row_hashes(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
     return [digest(repr(row).encode("utf-8", "surrogatepass")) for row in frame.select(names).iter_rows()]
 
 
+def sorted_by_id(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows in ascending order of their ids."""
+    head = pl.col("id").str.slice(0, 16).str.to_integer(base=16, dtype=pl.UInt64)
+    ordered = frame.with_columns(head.alias("head")).sort("head", maintain_order=True)
+    # integers sort seven times faster than texts; ids that differ only in their second half are next to unheard of
+    clash = (ordered["head"] == ordered["head"].shift(1)) & (ordered["id"] < ordered["id"].shift(1))
+    return frame.sort("id", maintain_order=True) if clash.any() else ordered.drop("head")
+
+
 def _digest(frame: pl.DataFrame) -> xxhash.xxh3_128:
     state = xxhash.xxh3_128()
     for name in CATALOG_SCHEMA:
@@ -93,7 +102,7 @@ def _digest(frame: pl.DataFrame) -> xxhash.xxh3_128:
         if column.dtype == pl.String:
             text = column.fill_null("")
             state.update(text.str.len_bytes().cast(pl.UInt32).to_numpy().astype("<u4").tobytes())
-            state.update("".join(text.to_list()).encode())
+            state.update(text.str.join("").cast(pl.Binary).item())
         else:
             values = column.fill_null(0).to_numpy()
             state.update(values.astype(values.dtype.newbyteorder("<")).tobytes())

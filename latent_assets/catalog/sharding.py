@@ -7,6 +7,9 @@ the same shards whatever the order of files, and a change touches only the shard
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from latent_assets.profile import Shards
     from latent_assets.storage import Storage
 
+_WRITERS = min(8, os.cpu_count() or 1)
 INDEX = "catalog/index.parquet"
 INDEX_SCHEMA: dict[str, type[pl.DataType]] = {"shard": pl.String, "rows": pl.Int64, "hash": pl.String}
 
@@ -78,7 +82,10 @@ def shard_rows(settings: Shards, added: int, present: int) -> int:
 
 
 class ShardWriter:
-    """Takes the catalog's rows in ascending id ranges and writes each shard once all its rows have come."""
+    """Takes the catalog's rows in ascending id ranges and writes each shard once all its rows have come.
+
+    Shards are hashed and written by threads of its own. Use as a context.
+    """
 
     def __init__(self, storage: Storage, rows_per_shard: int, present: dict[str, int]) -> None:
         self._storage = storage
@@ -86,36 +93,38 @@ class ShardWriter:
         self._index = read_index(storage)
         self._awaited = dict(present)
         self._open: dict[str, list[pl.DataFrame]] = {key: [] for key in present}
-        self._added: list[pl.DataFrame] = []
-        self._added_rows = 0
+        self._added = empty_catalog()
         self._next = 1 + max((int(key) for key in present), default=-1)
+        self._threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="catalog")
+        self._writing: deque[Future[_Written]] = deque()
         self.shards: dict[str, ShardEntry] = {}
         self.written: list[str] = []
         self.bytes = 0
 
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
     def add(self, rows: pl.DataFrame, previous: pl.DataFrame) -> None:
-        """`rows` (CATALOG_SCHEMA) of one id range, and where rows of that range were before (`id`, `shard`)."""
-        placed = rows.join(previous, on="id", how="left", maintain_order="left")
-        for (shard,), group in (
-            placed.filter(pl.col("shard").is_not_null()).partition_by("shard", as_dict=True, include_key=False).items()
-        ):
-            self._open[str(shard)].append(group)
-        for shard, seen in previous.group_by("shard").len().iter_rows():
-            self._awaited[shard] -= seen
-            if self._awaited[shard] == 0:
-                self._write(shard, self._open.pop(shard))
-        added = placed.filter(pl.col("shard").is_null()).drop("shard").sort("id")
-        self._added.append(added)
-        self._added_rows += added.height
-        while self._added_rows >= self._rows_per_shard:
-            self._write_added(self._rows_per_shard)
+        """`rows` (CATALOG_SCHEMA, sorted) of one id range, and where rows of it were before (`id`, `shard`)."""
+        added = self._place(rows, previous) if previous.height else rows
+        self._added = pl.concat([self._added, added]) if self._added.height else added
+        cut = 0
+        while self._added.height - cut >= self._rows_per_shard:
+            self._write_added(self._added.slice(cut, self._rows_per_shard))
+            cut += self._rows_per_shard
+        self._added = self._added.slice(cut)
 
     def finish(self) -> dict[str, ShardEntry]:
         """Write what is left and the index; return all shards."""
         for shard in sorted(self._open):
             self._write(shard, self._open[shard])
-        if self._added_rows:
-            self._write_added(self._added_rows)
+        if self._added.height:
+            self._write_added(self._added)
+        while self._writing:
+            self._note(self._writing.popleft().result())
         shards = dict(sorted(self.shards.items()))
         frame = pl.DataFrame(
             [(key, entry.rows, entry.hash) for key, entry in shards.items()], schema=INDEX_SCHEMA, orient="row"
@@ -124,19 +133,49 @@ class ShardWriter:
             self._storage.write_parquet(INDEX, frame)
         return shards
 
-    def _write_added(self, rows: int) -> None:
-        frame = pl.concat(self._added)
-        self._write(shard_key(self._next), [frame.head(rows)])
-        self._added = [frame.slice(rows)]
-        self._added_rows -= rows
+    def _place(self, rows: pl.DataFrame, previous: pl.DataFrame) -> pl.DataFrame:
+        """Put rows where they were before; return those that were nowhere."""
+        placed = rows.join(previous, on="id", how="left", maintain_order="left")
+        known = placed.filter(pl.col("shard").is_not_null())
+        for (shard,), group in known.partition_by("shard", as_dict=True, include_key=False).items():
+            self._open[str(shard)].append(group)
+        for shard, seen in previous.group_by("shard").len().iter_rows():
+            self._awaited[shard] -= seen
+            if self._awaited[shard] == 0:
+                self._write(shard, self._open.pop(shard))
+        return placed.filter(pl.col("shard").is_null()).drop("shard")
+
+    def _write_added(self, rows: pl.DataFrame) -> None:
+        self._write(shard_key(self._next), [rows])
         self._next += 1
 
     def _write(self, shard: str, frames: list[pl.DataFrame]) -> None:
-        frame = (pl.concat(frames) if frames else empty_catalog()).sort("id").select(CATALOG_COLUMNS)
+        frame = (pl.concat(frames) if frames else empty_catalog()).select(CATALOG_COLUMNS)
+        self._writing.append(self._threads.submit(self._store, shard, frame))
+        while len(self._writing) > 2 * _WRITERS:
+            self._note(self._writing.popleft().result())
+
+    def _store(self, shard: str, frame: pl.DataFrame) -> _Written:
+        """Hash a shard and store it when it is not what is stored. Runs in a thread."""
         entry = ShardEntry(frame.height, shard_hash(frame))
-        self.shards[shard] = entry
         name = catalog_name(shard)
-        if self._index.get(shard) != entry or not self._storage.exists(name):
+        new = self._index.get(shard) != entry or not self._storage.exists(name)
+        if new:
             self._storage.write_parquet(name, frame, compression="zstd", compression_level=1)
-            self.written.append(shard)
-        self.bytes += self._storage.size(name)
+        return _Written(shard, entry, new, self._storage.size(name))
+
+    def _note(self, written: _Written) -> None:
+        self.shards[written.shard] = written.entry
+        self.bytes += written.bytes
+        if written.new:
+            self.written.append(written.shard)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A shard that is stored, and whether it had to be written."""
+
+    shard: str
+    entry: ShardEntry
+    new: bool
+    bytes: int

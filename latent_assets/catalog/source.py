@@ -184,7 +184,9 @@ def _listing(path: str, suffixes: tuple[str, ...]) -> tuple[str, dict[str, dict[
         entries, base = {}, inner
     except PermissionError as error:
         raise SourceError(f"`source.path` = {path} cannot be read: {error}. Check rights and credentials.") from error
-    except OSError as error:
+    except Exception as error:
+        if not remote and not isinstance(error, OSError):
+            raise
         raise SourceError(f"`source.path` = {path} cannot be listed: {type(error).__name__}: {error}.") from error
     files = {name: info for name, info in entries.items() if info.get("type", "file") != "directory"}
     prefix = remote if remote not in ("http://", "https://") else ""

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from latent_assets.demo.dataset import base_caption, emoji_table, render_png
 from latent_assets.demo.models import load_clip, load_pipeline, load_vae
@@ -79,7 +79,7 @@ def evaluate_vae(limit: int | None = None) -> VaeFigures:
     pictures = torch.stack([_minus_one_to_one(image) for image in _thinned(_pictures(), limit)])
     psnr, spread = [], []
     with torch.no_grad():
-        for part in pictures.split(64):
+        for part in torch.split(pictures, 64):
             latents = vae.encode(part).latent_dist.mean
             error = (vae.decode(latents).sample.clamp(-1, 1) - part).pow(2).mean(dim=(1, 2, 3))
             psnr.append(10 * torch.log10(4 / error))
@@ -214,7 +214,7 @@ def _picture_vectors() -> Tensor:
 @torch.no_grad()
 def _image_vectors(images: list[Image.Image]) -> Tensor:
     model, preprocess, _ = _clip()
-    parts = torch.stack([preprocess(image) for image in images]).split(128)
+    parts = torch.split(torch.stack([preprocess(image) for image in images]), 128)
     return torch.cat([model.encode_image(part, normalize=True) for part in parts])
 
 
@@ -222,7 +222,7 @@ def _image_vectors(images: list[Image.Image]) -> Tensor:
 def _text_vectors(texts: list[str]) -> Tensor:
     model, _, tokenizer = _clip()
     parts = [texts[start : start + 256] for start in range(0, len(texts), 256)]
-    return torch.cat([F.normalize(model.encode_text(tokenizer(part)), dim=-1) for part in parts])
+    return torch.cat([functional.normalize(model.encode_text(tokenizer(part)), dim=-1) for part in parts])
 
 
 def _minus_one_to_one(image: Image.Image) -> Tensor:

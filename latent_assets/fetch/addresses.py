@@ -35,6 +35,7 @@ _REFUSED_NETWORKS = tuple(
 )  # fmt: skip
 _LOOKUP_THREADS = 64
 _DEAD_NAME_SECONDS = 60.0
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 
 class RefusedAddressError(OSError):
@@ -47,7 +48,11 @@ class RefusedAddressError(OSError):
 
 
 class NameLookupError(OSError):
-    """A host whose name could not be resolved."""
+    """A host whose name could not be resolved; `final` when the name server says there is no such name."""
+
+    def __init__(self, message: str, final: bool) -> None:
+        super().__init__(message)
+        self.final = final
 
 
 def is_public(address: str) -> bool:
@@ -123,17 +128,19 @@ class CheckedResolver(AbstractResolver):
         now = asyncio.get_running_loop().time()
         until, message = self._dead.get(host, (0.0, ""))
         if now < until:
-            raise NameLookupError(message)
+            raise NameLookupError(message, True)
         try:
             addresses = await self._lookup(host, port)
         except (OSError, UnicodeError) as error:
-            self._dead[host] = (now + _DEAD_NAME_SECONDS, f"{host}: {error}")
-            raise NameLookupError(f"{host}: {error}") from error
+            final = isinstance(error, UnicodeError) or error.errno in _NO_SUCH_NAME
+            if final:
+                self._dead[host] = (now + _DEAD_NAME_SECONDS, f"{host}: {error}")
+            raise NameLookupError(f"{host}: {error}", final) from error
         for address in addresses:
             if not is_public(address):
                 raise RefusedAddressError(host, address)
         if not addresses:
-            raise NameLookupError(f"{host} has no address")
+            raise NameLookupError(f"{host} has no address", True)
         return [_result(host, address, port) for address in addresses]
 
     async def close(self) -> None:
@@ -143,7 +150,8 @@ class CheckedResolver(AbstractResolver):
     async def _system_lookup(self, host: str, port: int) -> list[str]:
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            self._threads,
+            lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG),
         )
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 

@@ -28,8 +28,10 @@ def read_file(base: str, path: str, settings: Fetch) -> bytes:
             data = read_range(place, member.offset, member.size)
     except FileNotFoundError as error:
         raise FetchError(Reason.FILE_MISSING, "the file is not there any more") from error
-    except OSError as error:
-        raise FetchError(Reason.FILE_UNREADABLE, f"{type(error).__name__}: {error.strerror or error}") from error
+    except FetchError:
+        raise
+    except Exception as error:  # remote filesystems raise what they like
+        raise FetchError(Reason.FILE_UNREADABLE, f"{type(error).__name__}: {error}") from error
     if member is not None and len(data) < member.size:
         raise FetchError(Reason.INCOMPLETE, f"{member.tar} ends within {member.name}")
     if len(data) > settings.max_bytes:

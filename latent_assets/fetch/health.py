@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from latent_assets.fetch.outcome import NETWORK, Reason
+from latent_assets.fetch.outcome import NETWORK, OUTCOME_OF, Outcome, Reason
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch
@@ -24,8 +24,8 @@ _FEWEST_ROWS = 20
 class Health:
     """`ok`, `warn` (below `fetch.warn_success`) or `fail` (below `fetch.min_success`), and a sentence that says why.
 
-    `success` is the share of rows with an image among those that could have one: rows that were refused or opted
-    out are not counted. `leading` is the most frequent other reason.
+    `success` is the share of rows with an image among those that may be had: rows whose publisher opted out are not
+    counted. `leading` is the most frequent other reason.
     """
 
     level: Literal["ok", "warn", "fail"]
@@ -36,7 +36,8 @@ class Health:
 
 def health_of(settings: Fetch, reasons: Mapping[str, int]) -> Health:
     """Judge the counts of a shard's reasons."""
-    rows = sum(reasons.values())
+    rows = sum(count for key, count in reasons.items() if OUTCOME_OF[Reason(key)] is not Outcome.OPTED_OUT)
+    opted_out = sum(reasons.values()) - rows
     failures = {key: count for key, count in reasons.items() if key != Reason.OK}
     leading = max(failures, key=lambda key: failures[key], default="")
     ok = reasons.get(Reason.OK, 0)
@@ -47,6 +48,8 @@ def health_of(settings: Fetch, reasons: Mapping[str, int]) -> Health:
     elif success < settings.warn_success:
         level = "warn"
     message = f"{ok} of {rows} rows have an image ({success:.1%})"
+    if opted_out:
+        message += f", {opted_out} more opted out"
     if leading:
         message += f"; the leading other reason is `{leading}` ({failures[leading]} rows)"
     if fault := _network_fault(rows, success, failures):

@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latent_assets.errors import StorageError
 from latent_assets.fetch.ledger import LedgerRow
-from latent_assets.storage import _explained
+from latent_assets.storage import explained
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
@@ -114,7 +114,7 @@ class Journal:
         return f"{self._number:06d}-{self._writer}"
 
     def _append(self, line: bytes, image: bytes) -> None:
-        with _explained(self._storage, self._folder):
+        with explained(self._storage, self._folder):
             if self._files is None:
                 folder = Path(self._storage.uri(self._folder))
                 folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def reading_images(storage: Storage) -> Iterator[ImageReader]:
 
 
 def _line(row: LedgerRow, offset: int, size: int) -> bytes:
-    return json.dumps([asdict(row), offset, size], separators=(",", ":")).encode() + b"\n"
+    return json.dumps([vars(row), offset, size], separators=(",", ":")).encode() + b"\n"
 
 
 def _whole_lines(data: bytes) -> Iterator[tuple[LedgerRow, int, int]]:

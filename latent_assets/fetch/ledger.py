@@ -6,7 +6,7 @@ Rows that are not yet in a finished ledger live in the `journal`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -101,5 +101,5 @@ def stored_rows(storage: Storage, shard: str) -> list[LedgerRow]:
 
 def ledger_frame(rows: Iterable[LedgerRow]) -> pl.DataFrame:
     """Ledger rows as a frame of LEDGER_SCHEMA."""
-    values = [{**asdict(row), "fetched_at": datetime.fromtimestamp(row.fetched_at, UTC)} for row in rows]
+    values = [{**vars(row), "fetched_at": datetime.fromtimestamp(row.fetched_at, UTC)} for row in rows]
     return pl.DataFrame(values, schema=LEDGER_SCHEMA)

@@ -99,7 +99,7 @@ TRANSIENT = frozenset(
 HOST_FAILURES = frozenset({Reason.DNS, Reason.CONNECT, Reason.TLS, Reason.TIMEOUT, Reason.DISCONNECTED})
 
 # reasons that speak of this machine's network when nearly all rows have them
-NETWORK = HOST_FAILURES | {Reason.HOST_DOWN, Reason.PROTOCOL, Reason.ROBOTS_UNREACHABLE}
+NETWORK = HOST_FAILURES | {Reason.HOST_DOWN, Reason.INCOMPLETE, Reason.PROTOCOL, Reason.ROBOTS_UNREACHABLE}
 
 
 class FetchError(Exception):
@@ -114,6 +114,7 @@ class FetchError(Exception):
         redirects: int = 0,
         retry_after: float | None = None,
         body_bytes: int | None = None,
+        final: bool = False,
     ) -> None:
         self.reason = reason
         # headers and names of strangers: whatever is in them must fit into a table
@@ -123,3 +124,4 @@ class FetchError(Exception):
         self.redirects = redirects
         self.retry_after = retry_after
         self.body_bytes = body_bytes
+        self.may_pass = reason in TRANSIENT and not final

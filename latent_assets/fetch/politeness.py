@@ -98,6 +98,10 @@ class Hosts(Generic[Row]):
         heapq.heappush(self._later, (self._now() + after, next(self._ticket), name, row))
         self._changed.set()
 
+    def awaited(self, name: str) -> bool:
+        """Whether rows wait for the host."""
+        return bool(self._host(name).waiting)
+
     # -- slots -----------------------------------------------------------------------------------------
 
     def release(self, name: str) -> None:
@@ -118,10 +122,11 @@ class Hosts(Generic[Row]):
                 if turn.done() and not turn.cancelled():
                     self._wake(name)  # the turn was given to nobody
                 raise
+        wait = self._not_before(host) - self._now()
         self._enter(host)
         try:
-            if (delay := host.paused_until - self._now()) > 0:
-                await asyncio.sleep(delay)
+            if wait > 0:
+                await asyncio.sleep(wait)
             yield
         finally:
             self.release(name)
@@ -153,7 +158,10 @@ class Hosts(Generic[Row]):
 
     def slow_down(self, name: str, interval: float) -> None:
         """At least `interval` seconds between two requests to the host (Crawl-delay; at most 30)."""
-        self._host(name).interval = max(self._interval, min(interval, _LONGEST_CRAWL_DELAY))
+        host = self._host(name)
+        before, host.interval = host.interval, max(self._interval, min(interval, _LONGEST_CRAWL_DELAY))
+        if host.interval > before:
+            host.next_at = self._now() + host.interval
 
     def given_up(self, name: str) -> tuple[Reason, str] | None:
         """Why a host is not asked any more, or None."""

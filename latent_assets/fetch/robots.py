@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from protego import Protego
 
-from latent_assets.fetch.outcome import FetchError, Reason
+from latent_assets.fetch.outcome import NETWORK, FetchError, Reason
 
 MAX_BYTES = 512 * 1024
 _REMEMBERED_SECONDS = 24 * 3600.0
 _UNREACHABLE_SECONDS = 60.0
 _MOST_REMEMBERED = 100_000
 
-# gets a URL, at most so many bytes; raises FetchError
-Get = Callable[[str, int], Awaitable[bytes]]
+# gets a URL, at most MAX_BYTES of it; raises FetchError
+Get = Callable[[str], Awaitable[bytes]]
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Robots:
     async def _ask(self, origin: str) -> Rules:
         now = time.time()
         try:
-            text = (await self._get(f"{origin}/robots.txt", MAX_BYTES)).decode("utf-8", "replace")
-            rules = Rules(now + _REMEMBERED_SECONDS, Protego.parse(text))
+            text = (await self._get(f"{origin}/robots.txt")).decode("utf-8", "replace")
+            rules = Rules(now + _REMEMBERED_SECONDS, _parsed(text))
         except FetchError as problem:
             rules = _without_file(now, origin, problem)
         if len(_remembered) >= _MOST_REMEMBERED:
@@ -87,13 +87,21 @@ class Robots:
         return rules
 
 
+def _parsed(text: str) -> Protego | None:
+    try:
+        return Protego.parse(text)
+    except Exception:  # what breaks the parser forbids nothing
+        return None
+
+
 def _without_file(now: float, origin: str, problem: FetchError) -> Rules:
-    if problem.status is not None and (problem.status == 429 or problem.status >= 500):
+    """RFC 9309, section 2.3.1: no file allows everything, a server in trouble nothing."""
+    if problem.reason in (Reason.RATE_LIMITED, Reason.SERVER_ERROR):
         evidence = f"{origin}/robots.txt answers {problem.status}"
         unreachable = FetchError(
             Reason.ROBOTS_UNREACHABLE, evidence, status=problem.status, retry_after=problem.retry_after
         )
         return Rules(now + _UNREACHABLE_SECONDS, None, unreachable)
-    if problem.status is not None or problem.reason in (Reason.TOO_MANY_BYTES, Reason.EMPTY):
-        return Rules(now + _REMEMBERED_SECONDS)
-    return Rules(now + _UNREACHABLE_SECONDS, None, problem)
+    if problem.reason in NETWORK or (problem.reason is Reason.PRIVATE_ADDRESS and not problem.redirects):
+        return Rules(now + _UNREACHABLE_SECONDS, None, problem)
+    return Rules(now + _REMEMBERED_SECONDS)

@@ -17,7 +17,7 @@ from latent_assets import progress
 from latent_assets.fetch.files import read_file
 from latent_assets.fetch.image import StoredImage, store_image
 from latent_assets.fetch.ledger import LedgerRow, outcome_of
-from latent_assets.fetch.outcome import TRANSIENT, FetchError, Reason
+from latent_assets.fetch.outcome import FetchError, Reason
 from latent_assets.fetch.politeness import Hosts
 from latent_assets.fetch.web import Download, Network, Target, Web
 
@@ -208,7 +208,7 @@ class _Fetcher:
             answer.body.clear()
             await self._loop.run_in_executor(self._workers, self._clerk.store, item.row, body, item.attempts, answer)
         elif item.problem is not None:
-            self._clerk.note(item.row, item.problem, item.attempts)
+            await self._loop.run_in_executor(self._workers, self._clerk.note, item.row, item.problem, item.attempts)
         self._hosts.finish()
         self._clerk.finished()
 
@@ -221,6 +221,8 @@ class _Fetcher:
             return None
         if item.deadline is None:
             item.deadline = self._loop.time() + self._settings.timeout
+        elif self._loop.time() >= item.deadline:
+            return None  # it waited too long for another attempt: the problem is what it was
         item.attempts += 1
         try:
             async with asyncio.timeout_at(item.deadline):
@@ -229,6 +231,8 @@ class _Fetcher:
             item.problem = FetchError(Reason.TIMEOUT, f"no image within {self._settings.timeout:g} s")
         except FetchError as problem:
             item.problem = problem
+        except Exception as error:  # hostile input that breaks a library is a reason for this row, not for the shard
+            item.problem = FetchError(Reason.PROTOCOL, f"{type(error).__name__}: {error}")
         if item.problem.redirects == 0:
             self._hosts.failed(host, item.problem.reason, item.problem.evidence)
         if item.problem.retry_after is not None and item.problem.redirects == 0:
@@ -238,7 +242,7 @@ class _Fetcher:
     def _try_again(self, host: str, item: _Attempted) -> bool:
         """Put a row back when its problem may pass and there is time for another attempt."""
         problem = item.problem
-        if problem is None or problem.reason not in TRANSIENT or item.deadline is None:
+        if problem is None or not problem.may_pass or item.deadline is None:
             return False
         if item.attempts >= self._settings.attempts or self._hosts.given_up(host):
             return False

@@ -15,6 +15,7 @@ import polars as pl
 
 from latent_assets.catalog.schema import CATALOG_COLUMNS, row_hashes
 from latent_assets.catalog.sharding import read_shard
+from latent_assets.errors import StorageError
 from latent_assets.fetch.health import Health, health_of
 from latent_assets.fetch.journal import Entry, ImageReader, Journal, Place, reading_images
 from latent_assets.fetch.ledger import LedgerRow, ledger_frame, ledger_name, stored_rows
@@ -166,6 +167,11 @@ def _up_to_date(wanted: list[Wanted], stored: dict[str, LedgerRow]) -> bool:
 
 def _write(storage: Storage, shard: str, frame: pl.DataFrame, wanted: list[Wanted], known: dict[str, Entry]) -> None:
     """Tar and ledger in the catalog's order: the same content gives the same bytes."""
+    if lost := [want.id for want in wanted if want.id not in known]:
+        raise StorageError(
+            f"{len(lost)} rows of shard {shard} have no outcome any more: another process finished this shard at the "
+            "same time. Build it again; what is stored is kept."
+        )
     rows: list[LedgerRow] = []
     with storage.writing(tar_name(shard)) as path, path.open("wb", buffering=1 << 20) as file:
         tar = TarWriter(file)

@@ -10,20 +10,22 @@ import asyncio
 import email.utils
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin
 
 import aiohttp
 from yarl import URL
 
 from latent_assets.errors import ProfileError
+from latent_assets.fetch import robots
 from latent_assets.fetch.addresses import (
     CheckedResolver,
     Lookup,
+    NameLookupError,
     RefusedAddressError,
     SocketFactory,
     checked_socket,
@@ -35,13 +37,17 @@ from latent_assets.fetch.links import origin_of, parse_link
 from latent_assets.fetch.optout import opt_out
 from latent_assets.fetch.outcome import FetchError, Reason
 from latent_assets.fetch.politeness import Hosts
-from latent_assets.fetch.robots import Robots
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch
 
+Content = TypeVar("Content")
+# makes something of an answer and the number of redirects before it; raises FetchError
+Read = Callable[[aiohttp.ClientResponse, int], Awaitable[Content]]
+
 AGENT = "latent-assets"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_FOUND = frozenset({200, 203})
 _LARGE_BODY = 2_000_000
 _LARGE_AT_ONCE = 8
 _SNIFFED = 1024
@@ -94,7 +100,7 @@ class Web:
         self._allowed = _allowed_origins(settings)
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._stack = AsyncExitStack()
-        self.robots = Robots(AGENT, self._get_robots) if settings.robots else None
+        self.robots = robots.Robots(AGENT, self._get_robots) if settings.robots else None
 
     async def __aenter__(self) -> Web:
         tls = self._network.tls or ssl.create_default_context()
@@ -130,22 +136,30 @@ class Web:
 
         Raises FetchError. Deadlines are the caller's.
         """
+        return await self._follow(target, self._read_image, polite=True)
+
+    # -- asking ----------------------------------------------------------------------------------------
+
+    async def _follow(self, target: Target, read: Read[Content], *, polite: bool) -> Content:
+        """What `read` makes of the first answer that is no redirect. Every hop is checked like the first URL.
+
+        `polite` waits for a slot at each further host and asks its robots.txt.
+        """
         redirects = 0
         seen: set[str] = set()
         while True:
             async with AsyncExitStack() as stack:
-                if redirects:
+                if polite and redirects:
                     await stack.enter_async_context(self._hosts.guest(target.origin))
-                await self._ask_robots(target, redirects)
+                if polite:
+                    await self._ask_robots(target, redirects)
                 answer = await self._open(stack, target, redirects)
                 if answer.status not in _REDIRECTS:
-                    return await self._read_image(answer, redirects)
+                    return await read(answer, redirects)
                 location = answer.headers.get("Location", "")
             seen.add(str(target.url))
             target = self._redirected(target, location, answer.status, redirects, seen)
             redirects += 1
-
-    # -- asking ----------------------------------------------------------------------------------------
 
     async def _ask_robots(self, target: Target, redirects: int) -> None:
         if self.robots is None:
@@ -166,7 +180,10 @@ class Web:
     async def _open(self, stack: AsyncExitStack, target: Target, redirects: int) -> aiohttp.ClientResponse:
         session = self._exempt if target.exempt else self._guarded
         try:
-            request = session.get(target.url, allow_redirects=False)
+            # a connection nobody else waits for is not kept: there are a million hosts and a thousand sockets
+            closing = not redirects and not self._hosts.awaited(target.origin)
+            headers = {"Connection": "close"} if closing else None
+            request = session.get(target.url, allow_redirects=False, headers=headers)
             answer = await stack.enter_async_context(request)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise problem_of(error, redirects) from error
@@ -174,64 +191,60 @@ class Web:
         return answer
 
     async def _read_image(self, answer: aiohttp.ClientResponse, redirects: int) -> Download:
-        if answer.status != 200:
+        if answer.status not in _FOUND:
             raise _status_problem(answer.status, answer.headers, redirects)
         opted_out = opt_out(answer.headers.items(), AGENT)
         if opted_out is not None and self._settings.respect_opt_out:
-            raise FetchError(opted_out[0], opted_out[1], status=200, redirects=redirects)
+            raise FetchError(opted_out[0], opted_out[1], status=answer.status, redirects=redirects)
+        body = await self._read(answer, redirects, self._settings.max_bytes, image=True)
+        return Download(body, answer.status, redirects, opted_out)
+
+    async def _read_robots(self, answer: aiohttp.ClientResponse, redirects: int) -> bytes:
+        if answer.status not in _FOUND:
+            raise _status_problem(answer.status, answer.headers, redirects)
+        return b"".join(await self._read(answer, redirects, robots.MAX_BYTES, image=False))
+
+    async def _read(self, answer: aiohttp.ClientResponse, redirects: int, limit: int, *, image: bool) -> list[bytes]:
+        """The body in pieces, at most `limit` bytes: an image that has more is refused, a text is cut."""
         try:
-            body = await self._read(answer, self._settings.max_bytes, sniffed=True)
+            return await self._pieces(answer, limit, image)
         except FetchError as problem:
-            problem.status, problem.redirects = 200, redirects
+            problem.status, problem.redirects = answer.status, redirects
             raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise problem_of(error, redirects, status=200) from error
-        return Download(body, 200, redirects, opted_out)
+            raise problem_of(error, redirects, status=answer.status) from error
 
-    async def _read(self, answer: aiohttp.ClientResponse, limit: int, *, sniffed: bool) -> list[bytes]:
-        """The body in pieces. Large bodies are read a few at a time, so that memory stays bounded."""
-        if (answer.content_length or 0) > limit:
+    async def _pieces(self, answer: aiohttp.ClientResponse, limit: int, image: bool) -> list[bytes]:
+        """Large bodies are read a few at a time, so that memory stays bounded."""
+        if image and (answer.content_length or 0) > limit:
             raise FetchError(Reason.TOO_MANY_BYTES, f"Content-Length {answer.content_length}, the limit is {limit}")
         pieces: list[bytes] = []
-        size, large, checked = 0, False, not sniffed
+        size, large, sniffed = 0, False, not image
         async with AsyncExitStack() as stack:
             async for piece in answer.content.iter_any():
                 pieces.append(piece)
                 size += len(piece)
                 if size > limit:
+                    if not image:
+                        break
                     raise FetchError(Reason.TOO_MANY_BYTES, f"more than {limit} bytes", body_bytes=size)
-                if not checked and size >= _SNIFFED:
+                if not sniffed and size >= _SNIFFED:
                     sniff(b"".join(pieces))
-                    checked = True
+                    sniffed = True
                 if size > _LARGE_BODY and not large:
                     await stack.enter_async_context(self._large)
                     large = True
-        if not size:
+        if image and not size:
             raise FetchError(Reason.EMPTY, "the answer has no body")
         return pieces
 
-    async def _get_robots(self, url: str, limit: int) -> bytes:
+    async def _get_robots(self, url: str) -> bytes:
         """robots.txt, following redirects. The asking row already holds a slot of that host."""
-        target = self.target(url)
-        redirects = 0
-        seen: set[str] = set()
         try:
             async with asyncio.timeout(self._settings.timeout):
-                while True:
-                    async with AsyncExitStack() as stack:
-                        answer = await self._open(stack, target, redirects)
-                        if answer.status not in _REDIRECTS:
-                            if answer.status != 200:
-                                raise _status_problem(answer.status, answer.headers, redirects)
-                            return b"".join(await self._read(answer, limit, sniffed=False))
-                        location = answer.headers.get("Location", "")
-                    seen.add(str(target.url))
-                    target = self._redirected(target, location, answer.status, redirects, seen)
-                    redirects += 1
+                return await self._follow(self.target(url), self._read_robots, polite=False)
         except TimeoutError as error:
             raise FetchError(Reason.TIMEOUT, f"{url} took longer than {self._settings.timeout:g} s") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise problem_of(error, redirects) from error
 
     def _redirected(self, target: Target, location: str, status: int, redirects: int, seen: set[str]) -> Target:
         if not location:
@@ -256,7 +269,7 @@ class Web:
             "ssl": tls,
             "limit": 0,
             "ttl_dns_cache": 300,
-            "keepalive_timeout": 15,
+            "keepalive_timeout": 5,
         }
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
@@ -296,7 +309,8 @@ def problem_of(error: BaseException, redirects: int, status: int | None = None) 
     if isinstance(error, TimeoutError):
         return problem(Reason.TIMEOUT)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return problem(Reason.DNS, str(error.os_error))
+        final = any(isinstance(cause, NameLookupError) and cause.final for cause in _causes(error))
+        return FetchError(Reason.DNS, str(error.os_error), redirects=redirects, final=final)
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return problem(Reason.TLS)
     if isinstance(error, aiohttp.ClientConnectorError):

@@ -41,7 +41,7 @@ def map_picture(
     categories: Sequence[str | None] | None = None,
     captions: Mapping[str, str] | None = None,
     title: str = "",
-    dpi: int = 100,
+    dpi: int = 92,
 ) -> bytes:
     """One panel per space, seen from obliquely above, coloured by category: a PNG of at most about 150 KB.
 

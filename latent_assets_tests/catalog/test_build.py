@@ -16,7 +16,7 @@ from latent_assets import progress
 from latent_assets.catalog import buckets
 from latent_assets.catalog.schema import CATALOG_SCHEMA, shard_hash
 from latent_assets.catalog.sharding import read_index, read_shard
-from latent_assets.errors import SourceError
+from latent_assets.errors import SourceError, StorageError
 from latent_assets_tests.catalog.conftest import Collection, aesthetics
 
 
@@ -369,3 +369,21 @@ def test_shard_hash_depends_on_values_only() -> None:
         frame.with_columns(id=pl.Series(["ab", "", "c"])),
     ]  # fmt: skip
     assert len({shard_hash(changed) for changed in [frame, *changes]}) == 7
+
+
+def test_full_disk_while_spilling_is_one_clear_error(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection.write("a.parquet", aesthetics(500))
+    monkeypatch.setattr(buckets, "_ROWS_PER_BUCKET", 20)
+    real = buckets.pa.ipc.new_file
+    monkeypatch.setattr(buckets.pa.ipc, "new_file", lambda path, schema: real("/dev/full", schema))
+    with pytest.raises(StorageError, match="is full"):
+        collection.build()
+    monkeypatch.undo()
+    assert collection.build().rows_kept == 500
+
+
+def test_root_that_is_a_file_is_one_clear_error(collection: Collection) -> None:
+    collection.write("a.parquet", aesthetics(5))
+    (collection.folder / "root").write_text("in the way")
+    with pytest.raises(StorageError, match="a part of that path is a file"):
+        collection.build()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import http.server
+import json
+import os
+import subprocess
 import sys
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import polars as pl
 import pytest
@@ -178,33 +181,62 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         """Keep the test's output clean."""
 
 
-def test_hub_paths_go_through_the_hubs_own_filesystem(monkeypatch: pytest.MonkeyPatch, collection: Collection) -> None:
-    """hf:// is opened with huggingface_hub's filesystem; its files are listed and brought here like others."""
-    import fsspec
-    from fsspec.implementations.memory import MemoryFileSystem
+class _Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's HTTP API as its own filesystem needs to list and read a data set of one file."""
 
+    protocol_version = "HTTP/1.1"
+    content = b""
+
+    def do_GET(self) -> None:
+        folder = {"type": "directory", "oid": "b" * 40, "size": 0, "path": "data"}
+        file = {"type": "file", "oid": "a" * 40, "size": len(self.content), "path": "data/x.parquet"}
+        path = self.path.partition("?")[0]
+        answers: dict[str, Any] = {
+            "/api/datasets/someone/links": {"id": "someone/links", "sha": "c" * 40, "siblings": [], "private": False},
+            "/api/datasets/someone/links/tree/main": [folder],
+            "/api/datasets/someone/links/tree/main/data": [file],
+        }
+        body = json.dumps(answers.get(path, {})).encode()
+        if path == "/datasets/someone/links/resolve/main/data/x.parquet":
+            body = self.content
+        self.send_response(200 if path in answers or body is self.content else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Keep the test's output clean."""
+
+
+def test_source_on_a_hub(collection: Collection) -> None:
+    """hf:// through huggingface_hub's own filesystem, from a hub on loopback (its address is read at import)."""
     path = collection.write("x.parquet", aesthetics(4))
-
-    class Hub(MemoryFileSystem):  # type: ignore[misc]
-        protocol = "hf"
-        store: ClassVar[dict[str, Any]] = {}
-        pseudo_dirs: ClassVar[list[str]] = [""]
-
-        @classmethod
-        def _strip_protocol(cls, path: str) -> str:
-            return "/" + path.removeprefix("hf://").strip("/")
-
-    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "hf", Hub)
-    hub = fsspec.filesystem("hf", skip_instance_cache=True)
-    hub.pipe_file("/datasets/someone/links/data/x.parquet", path.read_bytes())
-    collection.source = {"path": "hf://datasets/someone/links/data/*.parquet"}
-    assert collection.build().rows_kept == 4
-
-
-def test_real_hub_filesystem_is_the_one_used() -> None:
-    import fsspec
-
-    assert fsspec.get_filesystem_class("hf").__module__.startswith("huggingface_hub")
+    handler = type("Hub", (_Hub,), {"content": path.read_bytes()})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    script = """
+import sys
+from pathlib import Path
+from latent_assets.catalog.source import observe_source
+from latent_assets_tests.catalog.conftest import Collection
+collection = Collection(Path(sys.argv[1]), source={"path": "hf://datasets/someone/links/data/*.parquet"})
+print(observe_source(collection.profile, collection.storage).files, collection.build().rows_kept)
+"""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(collection.folder / "hub"),
+    }
+    command = [sys.executable, "-c", script, str(collection.folder)]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout.split() == ["1", "4"], done.stderr
+    finally:
+        server.shutdown()
+        server.server_close()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert "SourceError: `source.path` = hf://datasets/someone/links/data/*.parquet cannot be listed" in done.stderr
 
 
 # -- what a source is now ------------------------------------------------------------------------------

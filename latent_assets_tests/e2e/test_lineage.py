@@ -130,6 +130,8 @@ def test_failed_rows_fail_their_shard_and_the_others_go_on(atlas: SmallAtlas, ga
     assert list(results["image_shards"].failed) == ["00001"]
     assert "min_success" in results["image_shards"].failed["00001"]
     assert "404" in results["image_shards"].failed["00001"] or "http" in results["image_shards"].failed["00001"]
+    assert "embeddings[00001]" in results["embedding_manifest"].failed["all"], "the manifest names what is missing"
+    assert results["embedding_manifest"].done == results["atlas_table"].done == 0
     assert len(table(atlas)) == len(first), "readers keep the release before"
     states = {s.key: s.state for s in atlas.lineage.standings()["image_shards"]}
     assert states == {"00000": State.CURRENT, "00001": State.FAILED, "00002": State.CURRENT}

@@ -36,6 +36,8 @@ class FakeInternet:
 
     async def lookup(self, host: str, port: int) -> list[str]:
         self.lookups.append(host)
+        if host == "overloaded.example" and self.lookups.count(host) < 3:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         if host not in self._answers:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return next(self._answers[host])
@@ -188,8 +190,18 @@ def test_dead_name_is_looked_up_once(strict_world: World, internet: FakeInternet
     links = [f"http://gone.example/{number}.jpg" for number in range(30)]
     ledger = strict_world.fetch(*links)
     assert {row["reason"] for row in ledger.values()} <= {"dns", "host_down"}
+    assert max(row["attempts"] for row in ledger.values()) == 1
     assert {row["outcome"] for row in ledger.values()} == {"failed"}
     assert internet.lookups == ["gone.example"]
+
+
+def test_overloaded_name_server_is_asked_again(strict_world: World, internet: FakeInternet, site: Site) -> None:
+    internet.name("overloaded.example", [PUBLIC])
+    site.add("/a.jpg", JPEG)
+    strict_world.network = internet.network
+    strict_world.settings |= {"attempts": 3}
+    row = strict_world.fetch_one("http://overloaded.example/a.jpg")
+    assert (row["reason"], row["attempts"]) == ("ok", 3)
 
 
 def test_idn_host(strict_world: World, internet: FakeInternet, site: Site) -> None:

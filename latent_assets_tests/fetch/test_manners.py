@@ -99,6 +99,14 @@ def test_connections_are_kept_alive(world: World, site: Site, connected: list[tu
     assert len(connected) <= 4
 
 
+def test_connection_nobody_waits_for_is_closed(world: World, site: Site, other_site: Site) -> None:
+    links = [site.add(f"/{number}", JPEG) for number in range(5)]
+    world.settings |= {"per_host": 1}
+    world.fetch(*links, other_site.add("/single", JPEG))
+    assert [request.headers.get("connection") for request in site.requests] == [None] * 4 + ["close"]
+    assert other_site.requests[0].headers["connection"] == "close"
+
+
 # -- trouble that passes -------------------------------------------------------------------------------
 
 
@@ -227,14 +235,37 @@ def test_crawl_delay(world: World, site: Site) -> None:
 
 def test_endless_robots_txt_is_cut(world: World, site: Site) -> None:
     async def endless(request: Request, writer: asyncio.StreamWriter) -> None:
-        writer.write(head(transfer_encoding="chunked"))
+        first = b"User-agent: *\nDisallow: /private\n"
+        writer.write(head(transfer_encoding="chunked") + b"%x\r\n" % len(first) + first + b"\r\n")
         while True:
             writer.write(b"8000\r\n" + b"#" * 0x8000 + b"\r\n")
             await writer.drain()
 
     world.settings |= {"robots": True}
     site.pages["/robots.txt"] = endless
-    assert world.fetch_one(site.add("/a.jpg", JPEG))["reason"] == "ok"
+    ledger = world.fetch(site.add("/a.jpg", JPEG), site.add("/private/b.jpg", JPEG))
+    assert ledger[site.url("/a.jpg")]["reason"] == "ok"
+    assert ledger[site.url("/private/b.jpg")]["reason"] == "robots_txt"
+
+
+def test_half_a_robots_txt_forbids(world: World, site: Site) -> None:
+    async def half(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(content_length="500") + b"User-agent: *\n")
+        await writer.drain()
+        writer.close()
+
+    world.settings |= {"robots": True, "attempts": 1}
+    site.pages["/robots.txt"] = half
+    row = world.fetch_one(site.add("/a.jpg", JPEG))
+    assert (row["outcome"], row["reason"]) == ("failed", "incomplete_body")
+    assert site.asked("/a.jpg") == 0
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe\0garbage\0\x01", b"Disallow", b"User-agent: *\nCrawl-delay: inf\n" * 3])
+def test_odd_robots_txt_harms_nothing(world: World, site: Site, text: bytes) -> None:
+    world.settings |= {"robots": True}
+    site.add("/robots.txt", text)
+    assert world.fetch_one(site.add("/a.jpg", JPEG))["outcome"] == "ok"
 
 
 # -- opt-outs in headers -------------------------------------------------------------------------------

@@ -67,6 +67,15 @@ def test_every_row_has_one_outcome(world: World, site: Site) -> None:
     assert all(row["bytes"] == len(photo(int(row["url"].split("/")[-1][:-4]))) for row in ok.iter_rows(named=True))
 
 
+def test_third_of_the_rows_is_gone(world: World, site: Site) -> None:
+    links = [site.add(f"/{n}.jpg", photo(n), 404 if n % 3 == 0 else 200) for n in range(30)]
+    world.catalog(links)
+    report = world.run()
+    assert report.reasons == {"ok": 20, "http_not_found": 10}
+    assert {url for url, row in world.ledger().items() if row["outcome"] == "failed"} == set(links[::3])
+    assert len(members(world)) == 60 and len(site.requests) == 30
+
+
 def test_reasons_and_outcomes_are_a_fixed_vocabulary() -> None:
     assert set(OUTCOME_OF) == set(Reason)
     assert OUTCOME_OF[Reason.OK] is Outcome.OK
