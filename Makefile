@@ -42,5 +42,6 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $(INSTALLED)
 
+## Remove what was installed; atlases (.latent-assets) stay.
 clean:
-	rm -rf $(VENV) .latent-assets
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from latent_assets.errors import LatentAssetsError, NotBuiltError, ProfileError
 from latent_assets.profile import PROFILE_VARIABLE, Profile, load_profile, shipped_profiles
@@ -78,22 +79,29 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Bring the atlas up to date: only what is missing or stale is redone."""
+    from dagster import DagsterExecutionInterruptedError
+
     from latent_assets.definitions import build_defs
-    from latent_assets.defs.build import Builder, exclusive
+    from latent_assets.defs.build import Builder
     from latent_assets.defs.display import BuildDisplay
     from latent_assets.defs.instance import open_instance
+    from latent_assets.defs.lock import exclusive
     from latent_assets.lineage import Lineage
 
     chosen = _selected(profile)
     lineage = Lineage(chosen)
     reasons = _checked_reasons(retry or [])
     started = time.perf_counter()
-    with exclusive(lineage), open_instance(chosen) as instance, BuildDisplay(err) as display:
-        builder = Builder(build_defs(chosen, lineage=lineage), lineage, instance)
-        results = []
-        for result in builder.build(display.begin, reasons):
-            display.end(result)
-            results.append(result)
+    results = []
+    try:
+        with exclusive(lineage), open_instance(chosen) as instance, BuildDisplay(err) as display:
+            builder = Builder(build_defs(chosen, lineage=lineage), lineage, instance)
+            for result in builder.build(display.begin, reasons):
+                display.end(result)
+                results.append(result)
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        err.print("Stopped. What is finished is kept; `latent-assets build` goes on from here.")
+        raise typer.Exit(130) from None
     seconds = time.perf_counter() - started
     failed = {result.stage: result.failed for result in results if result.failed}
     done = sum(result.done for result in results)
@@ -194,7 +202,7 @@ def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
             why = "no shards yet"
         order = (State.CURRENT, State.MISSING, State.STALE, State.FAILED, State.WAITING)
         cells = [str(dict(zip(State, counts, strict=True))[state] or "·") for state in order]
-        table.add_row(name, *cells, f"{rows:,}", why[:400])
+        table.add_row(name, *cells, f"{rows:,}", Text(why[:400]))
     out.print(table)
     _print_losses(lineage)
 
@@ -346,7 +354,7 @@ def models(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
         table = Table("model", "name", "digest", "files", "MB", box=None, pad_edge=False)
         for name, values in found.items():
             if "error" in values:
-                table.add_row(name, f"[red]{values['error']}[/red]")
+                table.add_row(name, Text(values["error"], style="red"))
             else:
                 size = f"{values['bytes'] / 1e6:.1f}"
                 table.add_row(name, values["name"], values["digest"], str(values["files"]), size)
@@ -397,18 +405,20 @@ def _toml_lines(values: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def _explaining(run: Callable[[], Any]) -> Callable[[], None]:
+    """Errors as one paragraph and an exit code; with --debug as they are."""
+
     @wraps(run)
     def main() -> None:
         try:
             run()
-        except LatentAssetsError as error:
+        except Exception as error:
             if os.environ.get("LATENT_ASSETS_DEBUG"):
                 raise
-            err.print(f"[bold red]error:[/bold red] {error}", highlight=False, markup=True)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            err.print("stopped; what is finished is kept")
-            sys.exit(130)
+            known = isinstance(error, LatentAssetsError)
+            text = str(error) if known else f"unexpected {type(error).__name__}: {error} (more with --debug)"
+            err.print("error:", style="bold red", end=" ")
+            err.print(text, highlight=False, markup=False)
+            sys.exit(error.exit_code if isinstance(error, LatentAssetsError) else 70)
 
     return main
 

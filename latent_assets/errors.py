@@ -3,6 +3,8 @@
 Only the types live here; the text, which names the thing and the remedy, is written where it happens.
 """
 
+from collections.abc import Mapping
+
 
 class LatentAssetsError(Exception):
     """Base of every error that is shown as one clear paragraph, without a traceback."""
@@ -41,6 +43,10 @@ class NotBuiltError(LatentAssetsError):
 
 
 class DataError(LatentAssetsError):
-    """Data that must not travel further: a failed check, with what was found and where."""
+    """Data that must not travel further. `problems`: name of each failed check and what it found."""
 
     exit_code = 7
+
+    def __init__(self, message: str, problems: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.problems = dict(problems or {})

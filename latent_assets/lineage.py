@@ -7,17 +7,18 @@ knows Dagster: assets, `build` and `status` all ask this module.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latent_assets.errors import DataError, LatentAssetsError, NotBuiltError
+from latent_assets.errors import DataError, LatentAssetsError, NotBuiltError, SourceError
 from latent_assets.profile import Profile
 from latent_assets.storage import Failure, Manifest, Storage, fingerprint
 
@@ -74,13 +75,14 @@ class Standing:
 class Produced:
     """What a stage made: the data version others depend on, its rows, and details for the manifest.
 
-    `problems` are failed checks of things that must not travel: with any, the artefact is not committed.
+    `problems` are failed checks of things that must not travel (name of the check -> what was found): with any,
+    the artefact is not committed.
     """
 
     version: str
     rows: int
     details: dict[str, Any] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
+    problems: dict[str, str] = field(default_factory=dict)
     report: Any = None
 
 
@@ -179,14 +181,16 @@ class Lineage:
         """Decides a CLIP vector, apart from the image: weights, preprocessing, number format, device kind, code."""
         spec = self.profile.models.clip
         assert spec is not None
-        return fingerprint("clip", CODE_REVISION["clip_embeddings"], self.clip_files.digest, _number_format(spec.dtype))
+        return fingerprint(
+            "clip", CODE_REVISION["clip_embeddings"], self.clip_files.digest, _number_format(spec.dtype, "float16")
+        )
 
     @cached_property
     def vae_fingerprint(self) -> str:
         """Decides a VAE latent and its features, apart from the image."""
         spec = self.profile.models.vae
         assert spec is not None
-        settings = [self.vae_files.digest, spec.size, spec.feature_dim, _number_format(spec.dtype)]
+        settings = [self.vae_files.digest, spec.size, spec.feature_dim, _number_format(spec.dtype, "bfloat16")]
         return fingerprint("vae", CODE_REVISION["vae_latents"], *settings)
 
     # -- fingerprints --------------------------------------------------------------------------------
@@ -195,6 +199,7 @@ class Lineage:
         """The parts of the profile that decide what a stage writes."""
         profile = self.profile
         content = {"resize", "size", "format", "quality", "max_bytes", "max_pixels", "robots", "respect_opt_out"}
+        vae = {"size", "feature_dim", "dtype"}
         chosen: dict[str, Callable[[], Any]] = {
             "laion_metadata": lambda: [
                 profile.source.model_dump(mode="json"),
@@ -202,8 +207,9 @@ class Lineage:
                 profile.shards.model_dump(mode="json", exclude={"per_run"}),
             ],
             "image_shards": lambda: profile.fetch.model_dump(mode="json", include=content),
-            "clip_embeddings": lambda: profile.models.clip and profile.models.clip.model_dump(exclude={"batch_size"}),
-            "vae_latents": lambda: profile.models.vae and profile.models.vae.model_dump(exclude={"batch_size"}),
+            # not where the weights lie: the digest of the observed model tells what they are
+            "clip_embeddings": lambda: profile.models.clip and profile.models.clip.dtype,
+            "vae_latents": lambda: profile.models.vae and profile.models.vae.model_dump(include=vae),
             "umap_model": lambda: profile.projection.model_dump(mode="json"),
             "atlas_table": lambda: [profile.table.model_dump(mode="json"), profile.title, profile.attribution],
         }
@@ -220,7 +226,10 @@ class Lineage:
             case "laion_metadata":
                 return fingerprint(stage, revision, self.source.version, self._filter_files(), self.settings(stage))
             case "shard_catalog":
-                rows, digest = self._need(stage, key, "laion_metadata").details["shards"][key]
+                shards = self._need(stage, key, "laion_metadata").details["shards"]
+                if key not in shards:
+                    raise NotBuiltError(f"{key} is not a shard of this catalog, which has {len(shards)} of them.")
+                rows, digest = shards[key]
                 return fingerprint(stage, revision, rows, digest)
             case "image_shards":
                 catalog = self._need(stage, key, "shard_catalog", key)
@@ -262,8 +271,14 @@ class Lineage:
 
         digests = []
         for path in self.profile.filters.remove:
-            with fsspec.open(path, "rb") as file:
-                digests.append(hashlib.sha256(file.read()).hexdigest())
+            try:
+                with fsspec.open(path, "rb") as file:
+                    digests.append(hashlib.sha256(file.read()).hexdigest())
+            except OSError as error:
+                raise SourceError(
+                    f"filters.remove: {path} cannot be read ({error.strerror or error}). Correct the path: nothing is "
+                    "fetched without its removal lists."
+                ) from error
         return digests
 
     def _need(self, stage: str, key: str, parent: str, parent_key: str = WHOLE) -> Manifest:
@@ -338,11 +353,14 @@ class Lineage:
             wanted = self.expected(stage, key)
             manifest = self.storage.manifest(stage, key)
             if manifest and manifest.fingerprint == wanted and not again:
+                self.storage.forget_failure(stage, key)
+                self._failures[stage].pop(key, None)
                 return Made(manifest, unchanged=True)
             started = time.perf_counter()
             made = produce(wanted)
             if made.problems:
-                raise DataError(f"{stage}{'' if key == WHOLE else f'[{key}]'}: {'; '.join(made.problems)}")
+                what = f"{stage}{'' if key == WHOLE else f'[{key}]'}"
+                raise DataError(f"{what}: {'; '.join(made.problems.values())}", made.problems)
             seconds = round(time.perf_counter() - started, 3)
             written = self.storage.commit(
                 Manifest(stage, key, wanted, made.version, made.rows, seconds, details=made.details)
@@ -433,23 +451,17 @@ def _not_current(parents: dict[str, dict[str, Standing]], key: str) -> str:
     return ", ".join(names)
 
 
-def _number_format(dtype: str) -> list[str]:
-    """Number format and device kind of the encoders here: they decide the last bits of a vector."""
-    cuda = find_spec("torch") is not None and _cuda_available()
-    return [dtype, "cuda" if cuda else "cpu"]
+def _number_format(dtype: str, accelerated: str) -> list[str]:
+    """Number format and device kind of an encoder here: they decide the last bits of what it makes."""
+    kind = _device_kind()
+    return [dtype if dtype != "auto" else accelerated if kind == "cuda" else "float32", kind]
 
 
-def _cuda_available() -> bool:
-    """Whether torch would use a GPU, without importing torch (1.6 s) where no driver is installed."""
-    from pathlib import Path
+def _device_kind() -> str:
+    """Kind of `encode.device.best_device`, without importing torch (1.6 s) where only the CPU can be meant."""
+    drivers = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+    if sys.platform.startswith("linux") and not any(Path(node).exists() for node in drivers):
+        return "cpu"
+    from latent_assets.encode.device import best_device
 
-    if not any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def details_of(report: Any) -> dict[str, Any]:
-    """A report's fields as JSON values for a manifest."""
-    return {key: value for key, value in asdict(report).items() if isinstance(value, str | int | float | list | dict)}
+    return best_device().type

@@ -93,6 +93,10 @@ class Storage:
     # -- reading -------------------------------------------------------------------------------------
 
     def exists(self, name: str) -> bool:
+        with explained(self, name):
+            return self._exists(name)
+
+    def _exists(self, name: str) -> bool:
         return Path(self.uri(name)).exists() if self.is_local else bool(self._fs.exists(self.uri(name)))
 
     def size(self, name: str) -> int:
@@ -102,15 +106,16 @@ class Storage:
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
         """Names of the files directly in `folder` that end in `suffix`, sorted; [] when there is no folder."""
-        if self.is_local:
-            path = Path(self.uri(folder))
-            names = [entry.name for entry in os.scandir(path) if entry.is_file()] if path.is_dir() else []
-        else:
-            try:
-                found = self._fs.ls(self.uri(folder), detail=True)
-                names = [item["name"].rsplit("/", 1)[-1] for item in found if item["type"] == "file"]
-            except FileNotFoundError:
-                names = []
+        with explained(self, folder):
+            if self.is_local:
+                path = Path(self.uri(folder))
+                names = [entry.name for entry in os.scandir(path) if entry.is_file()] if path.is_dir() else []
+            else:
+                try:
+                    found = self._fs.ls(self.uri(folder), detail=True)
+                    names = [item["name"].rsplit("/", 1)[-1] for item in found if item["type"] == "file"]
+                except FileNotFoundError:
+                    names = []
         return sorted(name for name in names if name and name.endswith(suffix) and _PARTIAL not in name)
 
     def read_bytes(self, name: str) -> bytes:
@@ -208,7 +213,7 @@ class Storage:
         if self.is_local and Path(self.root).is_dir():
             for path in Path(self.root).rglob(f"{_PARTIAL}*"):
                 owner = path.name.removeprefix(_PARTIAL).split("-")[0]
-                if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+                if owner.isdigit() and not process_lives(int(owner)):
                     path.unlink(missing_ok=True)
                     removed += 1
         return removed
@@ -239,12 +244,16 @@ class Storage:
         """Write a manifest: from now on the artefact exists. Clears the failure noted for it."""
         stamped = Manifest(**{**asdict(manifest), "created": manifest.created or time.time()})
         self.write_json(_manifest_name(stamped.stage, stamped.key), asdict(stamped))
-        self.delete(_failure_name(stamped.stage, stamped.key))
+        self.forget_failure(stamped.stage, stamped.key)
         return stamped
 
     def retract(self, stage: str, key: str = "all") -> None:
         """Forget an artefact: its manifest is removed, so that the next build makes it anew."""
         self.delete(_manifest_name(stage, key))
+        self.delete(_failure_name(stage, key))
+
+    def forget_failure(self, stage: str, key: str) -> None:
+        """Drop the note of a failed attempt."""
         self.delete(_failure_name(stage, key))
 
     def note_failure(self, stage: str, key: str, error: BaseException) -> Failure:
@@ -269,6 +278,17 @@ def fingerprint(*parts: Any) -> str:
     """
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def process_lives(process: int) -> bool:
+    """Whether a process of this machine with that id exists."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _manifest_name(stage: str, key: str) -> str:
@@ -298,6 +318,11 @@ def explained(storage: Storage, name: str, reading: bool = True) -> Iterator[Non
             f"{storage.uri(name)} cannot be written: a part of that path is a file. Set another `root` in the profile."
         ) from error
     except Exception as error:
+        if type(error).__module__.startswith(("botocore", "aiobotocore")):
+            raise StorageError(
+                f"{storage.uri(name)} cannot be reached: {error}. Check the AWS environment (AWS_ENDPOINT_URL, "
+                "credentials, region) and the bucket's name in the profile's `root`."
+            ) from error
         # Polars wraps the system's error: only its text is left
         if getattr(error, "errno", None) == errno.ENOSPC or "(os error 28)" in str(error):
             raise StorageError(

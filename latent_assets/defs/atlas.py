@@ -45,24 +45,28 @@ def _atlas_table(layout: Lineage) -> dg.AssetsDefinition:
         ],
     )
     def atlas_table(context: dg.AssetExecutionContext, lineage: dg.ResourceParam[Lineage]) -> Iterator[Event]:
-        made, result = run_whole(context, lineage, "atlas_table", lambda wanted: release(lineage, wanted), _describe)
-        yield result
-        details = made.manifest.details
-        yield dg.AssetCheckResult(
-            check_name=_PUBLISHED,
-            passed=all(check["passed"] for check in details["checks"]),
-            metadata={
-                check["name"]: f"found {check['found']}, expected {check['expected']}" for check in details["checks"]
-            },
-        )
-        coordinates = sum(manifest.rows for manifest in lineage.storage.manifests("umap_projection").values())
-        yield dg.AssetCheckResult(
+        def check(made: Made) -> list[dg.AssetCheckResult]:
+            return _checks(lineage, made)
+
+        yield from run_whole(context, lineage, "atlas_table", lambda wanted: release(lineage, wanted), _describe, check)
+
+    return atlas_table
+
+
+def _checks(lineage: Lineage, made: Made) -> list[dg.AssetCheckResult]:
+    details = made.manifest.details
+    found = {check["name"]: f"found {check['found']}, expected {check['expected']}" for check in details["checks"]}
+    coordinates = sum(lineage.storage.manifests("umap_projection")[shard].rows for shard in lineage.shards())
+    return [
+        dg.AssetCheckResult(
+            check_name=_PUBLISHED, passed=all(check["passed"] for check in details["checks"]), metadata=dict(found)
+        ),
+        dg.AssetCheckResult(
             check_name="rows_carried",
             passed=made.manifest.rows == coordinates,
             metadata={"rows": made.manifest.rows, "rows with coordinates": coordinates},
-        )
-
-    return atlas_table
+        ),
+    ]
 
 
 def release(lineage: Lineage, wanted: str) -> Produced:
@@ -84,6 +88,9 @@ def release(lineage: Lineage, wanted: str) -> Produced:
     info = describe_release(profile, storage, shards, projection.fingerprint, wanted, models)
     staged = stage(profile, storage, [lineage.embeddings(shard) for shard in shards], info)
     checks = check(profile, storage, staged)
+    if failed := [c for c in checks if not c.passed]:
+        found = "; ".join(f"{c.name}: found {c.found}, expected {c.expected}" for c in failed)
+        return Produced("", 0, problems={_PUBLISHED: f"version {staged.version} is not published: {found}"})
     published = publish(storage, staged, checks)
     freed = clean(storage)
     details = {

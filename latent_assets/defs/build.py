@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -19,8 +20,9 @@ import dagster as dg
 
 from latent_assets.defs import partitions
 from latent_assets.defs.sources import source_names
-from latent_assets.errors import LatentAssetsError, StorageError
+from latent_assets.errors import LatentAssetsError
 from latent_assets.lineage import WHOLE, Lineage, Standing, State
+from latent_assets.storage import process_lives
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 _PROCESS = "latent_assets/process"
@@ -73,6 +75,8 @@ class Builder:
         before = {stage: self.lineage.standing(stage) for stage in stages}
         started = time.perf_counter()
         due = {stage: [s.key for s in before[stage] if s.state in _DUE] for stage in stages}
+        for stage in stages:
+            due[stage] += self._unrecorded(stage, before[stage])
         if stages == ["shard_catalog"] and (due["shard_catalog"] or self._catalog_is_newer()):
             # one cheap run over all shards tells Dagster which of them changed and which did not
             due["shard_catalog"] = self.lineage.keys("shard_catalog")
@@ -86,6 +90,24 @@ class Builder:
         after = {stage: self.lineage.standing(stage) for stage in stages} if work else before
         for stage in stages:
             yield _result(stage, before[stage], after[stage], time.perf_counter() - started)
+
+    def _unrecorded(self, stage: str, standings: Sequence[Standing]) -> list[str]:
+        """Current artefacts that the instance does not know of as they are.
+
+        A killed run has finished shards that it did not record; another instance may have made them. Their run
+        finds nothing to do and records them.
+        """
+        current = {s.key: s.manifest.version for s in standings if s.state is State.CURRENT and s.manifest}
+        if not current:
+            return []
+        recorded: dict[str, str] = {}
+        limit = min(3 * len(current) + 8, 4_000)
+        for record in self.instance.fetch_materializations(dg.AssetKey(stage), limit=limit).records:
+            event = record.asset_materialization
+            if event is not None:
+                recorded.setdefault(event.partition or WHOLE, (event.tags or {}).get("dagster/data_version", ""))
+        older = self.instance.get_materialized_partitions(dg.AssetKey(stage)) - set(recorded)
+        return [key for key, version in current.items() if key not in older and recorded.get(key) != version]
 
     def _catalog_is_newer(self) -> bool:
         """Whether `laion_metadata` was materialized after the shards' last events."""
@@ -112,7 +134,7 @@ class Builder:
 
     def _run(self, stages: Sequence[str], keys: Sequence[str], ops: Mapping[str, Any] | None = None) -> None:
         """One Dagster run. Failures are in its events and in the manifests; other shards go on."""
-        tags = {_PROCESS: str(os.getpid())}
+        tags = {_PROCESS: f"{socket.gethostname()}:{os.getpid()}"}
         partition_key = None
         if keys != [WHOLE]:
             partitions.register(self.instance, keys)
@@ -120,13 +142,13 @@ class Builder:
                 partition_key = keys[0]
             else:
                 tags |= {_RANGE_START: keys[0], _RANGE_END: keys[-1]}
-        with _quiet():
+        # an interrupt goes through; a failed run is in its events and in the manifests
+        with _quiet(), suppress(Exception):
             self._job.execute_in_process(
                 instance=self.instance,
                 asset_selection=[dg.AssetKey(stage) for stage in stages],
                 partition_key=partition_key,
                 tags=tags,
-                raise_on_error=False,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": dict(ops or {})},
             )
 
@@ -156,8 +178,10 @@ class Builder:
         """Close the runs of builds that were killed, so that the UI does not show them as running."""
         unfinished = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
         for run in self.instance.get_runs(dg.RunsFilter(statuses=unfinished)):
-            process = run.tags.get(_PROCESS, "")
-            if process.isdigit() and int(process) != os.getpid() and not _alive(int(process)):
+            host, _, process = run.tags.get(_PROCESS, "").rpartition(":")
+            gone = process.isdigit() and (int(process) == os.getpid() or not process_lives(int(process)))
+            # of this machine, and not of this build: no run of it has begun yet
+            if host == socket.gethostname() and gone:
                 self.instance.report_run_failed(run, "The process of this run ended before the run did.")
 
 
@@ -181,16 +205,6 @@ def _result(stage: str, before: list[Standing], after: list[Standing], seconds: 
     return StageResult(stage, done, max(0, unchanged), failed, seconds)
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dagster's own log lines off the terminal; they are in the instance."""
@@ -201,28 +215,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def exclusive(lineage: Lineage) -> Iterator[None]:
-    """Let one build at a time work on a local root. Raises StorageError naming the other process."""
-    if not lineage.storage.is_local:
-        yield
-        return
-    import fcntl
-    from pathlib import Path
-
-    lineage.storage.check_writable()
-    with Path(lineage.storage.uri("build.lock")).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise StorageError(
-                f"Another build (process {lock.read().strip() or '?'}) works on {lineage.storage.root}. "
-                "Wait for it, or stop it."
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

@@ -57,26 +57,33 @@ def _laion_metadata(layout: Lineage) -> dg.AssetsDefinition:
                 "bytes": report.bytes,
                 "code_version": layout.code_version("laion_metadata"),
             }
-            problems = () if report.rows_kept else ("no row is left after the filters; look at the funnel",)
+            problems = {} if report.rows_kept else {"rows_left": "no row is left after the filters; look at the funnel"}
             return Produced(
                 report.version, report.rows_kept, details, problems, _histograms(lineage, sorted(report.shards))
             )
 
-        made, result = run_whole(context, lineage, "laion_metadata", produce, _describe_metadata)
-        new = partitions.register(context.instance, sorted(made.manifest.details["shards"]))
-        if new:
-            context.log.info(f"registered {len(new)} shard partitions, {new[0]} to {new[-1]}")
-        yield result
-        details = made.manifest.details
-        dropped = sum(count for _, count in details["funnel"])
-        yield dg.AssetCheckResult(check_name="rows_left", passed=made.manifest.rows > 0)
-        yield dg.AssetCheckResult(
+        def register(made: Made) -> Metadata:
+            new = partitions.register(context.instance, sorted(made.manifest.details["shards"]))
+            if new:
+                context.log.info(f"registered {len(new)} shard partitions, {new[0]} to {new[-1]}")
+            return _describe_metadata(made)
+
+        yield from run_whole(context, lineage, "laion_metadata", produce, register, _check_metadata)
+
+    return laion_metadata
+
+
+def _check_metadata(made: Made) -> list[dg.AssetCheckResult]:
+    details = made.manifest.details
+    dropped = sum(count for _, count in details["funnel"])
+    return [
+        dg.AssetCheckResult(check_name="rows_left", passed=made.manifest.rows > 0),
+        dg.AssetCheckResult(
             check_name="rows_accounted_for",
             passed=details["rows_read"] == made.manifest.rows + dropped,
             metadata={"read": details["rows_read"], "kept": made.manifest.rows, "dropped": dropped},
-        )
-
-    return laion_metadata
+        ),
+    ]
 
 
 def _histograms(lineage: Lineage, shards: Sequence[str]) -> bytes:
@@ -142,8 +149,8 @@ def _shard_catalog(layout: Lineage) -> dg.AssetsDefinition:
         def work(shard: str, stages: Sequence[str]) -> Mapping[str, Made]:
             return {"shard_catalog": lineage.ensure("shard_catalog", shard, lambda _: verify_shard(lineage, shard))}
 
-        def check(outcomes: Mapping[str, ShardOutcomes]) -> list[dg.AssetCheckResult]:
-            return shard_checks(outcomes["shard_catalog"], {"ids_unique": "twice", "rows_as_assigned": "assigned"})
+        def check(outcome: ShardOutcomes) -> list[dg.AssetCheckResult]:
+            return shard_checks(outcome, ["ids_unique", "rows_as_assigned"])
 
         yield from run_shards(context, lineage, ["shard_catalog"], work, _describe_shard, check)
 
@@ -159,19 +166,21 @@ def verify_shard(lineage: Lineage, shard: str) -> Produced:
     assert manifest is not None  # `expected` asked for it
     rows, digest = manifest.details["shards"][shard]
     frame = read_shard(lineage.storage, shard)
-    problems = []
+    problems = {}
     if (duplicates := frame.height - frame["id"].n_unique()) > 0:
-        problems.append(f"{duplicates} ids occur twice")
+        problems["ids_unique"] = f"{duplicates} ids occur twice"
     version = shard_hash(frame)
     if frame.height != rows or version != digest:
-        problems.append(f"holds {frame.height} rows, assigned were {rows}, or their content changed on disk")
+        problems["rows_as_assigned"] = (
+            f"holds {frame.height} rows, assigned were {rows}, or their content changed: build the catalog again"
+        )
     hosts = frame["url"].str.extract(r"^\w+://([^/:]+)", 1).value_counts(sort=True).head(10) if frame.height else None
     details = {
         "captioned": int(frame["caption"].is_not_null().sum()),
         "hosts": {} if hosts is None else {str(host): int(count) for host, count in hosts.iter_rows()},
         "code_version": lineage.code_version("shard_catalog"),
     }
-    return Produced(version, frame.height, details, tuple(problems))
+    return Produced(version, frame.height, details, problems)
 
 
 def _describe_shard(stage: str, made: Made) -> Metadata:

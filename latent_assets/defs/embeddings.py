@@ -1,6 +1,7 @@
 """The embeddings group: CLIP vectors and VAE latents of every shard, and the manifest over all of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -17,6 +18,9 @@ from latent_assets.defs.materialization import (
 from latent_assets.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
 from latent_assets.storage import fingerprint
+
+if TYPE_CHECKING:
+    from latent_assets.encode.shard import EncodeReport
 
 _SPECS = {
     "vae_latents": (
@@ -82,11 +86,10 @@ def _embeddings(layout: Lineage) -> dg.AssetsDefinition:
     def embeddings(context: dg.AssetExecutionContext, lineage: dg.ResourceParam[Lineage]) -> Iterator[Event]:
         wanted = [name for name in names if dg.AssetKey(name) in context.selected_asset_keys]
 
-        def check(outcomes: Mapping[str, ShardOutcomes]) -> list[dg.AssetCheckResult]:
-            words = {name: {f"{name}_rows": "rows", f"{name}_values": "values"} for name in wanted}
-            return [result for name in wanted for result in shard_checks(outcomes[name], words[name])]
+        def check(outcome: ShardOutcomes) -> list[dg.AssetCheckResult]:
+            return shard_checks(outcome, [f"{outcome.stage}_rows", f"{outcome.stage}_values"])
 
-        def work(shard: str, stages: Sequence[str]) -> Mapping[str, Made]:
+        def work(shard: str, stages: Sequence[str]) -> Mapping[str, Made | Exception]:
             return encode_images(lineage, shard, stages)
 
         yield from run_shards(context, lineage, wanted, work, _describe, check)
@@ -94,37 +97,48 @@ def _embeddings(layout: Lineage) -> dg.AssetsDefinition:
     return embeddings
 
 
-def encode_images(lineage: Lineage, shard: str, stages: Sequence[str]) -> dict[str, Made]:
-    """Bring a shard's embeddings up to date: one pass over its images makes all that are not current."""
+def encode_images(lineage: Lineage, shard: str, stages: Sequence[str]) -> dict[str, Made | Exception]:
+    """Bring a shard's embeddings up to date: one pass over its images makes all that are not current.
+
+    Returns what became of each stage: a failure of one does not touch the other.
+    """
+    due = [stage for stage in stages if not _is_current(lineage, stage, shard)]
+    try:
+        report = _encode(lineage, shard, due) if due else None
+    except Exception as error:
+        return {stage: error if stage in due else _made(lineage, stage, shard, None) for stage in stages}
+    results: dict[str, Made | Exception] = {}
+    for stage in stages:
+        try:
+            results[stage] = _made(lineage, stage, shard, report)
+        except Exception as error:
+            results[stage] = error
+    return results
+
+
+def _made(lineage: Lineage, stage: str, shard: str, report: "EncodeReport | None") -> Made:
+    """Check the file that a pass wrote and commit it; without a pass, the one that is there."""
     from latent_assets.encode.quality import embedding_problems
 
-    storage = lineage.storage
-    due = [stage for stage in stages if not _is_current(lineage, stage, shard)]
-    report = _encode(lineage, shard, due) if due else None
-    images = storage.manifest("image_shards", shard)
-    made: dict[str, Made] = {}
-    for stage in stages:
+    def produce(wanted: str) -> Produced:
+        images, places = lineage.storage.manifest("image_shards", shard), lineage.embeddings(shard)
+        name = places.clip if stage == "clip_embeddings" else places.vae
+        assert report is not None and images is not None and name is not None
+        expected = images.rows - len(report.undecodable)
+        problems, statistics = embedding_problems(lineage.storage, name, stage, expected)
+        details = {
+            **statistics,
+            "model": lineage.clip_fingerprint if stage == "clip_embeddings" else lineage.vae_fingerprint,
+            "undecodable": list(report.undecodable),
+            "rate": round(report.rate, 1),
+            "bytes": report.bytes[name],
+            "device": report.device,
+            "dtype": report.dtypes[name],
+            "code_version": lineage.code_version(stage),
+        }
+        return Produced(wanted, report.rows, details, {f"{stage}_{check}": text for check, text in problems.items()})
 
-        def produce(wanted: str, stage: str = stage) -> Produced:
-            assert report is not None and images is not None
-            places = lineage.embeddings(shard)
-            name = places.clip if stage == "clip_embeddings" else places.vae
-            assert name is not None
-            problems, statistics = embedding_problems(storage, name, stage, images.rows - len(report.undecodable))
-            details = {
-                **statistics,
-                "model": lineage.clip_fingerprint if stage == "clip_embeddings" else lineage.vae_fingerprint,
-                "undecodable": list(report.undecodable),
-                "rate": round(report.rate, 1),
-                "bytes": report.bytes[name],
-                "device": report.device,
-                "dtype": report.dtypes[name],
-                "code_version": lineage.code_version(stage),
-            }
-            return Produced(wanted, report.rows, details, tuple(problems))
-
-        made[stage] = lineage.ensure(stage, shard, produce)
-    return made
+    return lineage.ensure(stage, shard, produce)
 
 
 def _is_current(lineage: Lineage, stage: str, shard: str) -> bool:
@@ -132,7 +146,7 @@ def _is_current(lineage: Lineage, stage: str, shard: str) -> bool:
     return manifest is not None and manifest.fingerprint == lineage.expected(stage, shard)
 
 
-def _encode(lineage: Lineage, shard: str, stages: Sequence[str]):  # type: ignore[no-untyped-def]
+def _encode(lineage: Lineage, shard: str, stages: Sequence[str]) -> "EncodeReport":
     from latent_assets.encode.clip import load_clip
     from latent_assets.encode.shard import Target, encode_shard
     from latent_assets.encode.vae import load_vae
@@ -185,15 +199,13 @@ def _embedding_manifest(layout: Lineage) -> dg.AssetsDefinition:
         ],
     )
     def embedding_manifest(context: dg.AssetExecutionContext, lineage: dg.ResourceParam[Lineage]) -> Iterator[Event]:
-        made, result = run_whole(
-            context, lineage, "embedding_manifest", lambda wanted: gather(lineage, wanted), _describe_manifest
-        )
-        yield result
-        details = made.manifest.details
-        yield dg.AssetCheckResult(
-            check_name="rows_carried",
-            passed=details["images"] == made.manifest.rows + details["undecodable"],
-            metadata={"images": details["images"], "rows": made.manifest.rows, "undecodable": details["undecodable"]},
+        yield from run_whole(
+            context,
+            lineage,
+            "embedding_manifest",
+            lambda wanted: gather(lineage, wanted),
+            _describe_manifest,
+            _check_manifest,
         )
 
     return embedding_manifest
@@ -207,19 +219,29 @@ def gather(lineage: Lineage, wanted: str) -> Produced:
     images = storage.manifests("image_shards")
     rows = {parent: sum(found[parent][shard].rows for shard in shards) for parent in parents}
     undecodable = max(sum(len(found[p][s].details["undecodable"]) for s in shards) for p in parents)
-    problems = [] if len(set(rows.values())) == 1 else [f"the models disagree on the number of rows: {rows}"]
+    problems = []
+    if len(set(rows.values())) != 1:
+        problems.append(f"the models disagree on the number of rows: {rows}")
     total = sum(images[shard].rows for shard in shards)
     if total != max(rows.values()) + undecodable:
         problems.append(f"{total} images were fetched, but {max(rows.values())} encoded and {undecodable} undecodable")
     if not total:
         problems.append("there is no image in any shard")
+    carried = {"rows_carried": "; ".join(problems)} if problems else {}
     details = {
         "images": total,
         "undecodable": undecodable,
         "shards": len(shards),
         "bytes": {parent: sum(found[parent][s].details["bytes"] for s in shards) for parent in parents},
     }
-    return Produced(fingerprint("embedding_manifest", wanted), max(rows.values()), details, tuple(problems))
+    return Produced(fingerprint("embedding_manifest", wanted), max(rows.values()), details, carried)
+
+
+def _check_manifest(made: Made) -> list[dg.AssetCheckResult]:
+    details = made.manifest.details
+    counts = {"images": details["images"], "rows": made.manifest.rows, "undecodable": details["undecodable"]}
+    passed = counts["images"] == counts["rows"] + counts["undecodable"]
+    return [dg.AssetCheckResult(check_name="rows_carried", passed=passed, metadata=dict(counts))]
 
 
 def _describe_manifest(made: Made) -> Metadata:

@@ -65,8 +65,8 @@ def _image_shards(layout: Lineage) -> dg.AssetsDefinition:
             )
             return {"image_shards": made}
 
-        def check(outcomes: Mapping[str, ShardOutcomes]) -> list[dg.AssetCheckResult]:
-            return _checks(outcomes["image_shards"], fetch.warn_success)
+        def check(outcome: ShardOutcomes) -> list[dg.AssetCheckResult]:
+            return _checks(outcome, fetch.warn_success)
 
         with serving(lineage.profile, lineage.storage):
             yield from run_shards(context, lineage, ["image_shards"], work, _describe, check)
@@ -83,11 +83,11 @@ def fetch_images(lineage: Lineage, shard: str, retry: Sequence[str] = ()) -> Pro
     report = fetch_shard(lineage.profile, lineage.storage, shard, retry=retry)
     catalog = lineage.storage.manifest("shard_catalog", shard)
     assert catalog is not None  # `expected` asked for it
-    problems = []
+    problems = {}
     if report.rows != catalog.rows:
-        problems.append(f"the ledger has {report.rows} rows, the catalog {catalog.rows}")
+        problems["every_row_accounted_for"] = f"the ledger has {report.rows} rows, the catalog {catalog.rows}"
     if report.health.level == "fail":
-        problems.append(report.health.message)
+        problems["success_rate"] = report.health.message
     details = {
         "images": report.ok,
         "success": round(report.health.success, 4),
@@ -98,7 +98,7 @@ def fetch_images(lineage: Lineage, shard: str, retry: Sequence[str] = ()) -> Pro
         "code_version": lineage.code_version("image_shards"),
     }
     sheet = contact_sheet(data for _, data in read_images(lineage.storage, shard))
-    return Produced(report.version, report.ok, details, tuple(problems), sheet)
+    return Produced(report.version, report.ok, details, problems, sheet)
 
 
 def _describe(stage: str, made: Made) -> Metadata:
@@ -116,15 +116,16 @@ def _describe(stage: str, made: Made) -> Metadata:
 
 
 def _checks(outcome: ShardOutcomes, warn_below: float) -> list[dg.AssetCheckResult]:
+    results = shard_checks(outcome, ["success_rate", "every_row_accounted_for"])
     success = {key: made.manifest.details["success"] for key, made in outcome.made.items()}
     low = {key: value for key, value in success.items() if value < warn_below}
-    starved = {key: text for key, text in outcome.failed.items() if "ledger" not in text}
-    return [
-        dg.AssetCheckResult(
+    if results and results[0].passed and low:
+        warning = dg.AssetCheckResult(
+            asset_key="image_shards",
             check_name="success_rate",
-            passed=not starved and not low,
-            severity=dg.AssetCheckSeverity.ERROR if starved else dg.AssetCheckSeverity.WARN,
-            metadata={"lowest": min(success.values(), default=0.0), "failed": dg.MetadataValue.json(starved)},
-        ),
-        *shard_checks(outcome, {"every_row_accounted_for": "ledger"}),
-    ]
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"lowest": min(low.values()), "shards": dg.MetadataValue.json(low)},
+        )
+        return [warning, *results[1:]]
+    return results

@@ -7,6 +7,7 @@ import dagster as dg
 
 from latent_assets.errors import StorageError
 from latent_assets.profile import Profile, home
+from latent_assets.storage import fingerprint
 
 _SETTINGS = """\
 # Written once for a local atlas; yours to edit. infra/ has settings for production.
@@ -14,14 +15,19 @@ telemetry:
   enabled: false
 nux:
   enabled: false
+# one run at a time: a run's shards share the models, and hosts are asked politely by one fetcher
+concurrency:
+  runs:
+    max_concurrent_runs: 1
 """
 
 
 def instance_home(profile: Profile) -> Path:
-    """Directory of the instance: $DAGSTER_HOME when it is set, else one per profile below the home directory."""
+    """Directory of the instance: $DAGSTER_HOME when it is set, else one per profile and root below the home."""
     if value := os.environ.get("DAGSTER_HOME"):
         return Path(value).expanduser()
-    return home() / "dagster" / profile.name
+    usual = str(home() / profile.name)
+    return home() / "dagster" / (profile.name + ("" if profile.root == usual else f"-{fingerprint(profile.root)[:8]}"))
 
 
 def open_instance(profile: Profile) -> dg.DagsterInstance:

@@ -13,6 +13,8 @@ from typing import Any
 
 import dagster as dg
 
+from latent_assets.defs.lock import exclusive
+from latent_assets.errors import DataError
 from latent_assets.lineage import WHOLE, Lineage, Made, Produced
 from latent_assets.progress import Progress, listening
 
@@ -29,7 +31,7 @@ class ShardOutcomes:
     stage: str
     made: dict[str, Made] = field(default_factory=dict)
     metadata: dict[str, Metadata] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Exception] = field(default_factory=dict)
 
 
 def picture(data: bytes, kind: str = "png") -> dg.MetadataValue:
@@ -54,55 +56,67 @@ def run_whole(
     stage: str,
     produce: Callable[[str], Produced],
     describe: Callable[[Made], Metadata],
-) -> tuple[Made, dg.MaterializeResult[Any]]:
-    """Materialize an unpartitioned asset. Errors are noted for `status` and become a Dagster failure."""
-    with logging_progress(context):
-        try:
+    check: Callable[[Made], Sequence[dg.AssetCheckResult]],
+) -> Iterator[Event]:
+    """Materialize an unpartitioned asset, then report its checks.
+
+    An error is noted for `status` and becomes a Dagster failure; the checks that a DataError names are reported
+    as failed first.
+    """
+    try:
+        with exclusive(lineage), logging_progress(context):
             made = lineage.ensure(stage, WHOLE, produce)
-        except Exception as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+    except Exception as error:
+        problems = error.problems if isinstance(error, DataError) else {}
+        for name, found in problems.items():
+            yield dg.AssetCheckResult(asset_key=stage, check_name=name, passed=False, metadata={"found": found})
+        raise dg.Failure(description=str(error), allow_retries=False) from error
     if made.unchanged:
         context.log.info(f"{stage}: unchanged since its last build, nothing done")
-    metadata = {**standard_metadata(made), **describe(made)}
-    return made, dg.MaterializeResult(
-        asset_key=stage, metadata=metadata, data_version=dg.DataVersion(made.manifest.version)
+    yield dg.MaterializeResult(
+        asset_key=stage,
+        metadata={**standard_metadata(made), **describe(made)},
+        data_version=dg.DataVersion(made.manifest.version),
     )
+    yield from check(made)
 
 
 def run_shards(
     context: dg.AssetExecutionContext,
     lineage: Lineage,
     stages: Sequence[str],
-    work: Callable[[str, Sequence[str]], Mapping[str, Made]],
+    work: Callable[[str, Sequence[str]], Mapping[str, Made | Exception]],
     describe: Callable[[str, Made], Metadata],
-    check: Callable[[Mapping[str, ShardOutcomes]], Sequence[dg.AssetCheckResult]],
+    check: Callable[[ShardOutcomes], Sequence[dg.AssetCheckResult]],
 ) -> Iterator[Event]:
     """Materialize the run's shards of one or more assets, one after the other.
 
-    `work(shard, stages)` makes a shard and returns what became of each stage; an error in it fails that shard
-    alone. When all are through, the run fails if any shard did, after the others were recorded.
+    `work(shard, stages)` makes a shard and returns what became of each stage, or why it failed; an error raised
+    by it fails all of them, for that shard alone. When all shards are through, the run fails if any did, after
+    the others were recorded.
     """
     outcomes = {stage: ShardOutcomes(stage) for stage in stages}
     keys = list(context.partition_keys)
-    with logging_progress(context):
+    with exclusive(lineage), logging_progress(context):
         for key in keys:
             try:
                 results = work(key, stages)
             except Exception as error:
-                context.log.error(f"{key}: {type(error).__name__}: {error}")
-                for stage in stages:
-                    outcomes[stage].failed[key] = str(error)
-                    lineage.note_failure(stage, key, error)
-                continue
-            for stage, made in results.items():
-                outcomes[stage].made[key] = made
-                outcomes[stage].metadata[key] = {**standard_metadata(made), **describe(stage, made)}
-    checks = check(outcomes)
-    failed = {key: text for outcome in outcomes.values() for key, text in outcome.failed.items()}
+                results = dict.fromkeys(stages, error)
+            for stage, result in results.items():
+                if isinstance(result, Exception):
+                    context.log.error(f"{stage}[{key}]: {type(result).__name__}: {result}")
+                    lineage.note_failure(stage, key, result)
+                    outcomes[stage].failed[key] = result
+                else:
+                    outcomes[stage].made[key] = result
+                    outcomes[stage].metadata[key] = {**standard_metadata(result), **describe(stage, result)}
+    checks = [result for outcome in outcomes.values() for result in check(outcome)]
+    failed = {key: error for outcome in outcomes.values() for key, error in outcome.failed.items()}
     if failed:
         _record_shards(context, outcomes, _provenance(context, stages))
         yield from checks
-        listed = "; ".join(f"{key}: {text}" for key, text in sorted(failed.items())[:10])
+        listed = "; ".join(f"{key}: {error}" for key, error in sorted(failed.items())[:10])
         raise dg.Failure(
             description=f"{len(failed)} of {len(keys)} shards failed ({listed}). The others are stored and recorded.",
             metadata={"failed shards": dg.MetadataValue.json(sorted(failed))},
@@ -121,21 +135,27 @@ def run_shards(
     yield from checks
 
 
-def shard_checks(outcome: ShardOutcomes, words: Mapping[str, str]) -> list[dg.AssetCheckResult]:
-    """A result per check (name -> the word that its failures say), naming the shards that failed it."""
-    failed = {name: {key: text for key, text in outcome.failed.items() if word in text} for name, word in words.items()}
-    return [
-        dg.AssetCheckResult(
-            asset_key=outcome.stage,
-            check_name=name,
-            passed=not shards,
-            metadata={
-                "failed shards": dg.MetadataValue.json(shards),
-                "rows": sum(made.manifest.rows for made in outcome.made.values()),
-            },
-        )
-        for name, shards in failed.items()
-    ]
+def shard_checks(outcome: ShardOutcomes, names: Sequence[str]) -> list[dg.AssetCheckResult]:
+    """A result per check: failed with the shards whose DataError names it, passed with the shards that were made.
+
+    A check says nothing when no shard got as far as being checked.
+    """
+    results = []
+    for name in names:
+        failed = {
+            key: error.problems[name]
+            for key, error in outcome.failed.items()
+            if isinstance(error, DataError) and name in error.problems
+        }
+        if failed or outcome.made:
+            metadata: Metadata = {
+                "failed shards": dg.MetadataValue.json(failed),
+                "shards passed": dg.MetadataValue.int(len(outcome.made)),
+            }
+            results.append(
+                dg.AssetCheckResult(asset_key=outcome.stage, check_name=name, passed=not failed, metadata=metadata)
+            )
+    return results
 
 
 def _record_shards(

@@ -19,6 +19,7 @@ from latent_assets.defs.materialization import (
 )
 from latent_assets.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
+from latent_assets.storage import fingerprint
 
 
 def projection_assets(profile: Profile) -> list[dg.AssetsDefinition]:
@@ -50,21 +51,27 @@ def _umap_model(layout: Lineage) -> dg.AssetsDefinition:
         ],
     )
     def umap_model(context: dg.AssetExecutionContext, lineage: dg.ResourceParam[Lineage]) -> Iterator[Event]:
-        made, result = run_whole(context, lineage, "umap_model", lambda wanted: fit_umap(lineage, wanted), _describe)
-        yield result
-        spaces = made.manifest.details["spaces"]
-        yield dg.AssetCheckResult(check_name="map_finite", passed=all(_finite(space) for space in spaces.values()))
-        # None where there are too few rows to define it
-        measured = {name: space["quality"]["trustworthiness"] for name, space in spaces.items()}
-        trust = {name: value for name, value in measured.items() if value is not None}
-        yield dg.AssetCheckResult(
+        yield from run_whole(
+            context, lineage, "umap_model", lambda wanted: fit_umap(lineage, wanted), _describe, _check_model
+        )
+
+    return umap_model
+
+
+def _check_model(made: Made) -> list[dg.AssetCheckResult]:
+    spaces = made.manifest.details["spaces"]
+    # None where there are too few rows to define it
+    measured = {name: space["quality"]["trustworthiness"] for name, space in spaces.items()}
+    trust = {name: value for name, value in measured.items() if value is not None}
+    return [
+        dg.AssetCheckResult(check_name="map_finite", passed=all(_finite(space) for space in spaces.values())),
+        dg.AssetCheckResult(
             check_name="map_keeps_neighbours",
             passed=made.manifest.rows < 100 or all(value > 0.7 for value in trust.values()),
             severity=dg.AssetCheckSeverity.WARN,
             metadata={f"trustworthiness {name}": value for name, value in trust.items()},
-        )
-
-    return umap_model
+        ),
+    ]
 
 
 def fit_umap(lineage: Lineage, wanted: str) -> Produced:
@@ -83,14 +90,14 @@ def fit_umap(lineage: Lineage, wanted: str) -> Produced:
         "unmatched": report.unmatched,
         "code_version": lineage.code_version("umap_model"),
     }
-    problems = [
-        f"{name} has coordinates that are not finite" for name, s in details["spaces"].items() if not _finite(s)
-    ]
+    broken = [name for name, space in details["spaces"].items() if not _finite(space)]
+    problems = {"map_finite": f"{', '.join(broken)}: coordinates that are not finite"} if broken else {}
     picture_of_fit = None if problems else _picture(lineage, wanted, details["spaces"])
-    return Produced(report.version, report.rows, details, tuple(problems), picture_of_fit)
+    # the fit is stored under its fingerprint: another fingerprint is another version, even with the same content
+    return Produced(fingerprint(wanted, report.version), report.rows, details, problems, picture_of_fit)
 
 
-def _picture(lineage: Lineage, fingerprint: str, spaces: Mapping[str, Any]) -> bytes:
+def _picture(lineage: Lineage, model_fingerprint: str, spaces: Mapping[str, Any]) -> bytes:
     """The fitted maps, coloured by category; at most 20,000 rows."""
     import numpy as np
     import polars as pl
@@ -99,7 +106,7 @@ def _picture(lineage: Lineage, fingerprint: str, spaces: Mapping[str, Any]) -> b
     from latent_assets.project.model import load_model
     from latent_assets.project.pictures import map_picture
 
-    model = load_model(lineage.storage, fingerprint)
+    model = load_model(lineage.storage, model_fingerprint)
     rows = np.unique(np.linspace(0, len(model.ids) - 1, min(len(model.ids), 20_000)).astype(int))
     drawn = pl.DataFrame({"id": [model.ids[row] for row in rows]})
     shards = (read_shard(lineage.storage, shard).select("id", "category") for shard in lineage.shards())
@@ -165,9 +172,8 @@ def _umap_projection(layout: Lineage) -> dg.AssetsDefinition:
         def work(shard: str, stages: Sequence[str]) -> Mapping[str, Made]:
             return {"umap_projection": lineage.ensure("umap_projection", shard, lambda _: project(lineage, shard))}
 
-        def check(outcomes: Mapping[str, ShardOutcomes]) -> list[dg.AssetCheckResult]:
-            words = {"coordinates_finite": "finite", "coordinates_for_every_row": "rows"}
-            return shard_checks(outcomes["umap_projection"], words)
+        def check(outcome: ShardOutcomes) -> list[dg.AssetCheckResult]:
+            return shard_checks(outcome, ["coordinates_finite", "coordinates_for_every_row"])
 
         yield from run_shards(context, lineage, ["umap_projection"], work, _describe_shard, check)
 
@@ -183,17 +189,19 @@ def project(lineage: Lineage, shard: str) -> Produced:
     report = project_shard(lineage.profile, lineage.storage, model.fingerprint, lineage.embeddings(shard))
     parents = [name for name in lineage.stages["umap_projection"].parents if name != "umap_model"]
     rows = [manifest.rows for name in parents if (manifest := lineage.storage.manifest(name, shard))]
-    problems = [] if report.rows == max(rows) else [f"{report.rows} rows have coordinates, {max(rows)} were embedded"]
+    problems = {}
+    if report.rows != max(rows):
+        problems["coordinates_for_every_row"] = f"{report.rows} rows have coordinates, {max(rows)} were embedded"
     corners = [*report.lower.values(), *report.upper.values()]
     if not all(abs(value) < float("inf") for corner in corners for value in corner):
-        problems.append("some coordinates are not finite")
+        problems["coordinates_finite"] = "some coordinates are not finite"
     details = {
         "fitted": report.fitted,
         "placed": report.placed,
         "bytes": report.bytes,
         "code_version": lineage.code_version("umap_projection"),
     }
-    return Produced(report.version, report.rows, details, tuple(problems))
+    return Produced(report.version, report.rows, details, problems)
 
 
 def _describe_shard(stage: str, made: Made) -> Metadata:

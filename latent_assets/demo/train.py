@@ -57,6 +57,8 @@ def ship(stage: str, out: Path) -> None:
     from latent_assets.demo.models import DIFFUSION, MODELS, VAE, load_pipeline, load_vae
 
     shutil.copytree(out / stage / "export", MODELS / stage, dirs_exist_ok=True)
+    for weights in (MODELS / stage).rglob("*.safetensors"):
+        weights.chmod(0o644)
     if stage == "vae":
         import torch
 
@@ -65,11 +67,11 @@ def ship(stage: str, out: Path) -> None:
 
         pictures = load_pictures(out / "data")
         sample = pictures.plain(torch.arange(7, len(pictures.small), len(pictures.small) // 32)[:32])
-        reconstruction_sheet(load_vae(), sample).save(VAE / "reconstructions.png", optimize=True)
+        reconstruction_sheet(load_vae(), sample).save(VAE / "reconstructions.webp", quality=88)
     elif stage == "diffusion":
         from latent_assets.demo.training.sheet import SHEET_PROMPTS, generated_sheet
 
-        generated_sheet(load_pipeline(), SHEET_PROMPTS).save(DIFFUSION / "sheet.png", optimize=True)
+        generated_sheet(load_pipeline(), SHEET_PROMPTS).save(DIFFUSION / "sheet.webp", quality=88)
 
 
 if __name__ == "__main__":

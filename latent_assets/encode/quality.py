@@ -10,15 +10,15 @@ from latent_assets.storage import Storage
 _UNIT = 2e-3  # float16 rounding of a unit vector's length
 
 
-def embedding_problems(storage: Storage, name: str, stage: str, rows: int) -> tuple[list[str], dict[str, float]]:
-    """What is wrong with an embedding file ([] when nothing is), and statistics of its values.
+def embedding_problems(storage: Storage, name: str, stage: str, rows: int) -> tuple[dict[str, str], dict[str, float]]:
+    """What is wrong with an embedding file (`rows`, `values`: what was found; {} when all is well), and statistics.
 
     Expects `rows` distinct ids, finite values, and unit length (CLIP) or latents that are not all zero (VAE).
     """
     ids = read_ids(storage, name)
-    problems = []
+    problems: dict[str, str] = {}
     if len(ids) != rows or len(set(ids)) != len(ids):
-        problems.append(f"{name} has {len(ids)} rows, {len(set(ids))} of them distinct; expected {rows} rows")
+        problems["rows"] = f"{name} has {len(ids)} rows, {len(set(ids))} of them distinct; expected {rows} rows"
     column = "vector" if stage == "clip_embeddings" else "latent"
     norms, infinite = np.zeros(0, np.float32), []
     total, square, count = 0.0, 0.0, 0
@@ -32,15 +32,17 @@ def embedding_problems(storage: Storage, name: str, stage: str, rows: int) -> tu
         total, square, count = total + float(good.sum()), square + float((good**2).sum()), count + good.size
         smallest, largest = min(smallest, good.min(initial=np.inf)), max(largest, good.max(initial=-np.inf))
     if infinite:
-        problems.append(f"{name} has values that are not finite in {len(infinite)} rows, the first is {infinite[0]}")
+        problems["values"] = (
+            f"{name} has values that are not finite in {len(infinite)} rows, the first is {infinite[0]}"
+        )
     if not count:
         return problems, {}
     if stage == "clip_embeddings":
         wrong = int((~(np.abs(norms - 1) <= _UNIT)).sum())
         if wrong:
-            problems.append(f"{name} has values off the unit sphere in {wrong} rows")
+            problems.setdefault("values", f"{name} has values off the unit sphere in {wrong} rows")
     elif not norms.all():
-        problems.append(f"{name} has values that are all zero in {int((norms == 0).sum())} rows")
+        problems.setdefault("values", f"{name} has values that are all zero in {int((norms == 0).sum())} rows")
     mean = total / count
     statistics = {
         "mean norm": float(norms.mean()),

@@ -10,12 +10,14 @@ What the columns mean for the map is the business of `project`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+
+from latent_assets.storage import explained
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
@@ -77,22 +79,31 @@ def writing_embeddings(
 def read_ids(storage: Storage, name: str) -> list[str]:
     """The row ids of an embedding file, in file order."""
     ids: list[str] = []
-    with storage.local(name) as path, pa.memory_map(str(path)) as source:
-        reader = pa.ipc.open_file(source)
-        for index in range(reader.num_record_batches):
-            ids += reader.get_batch(index).column("id").to_pylist()
+    for batch in _column_batches(storage, name, "id"):
+        ids += batch.to_pylist()
     return ids
 
 
 def column_batches(storage: Storage, name: str, column: str) -> Iterator[np.ndarray]:
-    """One column batch by batch, as written: float16 [batch, width] each. The file is memory-mapped."""
-    with storage.local(name) as path, pa.memory_map(str(path)) as source:
-        reader = pa.ipc.open_file(source)
-        width = reader.schema.field(column).type.list_size
+    """One column batch by batch, as written: float16 [batch, width] each."""
+    for batch in _column_batches(storage, name, column):
+        # `flatten` honours a slice's offset
+        yield batch.flatten().to_numpy(zero_copy_only=False).reshape(-1, batch.type.list_size)
+
+
+def _column_batches(storage: Storage, name: str, column: str) -> Iterator[pa.Array]:
+    """Memory-mapped on disk; on S3 only the bytes of that column are fetched, by range."""
+    with ExitStack() as stack:
+        if storage.is_local:
+            with explained(storage, name):
+                source = stack.enter_context(pa.memory_map(storage.uri(name)))
+        else:
+            source = pa.PythonFile(stack.enter_context(storage.open(name)), mode="r")
+        schema = pa.ipc.open_file(source).schema
+        options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(column)])
+        reader = pa.ipc.open_file(source, options=options)
         for index in range(reader.num_record_batches):
-            # `flatten` honours a slice's offset
-            values = reader.get_batch(index).column(column).flatten()
-            yield values.to_numpy(zero_copy_only=False).reshape(-1, width)
+            yield reader.get_batch(index).column(column)
 
 
 def read_column(storage: Storage, name: str, column: str, rows: np.ndarray | None = None) -> np.ndarray:

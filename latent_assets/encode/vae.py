@@ -13,8 +13,8 @@ from PIL import Image
 
 from latent_assets.encode.device import best_device, dtype_on
 from latent_assets.encode.images import square
-from latent_assets.encode.weights import model_directory, quiet_loading, vae_files
-from latent_assets.errors import ModelError, ProfileError
+from latent_assets.encode.weights import model_directory, pool_side, quiet_loading, vae_files
+from latent_assets.errors import ModelError
 from latent_assets.profile import VaeModel
 
 _PROJECTION_SEED = 20_260_101
@@ -35,18 +35,6 @@ class VaeEncoder:
         """Channels, height and width of the latents of one image."""
         factor = 2 ** (len(self.model.config.block_out_channels) - 1)
         return int(self.model.config.latent_channels), self.size // factor, self.size // factor
-
-    @cached_property
-    def _pool_side(self) -> int:
-        channels, height, _ = self.latent_shape
-        side = math.isqrt(self.feature_dim // channels)
-        if channels * side * side != self.feature_dim or side > height:
-            fitting = [channels * s * s for s in range(1, height + 1) if height % s == 0]
-            raise ProfileError(
-                f"models.vae.feature_dim: {self.feature_dim} is not {channels} channels times a square up to "
-                f"{height}x{height}. Values that fit: {', '.join(map(str, fitting))}."
-            )
-        return side
 
     @cached_property
     def _projection(self) -> torch.Tensor:
@@ -70,7 +58,8 @@ class VaeEncoder:
 
     def features(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The two candidates for a map feature, each float32 [n, k]: pooled latents and a random projection."""
-        pooled = torch.nn.functional.adaptive_avg_pool2d(latents, self._pool_side).flatten(1)
+        side = pool_side(self.latent_shape[0], self.latent_shape[1], self.feature_dim)
+        pooled = torch.nn.functional.adaptive_avg_pool2d(latents, side).flatten(1)
         return pooled, latents.flatten(1) @ self._projection
 
 

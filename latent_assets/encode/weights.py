@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from latent_assets.errors import ModelError
+from latent_assets.errors import ModelError, ProfileError
 from latent_assets.profile import ClipModel, DiffusionModel, VaeModel, resolve_path
 
 # what decides a model's output: configuration, vocabulary and weights, never documents or pictures
 _CONTENT = (".json", ".safetensors", ".bin", ".pt", ".txt", ".model")
+# duplicates of the weights in other formats, as repositories of pipelines have them
+_NEVER_LOADED = ("*.fp16.*", "*non_ema*", "*-pruned*", "v1-5-*")
 _WEIGHTS = (".safetensors", ".bin", ".pt")
 
 
@@ -45,8 +48,29 @@ def clip_files(spec: ClipModel) -> ModelFiles:
 
 
 def vae_files(spec: VaeModel) -> ModelFiles:
-    """Files of an AutoencoderKL."""
-    return _digest(_short(spec.model), directory_files(spec.model, "models.vae.model"))
+    """Files of an AutoencoderKL. Raises ProfileError when `feature_dim` does not fit its latents."""
+    paths = directory_files(spec.model, "models.vae.model")
+    config = model_directory(spec.model, "models.vae.model") / "config.json"
+    if config.is_file():
+        values = json.loads(config.read_text(encoding="utf-8"))
+        factor = 2 ** (len(values.get("block_out_channels", [0] * 4)) - 1)
+        pool_side(int(values.get("latent_channels", 4)), spec.size // factor, spec.feature_dim)
+    return _digest(_short(spec.model), paths)
+
+
+def pool_side(channels: int, side: int, feature_dim: int) -> int:
+    """Side of the pooled latents: `feature_dim` values of `channels` x `side` x `side` latents.
+
+    Raises ProfileError, naming the values that fit, when it is not channels times a square up to `side`.
+    """
+    pooled = math.isqrt(feature_dim // channels)
+    if channels * pooled * pooled != feature_dim or pooled > side:
+        fitting = ", ".join(str(channels * s * s) for s in range(1, side + 1) if side % s == 0)
+        raise ProfileError(
+            f"models.vae.feature_dim: {feature_dim} is not {channels} channels times a square up to {side}x{side}. "
+            f"Values that fit: {fitting}."
+        )
+    return pooled
 
 
 def diffusion_files(spec: DiffusionModel) -> ModelFiles:
@@ -85,10 +109,18 @@ def directory_files(model: str, key: str) -> list[Path]:
     folder = model_directory(model, key)
     if not folder.is_dir():
         raise ModelError(f"{key}: {folder} is not a directory. Set the path of a model, or a repository's name.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix in _CONTENT and path.is_file())
+    listed = (path for path in folder.rglob("*") if path.suffix in _CONTENT and path.is_file())
+    found = sorted(path for path in listed if _is_loaded(path))
     if not any(path.suffix in _WEIGHTS for path in found):
         raise ModelError(f"{key}: {folder} holds no weights ({', '.join(_WEIGHTS)}).")
     return found
+
+
+def _is_loaded(path: Path) -> bool:
+    """Whether the loading libraries would read a file: not what only lies beside the weights they take."""
+    if any(path.match(pattern) for pattern in _NEVER_LOADED):
+        return False
+    return path.suffix not in (".bin", ".pt") or not any(path.parent.glob("*.safetensors"))
 
 
 def model_directory(model: str, key: str) -> Path:
@@ -132,9 +164,8 @@ def _snapshot(repository: str, key: str) -> str:
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     try:
-        # the fp16/ema duplicates of a pipeline's repository are never loaded
-        ignore = ["*.fp16.*", "*non_ema*", "*-pruned*", "v1-5-*"]
-        return snapshot_download(repository, allow_patterns=wanted, ignore_patterns=ignore, local_files_only=offline)
+        ignored = list(_NEVER_LOADED)
+        return snapshot_download(repository, allow_patterns=wanted, ignore_patterns=ignored, local_files_only=offline)
     except Exception as error:
         raise ModelError(
             f"{key}: `{repository}` is neither a local directory nor in the hub's cache, and could not be downloaded "

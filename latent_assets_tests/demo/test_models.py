@@ -43,6 +43,7 @@ def test_weights_are_half_precision_and_have_a_card(directory: Path) -> None:
     assert "CC BY-SA 4.0" in card
 
 
+@pytest.mark.slow
 def test_vae_reconstructs_the_data_set() -> None:
     vae = load_vae()
     assert (vae.config.latent_channels, vae.config.sample_size) == (4, 64)
@@ -52,6 +53,7 @@ def test_vae_reconstructs_the_data_set() -> None:
     assert 0.97 <= figures.latent_std_scaled <= 1.03, "scaling_factor is 1 / std of the latents"
 
 
+@pytest.mark.slow
 def test_clip_finds_pictures_by_caption_and_by_everyday_word() -> None:
     figures = evaluate.evaluate_clip()
     assert figures.recall_at_10 >= 0.85
@@ -127,6 +129,7 @@ def test_the_pipeline_is_diffusers_own_and_draws(capsys: pytest.CaptureFixture[s
     assert apple[:4, :4].mean() > 230, "the background is white"
 
 
+@pytest.mark.slow
 def test_generated_pictures_land_in_their_category() -> None:
     figures = evaluate.evaluate_diffusion()
     assert figures.prompts == 100

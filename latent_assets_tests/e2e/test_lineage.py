@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import lance
 import polars as pl
 import pytest
 
+from latent_assets.defs.instance import instance_home
 from latent_assets.lineage import State
 from latent_assets.profile import Profile
 from latent_assets_tests.conftest import Gallery, drawing
@@ -137,6 +139,64 @@ def test_failed_rows_fail_their_shard_and_the_others_go_on(atlas: SmallAtlas, ga
     assert states == {"00000": State.CURRENT, "00001": State.FAILED, "00002": State.CURRENT}
 
 
+def test_a_refit_with_the_same_result_can_still_be_published(
+    atlas: SmallAtlas, small_profile: Callable[..., Profile]
+) -> None:
+    atlas.rebuild()
+    before = table(atlas).sort("id")
+    # above the number of rows: the same fit under another fingerprint, stored in another place
+    atlas.profile = small_profile(projection={"fit_rows": 999})
+    assert atlas.rebuild() == {("umap_model", "all"), ("atlas_table", "all")} | shards("umap_projection")
+    atlas.profile = small_profile(projection={"fit_rows": 999}, table={"thumbnail_quality": 30})
+    assert atlas.rebuild() == {("atlas_table", "all")}
+    after = table(atlas).sort("id")
+    assert after.drop("thumbnail").equals(before.drop("thumbnail")) and not after.equals(before)
+
+
+def test_what_another_instance_made_is_recorded_without_work(
+    atlas: SmallAtlas, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = atlas.rebuild()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "another"))
+    with small_atlas(atlas.profile) as second:
+        assert second.rebuild() == set()
+        for stage, key in made:
+            event = second.instance.get_latest_materialization_event(dg.AssetKey(stage))
+            assert event is not None, stage
+            if key != "all":
+                assert key in second.instance.get_materialized_partitions(dg.AssetKey(stage))
+        runs = second.instance.get_runs_count()
+        assert second.rebuild() == set() and second.instance.get_runs_count() == runs
+
+
+def test_a_value_that_must_not_travel_fails_its_check_and_stops(
+    atlas: SmallAtlas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latent_assets.encode.clip import ClipEncoder
+
+    encode = ClipEncoder.encode_pixels
+    monkeypatch.setattr(ClipEncoder, "encode_pixels", lambda self, pixels: encode(self, pixels) * float("nan"))
+    results = atlas.build()
+    assert set(results["clip_embeddings"].failed) == {"00000", "00001", "00002"}
+    assert "not finite" in results["clip_embeddings"].failed["00000"]
+    assert results["vae_latents"].failed == {}, "the other model's work is kept"
+    assert results["atlas_table"].done == 0
+    checks = check_results(atlas)
+    assert checks["clip_embeddings_values"] is False and "clip_embeddings_rows" not in checks
+    assert checks["vae_latents_values"] is True
+    monkeypatch.undo()
+    assert ("vae_latents", "00000") not in atlas.rebuild()
+
+
+def check_results(atlas: SmallAtlas) -> dict[str, bool]:
+    """The latest result of every asset check in the instance, by name."""
+    records = atlas.instance.event_log_storage.get_event_records(
+        dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION), limit=1000, ascending=True
+    )
+    evaluations = [record.event_log_entry.asset_check_evaluation for record in records]
+    return {found.check_name: found.passed for found in evaluations if found is not None}
+
+
 @pytest.mark.slow
 def test_dagster_agrees_on_what_is_stale(
     small_profile: Callable[..., Profile], tmp_path: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
@@ -147,8 +207,7 @@ def test_dagster_agrees_on_what_is_stale(
     with small_atlas(profile) as atlas:
         atlas.rebuild()
         file = write_profile(profile, tmp_path / "profile.toml")
-        home = str(Path(str(tmp_path / "home")) / "dagster" / "small")
-        with serving_ui(home, str(file)) as ui:
+        with serving_ui(str(instance_home(profile)), str(file)) as ui:
             fresh = {name: "FRESH" for name in WHOLE} | {name: ["FRESH"] * 3 for name in SHARDED}
             assert ui.staleness(WHOLE + SHARDED) == fresh
             for name, node in ui.nodes(WHOLE + SHARDED).items():

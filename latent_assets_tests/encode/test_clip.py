@@ -120,3 +120,24 @@ def test_vit_l_14_loads_and_encodes(tmp_path: Path) -> None:
     with torch.inference_mode():
         theirs = encoder.model.encode_image(transform(photograph(0, (400, 300)))[None], normalize=True).numpy()
     assert float((theirs[0] * vectors[0]).sum()) >= 0.9999
+
+
+def test_only_what_is_loaded_counts_for_the_digest(tmp_path: Path) -> None:
+    from latent_assets.encode.weights import vae_files
+    from latent_assets.profile import VaeModel
+    from latent_assets_tests.small_models import write_vae
+
+    spec = VaeModel(**write_vae(tmp_path / "vae"))  # type: ignore[arg-type]
+    before = vae_files(spec).digest
+    (tmp_path / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"another format of the same weights")
+    (tmp_path / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"and another")
+    (tmp_path / "vae" / "sample.png").write_bytes(b"a picture")
+    assert vae_files(spec).digest == before
+    (tmp_path / "vae" / "config.json").write_text((tmp_path / "vae" / "config.json").read_text().replace("0.5", "0.6"))
+    assert vae_files(spec).digest != before
+
+
+def test_a_sliver_of_an_image_stays_small(small_models: dict[str, Any]) -> None:
+    encoder = load_clip(spec_of(small_models["clip"]))
+    sliver = Image.new("RGB", (3, 30_000), (10, 20, 30))
+    assert encoder.pixels(sliver).shape == (32, 32, 3)

@@ -40,7 +40,7 @@ def test_both_files_hold_every_row_in_order(storage: Storage, targets: list[Targ
     assert report.rows == 21 and report.undecodable == ()
     for target, stage in zip(targets, ("clip_embeddings", "vae_latents"), strict=True):
         assert read_ids(storage, target.name) == ids
-        assert embedding_problems(storage, target.name, stage, 21)[0] == []
+        assert embedding_problems(storage, target.name, stage, 21)[0] == {}
     vectors = read_column(storage, targets[0].name, "vector")
     direct = targets[0].encoder.encode_pixels(batch_of(targets[0], 20, 21)).numpy()  # type: ignore[union-attr]
     assert np.allclose(vectors[20], direct[0], atol=1e-3)
@@ -103,6 +103,7 @@ def test_memory_does_not_grow_with_the_shard(storage: Storage, targets: list[Tar
     ("values", "said"),
     [
         (np.full((3, 4), np.nan), "not finite in 3 rows"),
+        (np.array([[1, 0, 0, 0], [np.inf, 0, 0, 0], [0, 1, 0, 0]]), "not finite in 1 rows, the first is 1"),
         (np.array([[1, 0, 0, 0], [0.5, 0, 0, 0], [0, 1, 0, 0]]), "off the unit sphere in 1 rows"),
         (np.eye(4)[:2], "2 rows, 2 of them distinct; expected 3 rows"),
     ],
@@ -111,4 +112,4 @@ def test_bad_vectors_are_told(storage: Storage, values: np.ndarray, said: str) -
     with writing_embeddings(storage, "embeddings/x/0.arrow", {"vector": 4}) as writer:
         writer.append([str(n) for n in range(len(values))], {"vector": values})
     problems, _ = embedding_problems(storage, "embeddings/x/0.arrow", "clip_embeddings", 3)
-    assert len(problems) >= 1 and any(said in problem for problem in problems)
+    assert len(problems) >= 1 and any(said in problem for problem in problems.values())

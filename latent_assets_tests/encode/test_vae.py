@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 
 from latent_assets.encode.images import decode
 from latent_assets.encode.vae import load_vae
+from latent_assets.encode.weights import vae_files
 from latent_assets.errors import ModelError, ProfileError
 from latent_assets.profile import VaeModel
 from latent_assets_tests.conftest import drawing
@@ -46,9 +47,8 @@ def test_features_are_pooled_latents_and_a_fixed_random_projection(small_models:
 
 
 def test_a_feature_length_that_does_not_fit_names_those_that_do(small_models: dict[str, Any]) -> None:
-    encoder = load_vae(VaeModel(**{**small_models["vae"], "feature_dim": 20}))
     with pytest.raises(ProfileError, match=r"models\.vae\.feature_dim: 20.*4, 16, 64"):
-        encoder.features(torch.zeros(1, 4, 4, 4))
+        vae_files(VaeModel(**{**small_models["vae"], "feature_dim": 20}))
 
 
 def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:

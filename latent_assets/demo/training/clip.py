@@ -30,7 +30,7 @@ FAMILY_SHARE = 0.25
 TUNING = Schedule(steps=500, batch=64, rate=4e-4, weight_decay=0.05, warmup=50, ema=0.995, save_every=100)
 CATEGORY_PULL = 0.8
 # Last step: a linear reading of the category, found by ridge regression, is added to the image projection.
-CATEGORY_GAIN = 0.75
+CATEGORY_GAIN = 0.2
 RIDGE = 1e-2
 
 

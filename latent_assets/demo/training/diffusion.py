@@ -23,7 +23,7 @@ from latent_assets.demo.training.sheet import SHEET_PROMPTS, generated_sheet
 from latent_assets.demo.training.texts import alias_texts
 from latent_assets.demo.training.vae import encode_means
 
-SCHEDULE = Schedule(steps=14000, batch=64, rate=1e-3, ema=0.9995, save_every=500)
+SCHEDULE = Schedule(steps=9000, batch=64, rate=1e-3, ema=0.9995, save_every=500)
 TONED_WEIGHT = 0.06
 ALIAS_SHARE = 0.2
 UNCONDITIONAL_SHARE = 0.1
