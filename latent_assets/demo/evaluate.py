@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from latent_assets.demo.dataset import base_caption, emoji_table, render_png
 from latent_assets.demo.models import load_clip, load_pipeline, load_vae
@@ -221,8 +220,12 @@ def _image_vectors(images: list[Image.Image]) -> Tensor:
 @torch.no_grad()
 def _text_vectors(texts: list[str]) -> Tensor:
     model, _, tokenizer = _clip()
-    parts = [texts[start : start + 256] for start in range(0, len(texts), 256)]
-    return torch.cat([functional.normalize(model.encode_text(tokenizer(part)), dim=-1) for part in parts])
+    parts = []
+    for start in range(0, len(texts), 256):
+        tokens = tokenizer(texts[start : start + 256])
+        longest = int((tokens != model.text.config.pad_token_id).sum(dim=1).max())
+        parts.append(model.encode_text(tokens[:, :longest], normalize=True))
+    return torch.cat(parts)
 
 
 def _minus_one_to_one(image: Image.Image) -> Tensor:
