@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from open_clip.hf_model import HFTextEncoder
 from open_clip.transform import PreprocessCfg
 from PIL import Image
 from safetensors.torch import load_file
@@ -98,28 +99,44 @@ def _named(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
 
 def _configured(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
     config_file, weights_file = Path(resolve_path(str(spec.config))), Path(resolve_path(str(spec.weights)))
+    encoder = resolve_path(spec.text_encoder) if spec.text_encoder else None
+    model, tokenizer = build_open_clip(config_file, encoder)
+    fill_weights(model, weights_file, config_file)
+    return model, tokenizer, PreprocessCfg(**model.visual.preprocess_cfg)
+
+
+def build_open_clip(config_file: Path, text_encoder: str | None) -> tuple[Any, Any]:
+    """An open_clip model in float32, as its factory builds it from an `open_clip_config.json`, and its tokenizer.
+
+    A text tower that is a Hugging Face encoder is loaded from the directory `text_encoder`; everything else keeps
+    its random start. Raises ModelError when the configuration needs an encoder and none is given.
+    """
     config = json.loads(config_file.read_text(encoding="utf-8"))
     text = config["model_cfg"]["text_cfg"]
     if "hf_model_name" in text:
-        if spec.text_encoder is None:
+        if text_encoder is None:
             raise ModelError(f"{config_file}: the text tower is a Hugging Face encoder: set models.clip.text_encoder.")
-        text["hf_model_name"] = text["hf_tokenizer_name"] = resolve_path(spec.text_encoder)
+        text["hf_model_name"] = text["hf_tokenizer_name"] = text_encoder
     with tempfile.TemporaryDirectory(prefix="latent-assets-") as folder, quiet_loading():
-        # open_clip's own factory, on the configuration with the encoder's place filled in
         Path(folder, "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    missing, unexpected = model.load_state_dict(
-        {name: value.float() for name, value in load_file(weights_file).items()}, strict=False
-    )
-    # the frozen encoder came with its own weights; anything else that is absent would stay random
-    absent = [name for name in missing if not name.startswith("text.transformer.")] if spec.text_encoder else missing
+    length = text.get("context_length", 77)
+    if "hf_model_name" in text:
+        return model, open_clip.tokenizer.HFTokenizer(text_encoder, context_length=length)
+    return model, open_clip.SimpleTokenizer(context_length=length)
+
+
+def fill_weights(model: torch.nn.Module, weights_file: Path, config_file: Path) -> None:
+    """Load safetensors into a model of `build_open_clip`. Raises ModelError naming what is missing or too much.
+
+    Only a Hugging Face encoder (`text.transformer.*` of a custom text tower) may be absent: it came with weights
+    of its own.
+    """
+    state = {name: value.float() for name, value in load_file(weights_file).items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    own = isinstance(getattr(model, "text", None), HFTextEncoder)
+    absent = [name for name in missing if not (own and name.startswith("text.transformer."))]
     if absent or unexpected:
         raise ModelError(
             f"{weights_file} does not fit {config_file}: missing {absent[:3]}, unexpected {list(unexpected)[:3]}."
         )
-    length = text.get("context_length", 77)
-    if "hf_model_name" in text:
-        tokenizer = open_clip.tokenizer.HFTokenizer(text["hf_model_name"], context_length=length)
-    else:
-        tokenizer = open_clip.SimpleTokenizer(context_length=length)
-    return model, tokenizer, PreprocessCfg(**model.visual.preprocess_cfg)

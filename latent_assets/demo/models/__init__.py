@@ -6,12 +6,10 @@ imported inside the loaders, so importing this module costs nothing.
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -67,30 +65,27 @@ def load_open_clip(
         model in float32 and eval mode, preprocess (PIL image -> float [3, h, w]), tokenizer (texts -> int [n, t]).
 
     Raises:
-        ValueError: the weights do not fit the configuration; names the keys.
+        ModelError: the weights do not fit the configuration; names the keys.
     """
-    from open_clip import create_model_and_transforms
-    from open_clip.tokenizer import HFTokenizer
-    from safetensors.torch import load_file
+    from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    config: dict[str, Any] = json.loads(Path(config_path).read_text("utf-8"))
-    text = config["model_cfg"]["text_cfg"]
-    text["hf_model_name"] = text["hf_tokenizer_name"] = str(text_encoder_dir)
-    with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / "open_clip_config.json").write_text(json.dumps(config), "utf-8")
-        model, _, preprocess = create_model_and_transforms(f"local-dir:{directory}", load_weights=False)
+    from latent_assets.encode.clip import build_open_clip, fill_weights
+
+    model, tokenizer = build_open_clip(Path(config_path), str(text_encoder_dir))
     if weights_path is not None:
-        missing, unexpected = model.load_state_dict(load_file(weights_path), strict=False)
-        wrong = [key for key in missing if not key.startswith("text.transformer.")] + list(unexpected)
-        if wrong:
-            raise ValueError(f"{weights_path} does not fit {config_path}: {', '.join(wrong[:8])}")
-    tokenizer = HFTokenizer(str(text_encoder_dir), context_length=text["context_length"])
+        fill_weights(model, Path(weights_path), Path(config_path))
+    preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     return model.eval(), preprocess, tokenizer
 
 
 def load_pipeline() -> StableDiffusionPipeline:
-    """The demo's text-to-image model in diffusers' own `StableDiffusionPipeline`, float32 on the CPU."""
-    return assemble_pipeline(DIFFUSION, load_vae())
+    """The demo's text-to-image model in diffusers' own `StableDiffusionPipeline`, as the platform loads it."""
+    from latent_assets.generate.pipeline import load_pipeline as load
+    from latent_assets.profile import load_profile
+
+    spec = load_profile("demo").models.diffusion
+    assert spec is not None
+    return load(spec)
 
 
 def assemble_pipeline(directory: Path, vae: AutoencoderKL) -> StableDiffusionPipeline:
