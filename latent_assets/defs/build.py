@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -124,7 +124,8 @@ class Builder:
                 yield list(stages), [key]
             return
         order = self.instance.get_dynamic_partitions("shard")
-        known = [key for key in order if key in set(self.lineage.shards())]
+        in_catalog = set(self.lineage.shards())
+        known = [key for key in order if key in in_catalog]
         for stages, group in groupby(known, key=lambda key: wanted.get(key, ())):
             keys = list(group)
             if stages:
@@ -142,8 +143,8 @@ class Builder:
                 partition_key = keys[0]
             else:
                 tags |= {_RANGE_START: keys[0], _RANGE_END: keys[-1]}
-        # an interrupt goes through; a failed run is in its events and in the manifests
-        with _quiet(), suppress(Exception):
+        # an interrupt goes through; a failed run is in its events, and its reasons are noted for `standing`
+        with _quiet(), self._noting_failures(stages, keys):
             self._job.execute_in_process(
                 instance=self.instance,
                 asset_selection=[dg.AssetKey(stage) for stage in stages],
@@ -151,6 +152,17 @@ class Builder:
                 tags=tags,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": dict(ops or {})},
             )
+
+    @contextmanager
+    def _noting_failures(self, stages: Sequence[str], keys: Sequence[str]) -> Iterator[None]:
+        """Swallow a run's error; note it for artefacts that it left undone without a reason of their own."""
+        try:
+            yield
+        except Exception as error:
+            for stage in set(stages) & set(self.lineage.stages):
+                for standing in self.lineage.standing(stage):
+                    if standing.key in keys and standing.state in (State.MISSING, State.STALE):
+                        self.lineage.note_failure(stage, standing.key, error)
 
     def _observe(self) -> None:
         """Record the versions of sources and models, where they are not what was recorded last."""
@@ -200,9 +212,9 @@ def _contiguous(keys: list[str], order: Sequence[str], per_run: int) -> Iterator
 def _result(stage: str, before: list[Standing], after: list[Standing], seconds: float) -> StageResult:
     old = {s.key: s.manifest for s in before}
     done = sum(s.manifest is not None and s.manifest != old.get(s.key) for s in after)
+    unchanged = sum(s.state is State.CURRENT and s.manifest == old.get(s.key) for s in after)
     failed = {s.key: s.why for s in after if s.state is not State.CURRENT}
-    unchanged = len(after) - done - sum(1 for key in failed if old.get(key) == {s.key: s.manifest for s in after}[key])
-    return StageResult(stage, done, max(0, unchanged), failed, seconds)
+    return StageResult(stage, done, unchanged, failed, seconds)
 
 
 @contextmanager
