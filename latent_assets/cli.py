@@ -247,7 +247,18 @@ def ui(
     os.environ.setdefault(PROFILE_VARIABLE, chosen.name)
     open_instance(chosen).dispose()
     out.print(f"Dagster UI: http://127.0.0.1:{port}  (stop with Ctrl+C)", highlight=False)
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "latent_assets.definitions", "-h", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "dagster",
+        "dev",
+        "-m",
+        "latent_assets.definitions",
+        "-h",
+        "127.0.0.1",
+    ]
     os.execv(sys.executable, [*command, "-p", str(port), "--log-level", "warning"])
 
 
