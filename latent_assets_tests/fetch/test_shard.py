@@ -267,8 +267,9 @@ def test_killed_run_continues_with_the_rows_without_an_outcome(world: World, sit
     assert report.fetched == 61 - len(known)
     assert len(site.requests) - asked == report.fetched
     assert (report.rows, report.ok) == (61, 60)
-    # what was asked twice was in flight when the process was killed: at most two requests, twice
-    assert len(site.requests) - 61 <= 4
+    # what was asked twice was in flight when the process was killed: two requests, and what waited to be decoded.
+    # Without the journal it would be 20 rows after the first kill and 40 after the second
+    assert len(site.requests) - 61 <= 15
     assert not world.storage.exists(journal_folder("00000"))
     rows = read_shard(world.storage, "00000")
     assert [name for name in members(world) if name.endswith(".jpg")] == [

@@ -31,7 +31,9 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
         attention_head_dim=4,
         norm_num_groups=4,
     ).save_pretrained(folder / "unet")
-    DDIMScheduler(prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    DDIMScheduler(prediction_type="v_prediction", steps_offset=1, clip_sample=False).save_pretrained(
+        folder / "scheduler"
+    )
     index = {
         "_class_name": "StableDiffusionPipeline",
         "scheduler": ["diffusers", "DDIMScheduler"],

@@ -29,7 +29,7 @@ def test_a_large_map_is_a_small_picture() -> None:
     categories = [f"category {i % 14}" for i in range(50_000)]
     png = map_picture(maps, categories, {"clip": "trustworthiness 0.97"}, "Fifty thousand")
     assert len(png) <= 150_000
-    assert Image.open(io.BytesIO(png)).size == (1200, 490)
+    assert Image.open(io.BytesIO(png)).size == (1104, 450)
 
 
 def test_categories_have_colours_of_their_own() -> None:
