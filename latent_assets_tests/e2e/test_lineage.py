@@ -17,7 +17,7 @@ from latent_assets.profile import Profile
 from latent_assets_tests.conftest import Gallery, drawing
 from latent_assets_tests.e2e.dagster_ui import serving_ui
 from latent_assets_tests.e2e.small_atlas import SmallAtlas, small_atlas, write_profile
-from latent_assets_tests.small_models import write_clip
+from latent_assets_tests.small_models import write_clip, write_vae
 
 WHOLE = ["laion_metadata", "embedding_manifest", "umap_model", "atlas_table"]
 SHARDED = ["shard_catalog", "image_shards", "vae_latents", "clip_embeddings", "umap_projection"]
@@ -73,6 +73,18 @@ def test_a_changed_clip_redoes_its_vectors_and_what_follows_only(
         states = {s.stage: s.state for stage in type(atlas.lineage)(profile).standings().values() for s in stage}
         assert states["vae_latents"] is State.CURRENT and states["clip_embeddings"] is State.STALE
         assert atlas.rebuild() == shards("clip_embeddings") | AFTER_EMBEDDINGS | shards("umap_projection")
+        assert len(gallery.requests) == requests
+
+
+def test_a_changed_vae_redoes_its_latents_and_what_follows_only(
+    small_profile: Callable[..., Profile], small_models: dict[str, Any], tmp_path: Path, gallery: Gallery
+) -> None:
+    spec = {**write_vae(tmp_path / "vae", seed=1), "batch_size": 16}
+    with small_atlas(small_profile(models={"clip": dict(small_models["clip"]), "vae": spec})) as atlas:
+        atlas.rebuild()
+        requests = len(gallery.requests)
+        write_vae(tmp_path / "vae", seed=2)
+        assert atlas.rebuild() == shards("vae_latents") | AFTER_EMBEDDINGS | shards("umap_projection")
         assert len(gallery.requests) == requests
 
 
