@@ -247,11 +247,6 @@ class Storage:
         self.forget_failure(stamped.stage, stamped.key)
         return stamped
 
-    def retract(self, stage: str, key: str = "all") -> None:
-        """Forget an artefact: its manifest is removed, so that the next build makes it anew."""
-        self.delete(_manifest_name(stage, key))
-        self.delete(_failure_name(stage, key))
-
     def forget_failure(self, stage: str, key: str) -> None:
         """Drop the note of a failed attempt."""
         self.delete(_failure_name(stage, key))

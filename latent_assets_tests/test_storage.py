@@ -43,8 +43,6 @@ def test_manifest_makes_an_artefact_exist_and_clears_its_failure(storage: Storag
     written = storage.commit(Manifest("stage", "00001", "f", "v", 3, details={"x": [1]}))
     assert storage.manifest("stage", "00001") == written and written.created > 0
     assert storage.failures("stage") == {}
-    storage.retract("stage", "00001")
-    assert storage.manifest("stage", "00001") is None
 
 
 def test_missing_file_is_explained(storage: Storage) -> None:

@@ -7,7 +7,9 @@ everywhere. What a stage does is passed in.
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +18,7 @@ import dagster as dg
 from latent_assets.defs.lock import exclusive
 from latent_assets.errors import DataError
 from latent_assets.lineage import WHOLE, Lineage, Made, Produced
-from latent_assets.progress import Progress, listening
+from latent_assets.progress import Progress, current_listener, listening
 
 OWNERS = ["team:atlas"]
 
@@ -216,28 +218,17 @@ def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.EventLogRecord
     return next(iter(materialized or instance.fetch_observations(key, limit=1).records), None)
 
 
-class logging_progress:  # noqa: N801 (a context manager, used like a function)
-    """Write progress to the run's log, at most every ten seconds, unless the command line shows it."""
+@contextmanager
+def logging_progress(context: dg.AssetExecutionContext, every: float = 10.0) -> Iterator[None]:
+    """Write progress to the run's log, at most once in `every` seconds, unless the command line shows it."""
+    last = 0.0
 
-    def __init__(self, context: dg.AssetExecutionContext, every: float = 10.0) -> None:
-        self._log, self._every, self._last = context.log, every, 0.0
-        self._inner: Any = None
-
-    def __enter__(self) -> None:
-        from latent_assets.progress import current_listener
-
-        if current_listener() is None:
-            self._inner = listening(self._tell)
-            self._inner.__enter__()
-
-    def __exit__(self, *exc: object) -> None:
-        if self._inner is not None:
-            self._inner.__exit__(*exc)
-
-    def _tell(self, progress: Progress) -> None:
-        import time
-
-        if time.monotonic() - self._last >= self._every:
-            self._last = time.monotonic()
+    def tell(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
             of = f" of {progress.total}" if progress.total else ""
-            self._log.info(f"{progress.stage}: {progress.done}{of} {progress.unit} {progress.note}")
+            context.log.info(f"{progress.stage}: {progress.done}{of} {progress.unit} {progress.note}")
+
+    with nullcontext() if current_listener() else listening(tell):
+        yield
