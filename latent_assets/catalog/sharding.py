@@ -66,8 +66,9 @@ def stored_shards(storage: Storage) -> list[str]:
 
 
 def shard_rows(settings: Shards, added: int, present: int) -> int:
-    """Rows of a new shard: as the profile says, more when that would make too many partitions.
+    """Rows of a new shard: as the profile says, or several times that, a group of tars.
 
+    New shards take at most half of the partitions that are left, so that there is room for the rows of later builds.
     Raises SourceError when there are as many shards as there may be.
     """
     if not added:
@@ -78,7 +79,8 @@ def shard_rows(settings: Shards, added: int, present: int) -> int:
             f"{added} rows are new, but there are {present} shards already and `shards.max_partitions` is "
             f"{settings.max_partitions}: raise it (to at most 10000), or build into a new `root`."
         )
-    return max(settings.rows, math.ceil(added / free))
+    tars = math.ceil(added / settings.rows)
+    return settings.rows * math.ceil(tars / max(1, free // 2))
 
 
 class ShardWriter:

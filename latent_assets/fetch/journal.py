@@ -1,6 +1,6 @@
-"""What is known of a shard that is not finished: outcomes and stored images, kept row by row.
+"""What is known of a shard, or a part of one, that is not finished: outcomes and stored images, kept row by row.
 
-Below `images/{shard}.partial/`, in segments: `N.data` holds stored images one after the other, `N.jsonl` one line
+Below `images/{part}.partial/`, in segments: `N.data` holds stored images one after the other, `N.jsonl` one line
 per row with its outcome and where its image lies. On disk both are appended to as rows finish, so a killed
 process loses nothing it had finished; on S3 a segment is an object put every few seconds. A line counts only when
 it is whole and its image lies within the data.
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latent_assets.errors import StorageError
 from latent_assets.fetch.ledger import LedgerRow
 from latent_assets.storage import explained
 
@@ -47,17 +46,17 @@ class Entry:
     place: Place | None
 
 
-def journal_folder(shard: str) -> str:
-    """Storage folder of a shard's journal."""
-    return f"images/{shard}.partial"
+def journal_folder(part: str) -> str:
+    """Storage folder of the journal of a shard or part (see `parts`)."""
+    return f"images/{part}.partial"
 
 
 class Journal:
-    """The journal of one shard. `add` may be called from any thread."""
+    """The journal of one part of a shard. `add` may be called from any thread."""
 
-    def __init__(self, storage: Storage, shard: str) -> None:
+    def __init__(self, storage: Storage, part: str) -> None:
         self._storage = storage
-        self._folder = journal_folder(shard)
+        self._folder = journal_folder(part)
         self._lock = threading.Lock()
         names = [*storage.list(self._folder, ".data"), *storage.list(self._folder, ".jsonl")]
         self._number = 1 + max((int(name.split("-")[0]) for name in names), default=-1)
@@ -138,33 +137,29 @@ class Journal:
         self._since = time.monotonic()
 
 
-class ImageReader:
-    """Reads stored images from where they lie; files on S3 are brought here once."""
+class StoredImages:
+    """The files that images lie in, opened once each; files on S3 are brought here."""
 
     def __init__(self, storage: Storage, stack: ExitStack) -> None:
         self._storage = storage
         self._stack = stack
         self._open: dict[str, int] = {}
 
-    def read(self, place: Place) -> bytes:
-        """The bytes of one image. Raises StorageError when the file is shorter than it should be."""
+    def handle(self, place: Place) -> int:
+        """A file descriptor to read the image from, at the place's offset."""
         handle = self._open.get(place.name)
         if handle is None:
             path = self._stack.enter_context(self._storage.local(place.name))
-            handle = os.open(path, os.O_RDONLY)
+            handle = self._open[place.name] = os.open(path, os.O_RDONLY)
             self._stack.callback(os.close, handle)
-            self._open[place.name] = handle
-        data = os.pread(handle, place.size, place.offset)
-        if len(data) != place.size:
-            raise StorageError(f"{self._storage.uri(place.name)} is cut short: delete it and fetch the shard again.")
-        return data
+        return handle
 
 
 @contextmanager
-def reading_images(storage: Storage) -> Iterator[ImageReader]:
-    """An ImageReader for the duration of the block."""
+def stored_images(storage: Storage) -> Iterator[StoredImages]:
+    """StoredImages for the duration of the block."""
     with ExitStack() as stack:
-        yield ImageReader(storage, stack)
+        yield StoredImages(storage, stack)
 
 
 def _line(row: LedgerRow, offset: int, size: int) -> bytes:

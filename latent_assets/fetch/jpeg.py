@@ -46,11 +46,17 @@ def read_header(data: bytes) -> JpegHeader:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The same JPEG, pixel for pixel, without EXIF (but its orientation), XMP, IPTC and comments."""
+    """The same JPEG, pixel for pixel, without EXIF (but its orientation), XMP, IPTC and comments.
+
+    `data` itself when it has none of them.
+    """
     pieces = [b"\xff\xd8"]
     end_of_headers = 2
     orientation = 1
-    for marker, start, end in segments(data):
+    found = segments(data)
+    if all(_is_needed(marker, data[start : start + 12]) for marker, start, _ in found):
+        return data
+    for marker, start, end in found:
         if marker == 0xE1 and data[start : start + 6] == _EXIF:
             orientation = tiff_orientation(data[start + 6 : end])
         elif _is_needed(marker, data[start : start + 12]):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from latent_assets.fetch.outcome import OUTCOME_OF, Outcome, Reason
+from latent_assets.fetch.parts import stored_parts
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
@@ -76,9 +77,9 @@ class LedgerRow:
 _FIELDS = tuple(field.name for field in fields(LedgerRow))
 
 
-def ledger_name(shard: str) -> str:
-    """Storage name of a shard's ledger."""
-    return f"images/{shard}.parquet"
+def ledger_name(part: str) -> str:
+    """Storage name of the ledger of a shard or part (see `parts`)."""
+    return f"images/{part}.parquet"
 
 
 def outcome_of(reason: Reason) -> str:
@@ -87,15 +88,16 @@ def outcome_of(reason: Reason) -> str:
 
 
 def read_ledger(storage: Storage, shard: str) -> pl.DataFrame:
-    """The ledger of a shard, LEDGER_SCHEMA, in the catalog's order. Raises StorageError when there is none."""
-    return storage.read_parquet(ledger_name(shard))
+    """The ledger of a shard, LEDGER_SCHEMA, part by part in the catalog's order. Raises StorageError without one."""
+    parts = stored_parts(storage, shard) or [shard]
+    return pl.concat(storage.read_parquet(ledger_name(part)) for part in parts)
 
 
-def stored_rows(storage: Storage, shard: str) -> list[LedgerRow]:
-    """The rows of the stored ledger; none when the shard was never finished."""
-    if not storage.exists(ledger_name(shard)):
+def stored_rows(storage: Storage, part: str) -> list[LedgerRow]:
+    """The rows of a part's stored ledger; none when it was never finished."""
+    if not storage.exists(ledger_name(part)):
         return []
-    frame = read_ledger(storage, shard).with_columns(pl.col("fetched_at").dt.epoch("us") / 1e6)
+    frame = storage.read_parquet(ledger_name(part)).with_columns(pl.col("fetched_at").dt.epoch("us") / 1e6)
     return [LedgerRow(**row) for row in frame.select(_FIELDS).iter_rows(named=True)]
 
 

@@ -61,10 +61,13 @@ def fetch_rows(
     attempts: dict[str, int],
     journal: Journal,
     network: Network,
-    total: int,
+    so_far: tuple[int, int],
 ) -> None:
-    """Give each of `rows` an outcome in `journal`. `attempts` are those of earlier calls, by row id."""
-    clerk = _Clerk(profile.fetch, journal, attempts, total, total - len(rows))
+    """Give each of `rows` an outcome in `journal`.
+
+    `attempts` are those of earlier calls, by row id; `so_far` is (rows of the shard that are done, rows in all).
+    """
+    clerk = _Clerk(profile.fetch, journal, attempts, *so_far)
     if profile.source.kind == "metadata":
         try:
             asyncio.run(_fetch_links(profile.fetch, rows, clerk, network))
@@ -84,7 +87,7 @@ def _first(group: BaseExceptionGroup) -> BaseException:
 class _Clerk:
     """Turns what came of a row into its ledger row and image, and enters them in the journal."""
 
-    def __init__(self, settings: Fetch, journal: Journal, attempts: dict[str, int], total: int, done: int) -> None:
+    def __init__(self, settings: Fetch, journal: Journal, attempts: dict[str, int], done: int, total: int) -> None:
         self._settings = settings
         self._journal = journal
         self._before = attempts

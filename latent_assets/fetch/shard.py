@@ -1,4 +1,4 @@
-"""One shard from catalog rows to a finished tar and ledger, continuing from whatever is known already.
+"""One shard from catalog rows to finished tars and ledgers, continuing from whatever is known already.
 
 The order of things lives here; how a row is downloaded in `rows`, what is known of it in `journal` and `ledger`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,10 @@ from latent_assets.catalog.schema import CATALOG_COLUMNS, row_hashes
 from latent_assets.catalog.sharding import read_shard
 from latent_assets.errors import StorageError
 from latent_assets.fetch.health import Health, health_of
-from latent_assets.fetch.journal import Entry, ImageReader, Journal, Place, reading_images
-from latent_assets.fetch.ledger import LedgerRow, ledger_frame, ledger_name, stored_rows
+from latent_assets.fetch.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
+from latent_assets.fetch.ledger import LedgerRow, ledger_frame, ledger_name, read_ledger, stored_rows
 from latent_assets.fetch.outcome import Outcome, Reason
+from latent_assets.fetch.parts import part_names, split, stored_parts
 from latent_assets.fetch.rows import Wanted, fetch_rows
 from latent_assets.fetch.tar import IMAGE_EXTENSIONS, TarWriter, index_members, tar_name
 from latent_assets.fetch.web import Network
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from latent_assets.profile import Profile
     from latent_assets.storage import Storage
 
-_CODE_REVISION = 1  # raise when the same bytes would be stored differently
+_CODE_REVISION = 2  # raise when the same bytes would be stored differently
 _OPT_OUT = "kept although opted out"
 _SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
 
@@ -39,9 +40,9 @@ class FetchReport:
     """What is in a shard now, and what this call did.
 
     `rows` of the catalog have an outcome each; `ok` of them an image; `reasons` counts the rows by reason.
-    `fetched` rows were asked for by this call, the others were known. `bytes` are those of the tar, `seconds` and
+    `fetched` rows were asked for by this call, the others were known. `bytes` are those of the tars, `seconds` and
     `rate` (rows a second) this call's. `version` is a hash over (id, sha256 of the stored image) of all images.
-    `written` tells whether the tar and ledger were written anew.
+    `written` tells whether a tar and its ledger were written anew.
     """
 
     shard: str
@@ -74,7 +75,7 @@ def fetch_shard(
     retry: Collection[Reason | str] = (),
     network: Network | None = None,
 ) -> FetchReport:
-    """Give every catalog row of `shard` an outcome; write `images/{shard}.tar` and `images/{shard}.parquet`.
+    """Give every catalog row of `shard` an outcome; write its tar and ledger, or those of its parts (see `parts`).
 
     Rows that have an outcome are left alone, except failures whose reason is in `retry`. Rows that left the catalog
     leave the tar; rows whose caption or scores changed get new sidecars from what is stored. When nothing is
@@ -82,26 +83,73 @@ def fetch_shard(
     """
     started = time.monotonic()
     frame = read_shard(storage, shard)
-    wanted = _wanted(profile, frame)
-    journal = Journal(storage, shard)
-    try:
-        stored = {row.id: row for row in stored_rows(storage, shard)}
-        pending = journal.entries()
-        known = _known(storage, shard, stored) | pending
-        again = _again(profile, retry)
-        missing = [row for row in wanted if not _settled(known.get(row.id), row, again)]
-        if missing:
-            attempts = {row.id: known[row.id].row.attempts for row in missing if row.id in known}
-            fetch_rows(profile, storage, missing, attempts, journal, network or Network(), total=len(wanted))
+    parts = part_names(shard, frame.height, profile.shards.rows)
+    outdated = [part for part in stored_parts(storage, shard) if part not in parts]
+    fetcher = _PartFetcher(profile, storage, retry, network or Network(), outdated, frame.height)
+    for part, rows in split(frame, parts):
+        fetcher.fetch(part, rows)
+    for part in outdated:
+        for name in (ledger_name(part), tar_name(part), journal_folder(part)):
+            storage.delete(name)
+    written = fetcher.written or bool(outdated)
+    return _report(profile, storage, shard, fetcher.fetched, written, time.monotonic() - started)
+
+
+class _PartFetcher:
+    """Finishes the parts of a shard, one after the other: only one part's rows are in memory.
+
+    `outdated` are finished parts of an earlier layout: what they hold is not fetched again.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        storage: Storage,
+        retry: Collection[Reason | str],
+        network: Network,
+        outdated: Sequence[str],
+        total: int,
+    ) -> None:
+        self._profile, self._storage, self._network = profile, storage, network
+        self._again = _again(profile, retry)
+        self._outdated, self._total, self._done = outdated, total, 0
+        self.fetched = 0
+        self.written = False
+
+    def fetch(self, part: str, frame: pl.DataFrame) -> None:
+        """Give the rows of a part their outcomes and write its tar and ledger if anything about them is new."""
+        wanted = _wanted(self._profile, frame)
+        journal = Journal(self._storage, part)
+        try:
+            stored = {row.id: row for row in stored_rows(self._storage, part)}
+            pending = journal.entries()
+            known = self._moved({row.id for row in wanted}) | _known(self._storage, part, stored) | pending
+            missing = [row for row in wanted if not _settled(known.get(row.id), row, self._again)]
+            self._done += len(wanted) - len(missing)
+            if missing:
+                attempts = {row.id: known[row.id].row.attempts for row in missing if row.id in known}
+                so_far = (self._done, self._total)
+                fetch_rows(self._profile, self._storage, missing, attempts, journal, self._network, so_far)
+                journal.close()
+                known |= journal.entries()
+            if missing or pending or not _up_to_date(wanted, stored):
+                _write(self._storage, part, frame, wanted, known)
+                self.written = True
+            journal.delete()
+        finally:
             journal.close()
-            known |= journal.entries()
-        written = bool(missing or pending) or not _up_to_date(wanted, stored)
-        if written:
-            _write(storage, shard, frame, wanted, known)
-        journal.delete()
-    finally:
-        journal.close()
-    return _report(profile, storage, shard, len(missing), written, time.monotonic() - started)
+        self._done += len(missing)
+        self.fetched += len(missing)
+
+    def _moved(self, ids: set[str]) -> dict[str, Entry]:
+        """What the parts of an earlier layout know of rows."""
+        found: dict[str, Entry] = {}
+        for part in self._outdated:
+            stored = {row.id: row for row in stored_rows(self._storage, part) if row.id in ids}
+            pending = Journal(self._storage, part).entries()
+            found |= _known(self._storage, part, stored)
+            found |= {key: entry for key, entry in pending.items() if key in ids}
+        return found
 
 
 def shard_report(profile: Profile, storage: Storage, shard: str) -> FetchReport:
@@ -109,9 +157,10 @@ def shard_report(profile: Profile, storage: Storage, shard: str) -> FetchReport:
     return _report(profile, storage, shard, 0, False, 0.0)
 
 
-def shard_version(rows: Iterable[LedgerRow]) -> str:
+def shard_version(ledger: pl.DataFrame) -> str:
     """Hash over (id, sha256 of the stored image) of every row with an image, sorted by id."""
-    return fingerprint(sorted((row.id, row.stored_sha256) for row in rows if row.outcome == Outcome.OK))
+    images = ledger.filter(pl.col("outcome") == Outcome.OK.value).select("id", "stored_sha256").sort("id")
+    return fingerprint([list(row) for row in images.iter_rows()])
 
 
 def _wanted(profile: Profile, frame: pl.DataFrame) -> list[Wanted]:
@@ -125,15 +174,15 @@ def _wanted(profile: Profile, frame: pl.DataFrame) -> list[Wanted]:
     ]
 
 
-def _known(storage: Storage, shard: str, stored: dict[str, LedgerRow]) -> dict[str, Entry]:
+def _known(storage: Storage, part: str, stored: dict[str, LedgerRow]) -> dict[str, Entry]:
     """The outcomes of a finished ledger, with the places of the images. An outcome whose image is gone is none."""
     places: dict[str, Place] = {}
-    if stored and storage.exists(tar_name(shard)):
-        with storage.open(tar_name(shard)) as file:
+    if stored and storage.exists(tar_name(part)):
+        with storage.open(tar_name(part)) as file:
             for name, (offset, size) in index_members(file).items():
                 key, _, extension = name.rpartition(".")
                 if extension in IMAGE_EXTENSIONS:
-                    places[key] = Place(tar_name(shard), offset, size)
+                    places[key] = Place(tar_name(part), offset, size)
     known: dict[str, Entry] = {}
     for key, row in stored.items():
         place = places.get(key)
@@ -165,17 +214,17 @@ def _up_to_date(wanted: list[Wanted], stored: dict[str, LedgerRow]) -> bool:
     )
 
 
-def _write(storage: Storage, shard: str, frame: pl.DataFrame, wanted: list[Wanted], known: dict[str, Entry]) -> None:
+def _write(storage: Storage, part: str, frame: pl.DataFrame, wanted: list[Wanted], known: dict[str, Entry]) -> None:
     """Tar and ledger in the catalog's order: the same content gives the same bytes."""
     if lost := [want.id for want in wanted if want.id not in known]:
         raise StorageError(
-            f"{len(lost)} rows of shard {shard} have no outcome any more: another process finished this shard at the "
+            f"{len(lost)} rows of shard {part} have no outcome any more: another process finished this shard at the "
             "same time. Build it again; what is stored is kept."
         )
     rows: list[LedgerRow] = []
-    with storage.writing(tar_name(shard)) as path, path.open("wb", buffering=1 << 20) as file:
+    with storage.writing(tar_name(part)) as path, path.open("wb", buffering=0) as file:
         tar = TarWriter(file)
-        with reading_images(storage) as images:
+        with stored_images(storage) as images:
             for catalog_row, want in zip(frame.iter_rows(named=True), wanted, strict=True):
                 entry = known[want.id]
                 row = replace(entry.row, row_hash=want.row_hash, url=want.url)
@@ -183,13 +232,13 @@ def _write(storage: Storage, shard: str, frame: pl.DataFrame, wanted: list[Wante
                 if entry.place is not None:
                     _write_image(tar, images, entry.place, row, catalog_row)
         tar.close()
-    storage.write_parquet(ledger_name(shard), ledger_frame(rows), compression="zstd")
+    storage.write_parquet(ledger_name(part), ledger_frame(rows), compression="zstd")
 
 
 def _write_image(
-    tar: TarWriter, images: ImageReader, place: Place, row: LedgerRow, catalog_row: dict[str, Any]
+    tar: TarWriter, images: StoredImages, place: Place, row: LedgerRow, catalog_row: dict[str, Any]
 ) -> None:
-    tar.add(f"{row.id}.{row.extension}", images.read(place))
+    tar.copy(f"{row.id}.{row.extension}", images.handle(place), place.offset, place.size)
     tar.add(f"{row.id}.txt", (catalog_row["caption"] or "").encode())
     tar.add(f"{row.id}.json", json.dumps(_sidecar(row, catalog_row), ensure_ascii=False).encode())
 
@@ -214,20 +263,19 @@ def _sidecar(row: LedgerRow, catalog_row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(profile: Profile, storage: Storage, shard: str, fetched: int, written: bool, seconds: float) -> FetchReport:
-    rows = stored_rows(storage, shard)
-    reasons: dict[str, int] = {}
-    for row in rows:
-        reasons[row.reason] = reasons.get(row.reason, 0) + 1
+    ledger = read_ledger(storage, shard)
+    counted = ledger.group_by("reason").len().select(pl.col("reason").cast(pl.String), "len")
+    reasons = dict(sorted(counted.iter_rows(), key=lambda item: (-item[1], item[0])))
     return FetchReport(
         shard=shard,
-        rows=len(rows),
+        rows=ledger.height,
         ok=reasons.get(Reason.OK, 0),
-        reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        reasons=reasons,
         fetched=fetched,
-        bytes=storage.size(tar_name(shard)),
+        bytes=sum(storage.size(tar_name(part)) for part in stored_parts(storage, shard)),
         seconds=seconds,
         rate=fetched / seconds if seconds else 0.0,
-        version=shard_version(rows),
+        version=shard_version(ledger),
         health=health_of(profile.fetch, reasons),
         written=written,
     )

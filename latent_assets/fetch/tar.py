@@ -5,11 +5,15 @@ Which images are in one and in what order is decided in `shard`.
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections.abc import Iterator
+from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from latent_assets.errors import DataError
+from latent_assets.fetch.parts import stored_parts
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
@@ -18,35 +22,76 @@ BLOCK = 512
 IMAGE_EXTENSIONS = frozenset({"jpg", "png", "webp", "gif", "bmp", "avif", "tif"})
 _END = bytes(2 * BLOCK)
 _LAYOUT = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s32s32s8s8s155s12s")
-_READ_AHEAD = 4 << 20
+_GATHER = 1 << 20
+# a kernel or a pair of file systems that does not copy by itself
+_NO_COPY = frozenset({errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 
 
-def tar_name(shard: str) -> str:
-    """Storage name of a shard's images."""
-    return f"images/{shard}.tar"
+def tar_name(part: str) -> str:
+    """Storage name of the images of a shard or part (see `parts`)."""
+    return f"images/{part}.tar"
 
 
 class TarWriter:
-    """Appends files to a tar (ustar, no owner, no time: same content, same bytes)."""
+    """Appends files to a tar (ustar, no owner, no time: same content, same bytes).
 
-    def __init__(self, file: BinaryIO) -> None:
+    `file` is an unbuffered file on disk: what is small is gathered here, what is copied goes from file to file
+    within the kernel.
+    """
+
+    def __init__(self, file: FileIO) -> None:
         self._file = file
-        self.offset = 0
+        self._gathered = bytearray()
 
-    def add(self, name: str, data: bytes | memoryview) -> int:
-        """Append a file; return the offset of its content."""
-        start = self.offset + BLOCK
-        padding = -len(data) % BLOCK
-        self._file.write(_header(name, len(data)))
-        self._file.write(data)
-        if padding:
-            self._file.write(bytes(padding))
-        self.offset = start + len(data) + padding
-        return start
+    def add(self, name: str, data: bytes) -> None:
+        """Append a file."""
+        self._begin(name, len(data))
+        self._gathered += data
+        self._end(len(data))
+
+    def copy(self, name: str, source: int, offset: int, size: int) -> None:
+        """Append a file whose `size` bytes lie in another file at `offset`. Raises DataError when there are fewer."""
+        self._begin(name, size)
+        self._flush()
+        if copy_range(source, offset, self._file.fileno(), size) < size:
+            raise DataError(f"What is stored of {name} is cut short: fetch the shard again.")
+        self._end(size)
 
     def close(self) -> None:
         """Write the end of the archive; the file itself stays open."""
-        self._file.write(_END)
+        self._gathered += _END
+        self._flush()
+
+    def _begin(self, name: str, size: int) -> None:
+        self._gathered += _header(name, size)
+
+    def _end(self, size: int) -> None:
+        self._gathered += bytes(-size % BLOCK)
+        if len(self._gathered) >= _GATHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        view = memoryview(self._gathered)
+        while view:
+            view = view[self._file.write(view) :]
+        self._gathered = bytearray()
+
+
+def copy_range(source: int, offset: int, target: int, size: int) -> int:
+    """Copy `size` bytes at `offset` of a file to where another one stands; how many there were."""
+    done = 0
+    while done < size:
+        try:
+            step = os.copy_file_range(source, target, size - done, offset + done)
+        except (AttributeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_COPY:
+                raise
+            piece = os.pread(source, min(size - done, _GATHER), offset + done)
+            step = os.write(target, piece) if piece else 0
+        if not step:
+            break
+        done += step
+    return done
 
 
 def read_members(file: BinaryIO) -> Iterator[tuple[str, int, bytes]]:
@@ -80,15 +125,16 @@ def index_members(file: BinaryIO) -> dict[str, tuple[int, int]]:
 
 
 def read_images(storage: Storage, shard: str) -> Iterator[tuple[str, bytes]]:
-    """(row id, encoded image) of every stored image of a shard, in the tar's order, one at a time in memory.
+    """(row id, encoded image) of every stored image of a shard, tar by tar in order, one at a time in memory.
 
     Raises StorageError when the shard has not been fetched.
     """
-    with storage.open(tar_name(shard)) as file:
-        for name, _, data in read_members(file):
-            key, _, extension = name.rpartition(".")
-            if extension in IMAGE_EXTENSIONS:
-                yield key, data
+    for part in stored_parts(storage, shard) or [shard]:
+        with storage.open(tar_name(part)) as file:
+            for name, _, data in read_members(file):
+                key, _, extension = name.rpartition(".")
+                if extension in IMAGE_EXTENSIONS:
+                    yield key, data
 
 
 def _header(name: str, size: int) -> bytes:

@@ -121,23 +121,34 @@ def test_emptied_shard_stays(collection: Collection) -> None:
     assert collection.build().added == ("00003",)
 
 
-def test_partitions_are_limited(collection: Collection) -> None:
+def test_partitions_are_limited_and_leave_room(collection: Collection) -> None:
+    """More tars than half of the free partitions: shards become groups, and later rows still find a place."""
     collection.shards = {"rows": 1, "max_partitions": 8}
     collection.write("a.parquet", aesthetics(60))
-    report = collection.build()
-    assert len(report.shards) <= 8 and max(entry.rows for entry in report.shards.values()) == 8
-    collection.write("b.parquet", aesthetics(1, start=500))
+    before = collection.build().shards
+    assert [entry.rows for entry in before.values()] == [15, 15, 15, 15]
+    for step, rows in enumerate((20, 1, 1)):
+        collection.write(f"more-{step}.parquet", aesthetics(rows, start=100 * (step + 1)))
+        after = collection.build().shards
+        assert all(after[key] == entry for key, entry in before.items()), "old shards stay as they are"
+        before = after
+    assert [entry.rows for entry in before.values()] == [15, 15, 15, 15, 10, 10, 1, 1]
+    collection.write("one-too-many.parquet", aesthetics(1, start=900))
     with pytest.raises(SourceError, match=r"max_partitions"):
         collection.build()
 
 
-def test_the_635_thousand_rows_of_65plus_give_64_partitions() -> None:
+@pytest.mark.parametrize(
+    ("rows", "per_tar", "per_shard"),
+    [(635_561, 10_000, 10_000), (12_100_000, 10_000, 10_000), (100_000_000, 10_000, 20_000), (5_530_000_000, 10_000, 1_110_000)],
+)  # fmt: skip
+def test_partitions_of_large_sources(rows: int, per_tar: int, per_shard: int) -> None:
     from latent_assets.catalog.sharding import shard_rows
     from latent_assets.profile import Shards
 
-    assert -(-635_561 // shard_rows(Shards(rows=10_000), 635_561, 0)) == 64
-    per_shard = shard_rows(Shards(rows=1_000), 100_000_000, 0)
-    assert -(-100_000_000 // per_shard) <= 10_000
+    assert shard_rows(Shards(rows=per_tar), rows, 0) == per_shard
+    partitions = -(-rows // per_shard)
+    assert partitions <= 5_000 and (rows != 635_561 or partitions == 64)
 
 
 def test_many_buckets_give_the_same_as_one(
