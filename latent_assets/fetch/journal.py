@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,28 +79,29 @@ class Journal:
                     found[row.id] = Entry(row, place)
         return found
 
-    def add(self, row: LedgerRow, image: bytes = b"") -> None:
-        """Keep a finished row and its stored image. Raises StorageError when the root is full or read-only."""
+    def add(self, rows: Sequence[tuple[LedgerRow, bytes]]) -> None:
+        """Keep finished rows and their stored images (b"" without one).
+
+        Raises StorageError when the root is full or read-only.
+        """
         with self._lock:
-            line = _line(row, self._size, len(image))
-            self._size += len(image)
+            lines = []
+            for row, image in rows:
+                lines.append(_line(row, self._size, len(image)))
+                self._size += len(image)
+            images = [image for _, image in rows if image]
             if self._storage.is_local:
-                self._append(line, image)
+                self._append(images, lines)
                 return
-            self._data.append(image)
-            self._lines.append(line)
+            self._data += images
+            self._lines += lines
             if self._size >= SEGMENT_BYTES or time.monotonic() - self._since >= SEGMENT_SECONDS:
                 self._put()
 
     def close(self) -> None:
         """Store what is not stored yet."""
         with self._lock:
-            if self._files:
-                for file in self._files:
-                    os.close(file)
-                self._files = None
-                self._number += 1
-                self._size = 0
+            self._end_files()
             if self._lines:
                 self._put()
 
@@ -112,7 +113,7 @@ class Journal:
     def _segment(self) -> str:
         return f"{self._number:06d}-{self._writer}"
 
-    def _append(self, line: bytes, image: bytes) -> None:
+    def _append(self, images: list[bytes], lines: list[bytes]) -> None:
         with explained(self._storage, self._folder):
             if self._files is None:
                 folder = Path(self._storage.uri(self._folder))
@@ -123,10 +124,21 @@ class Journal:
                     os.open(folder / f"{name}.data", flags, 0o644),
                     os.open(folder / f"{name}.jsonl", flags, 0o644),
                 )
-            data, lines = self._files
-            if image:
-                _write_all(data, image)
-            _write_all(lines, line)
+            data_file, line_file = self._files
+            try:
+                write_all(data_file, images)
+                write_all(line_file, lines)
+            except BaseException:
+                self._end_files()  # what was written of it would shift the images that follow
+                raise
+
+    def _end_files(self) -> None:
+        if self._files:
+            for file in self._files:
+                os.close(file)
+            self._files = None
+            self._number += 1
+            self._size = 0
 
     def _put(self) -> None:
         name = f"{self._folder}/{self._segment()}"
@@ -175,7 +187,12 @@ def _whole_lines(data: bytes) -> Iterator[tuple[LedgerRow, int, int]]:
             continue
 
 
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
+def write_all(file: int, pieces: Sequence[bytes]) -> None:
+    """Write all of the pieces, one after the other, with as few system calls as the system makes of it."""
+    left: list[bytes | memoryview] = list(pieces)
+    while left:
+        written = os.writev(file, left)
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if left:
+            left[0] = memoryview(left[0])[written:]

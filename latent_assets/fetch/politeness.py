@@ -87,9 +87,9 @@ class Hosts(Generic[Row]):
                 return None
             await self._wait()
 
-    def finish(self) -> None:
-        """One row taken earlier has its outcome."""
-        self._unfinished -= 1
+    def finish(self, rows: int = 1) -> None:
+        """Rows taken earlier have their outcome."""
+        self._unfinished -= rows
         if self._unfinished == 0:
             self._changed.set()
 

@@ -6,10 +6,15 @@ Which rows those are is decided in `shard`; how one URL is downloaded in `web`.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
+import queue
 import random
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 STAGE = "image_shards"
 _FIRST_BACKOFF = 0.5
 _NO_HOST = ""
+_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,16 @@ class Wanted:
     origin: str
     row_hash: str
     recipe: str
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """A row that is through: the pieces of the answer's body or the problem there was, and the answer."""
+
+    row: Wanted
+    result: list[bytes] | FetchError
+    attempts: int
+    answer: Download | None = None
 
 
 @dataclass
@@ -95,42 +111,50 @@ class _Clerk:
         self._done = done
         progress.report(STAGE, done, total, "rows")
 
-    def store(self, row: Wanted, body: bytes, attempts: int, answer: Download | None = None) -> None:
-        """Store an image, or the reason why it is none. Runs in a worker thread."""
+    def enter(self, arrivals: Sequence[_Arrival]) -> None:
+        """Store images, or the reasons why they are none. Runs in worker threads.
+
+        What arrived together is written together: each system call makes a thread give up and regain the
+        interpreter's lock, which the event loop wants as well.
+        """
+        self._journal.add([self._entry(arrival) for arrival in arrivals])
+
+    def _entry(self, arrival: _Arrival) -> tuple[LedgerRow, bytes]:
+        answer, result = arrival.answer, arrival.result
         status = answer.status if answer else None
         redirects = answer.redirects if answer else 0
-        evidence = answer.opted_out[1] if answer and answer.opted_out else None
+        if isinstance(result, FetchError):
+            return self._problem_row(arrival, result), b""
+        body = b"".join(result)
         try:
             image = store_image(body, self._settings)
         except FetchError as problem:
             problem.status, problem.redirects, problem.body_bytes = status, redirects, len(body)
-            self.note(row, problem, attempts)
-            return
-        self._journal.add(self._image_row(row, image, status, redirects, attempts, evidence), image.data)
+            return self._problem_row(arrival, problem), b""
+        evidence = answer.opted_out[1] if answer and answer.opted_out else None
+        return self._image_row(arrival.row, image, status, redirects, arrival.attempts, evidence), image.data
 
-    def note(self, row: Wanted, problem: FetchError, attempts: int) -> None:
-        """Enter a row without an image."""
-        self._journal.add(
-            LedgerRow(
-                id=row.id,
-                url=row.url,
-                outcome=outcome_of(problem.reason),
-                reason=problem.reason.value,
-                http_status=problem.status,
-                redirects=problem.redirects,
-                bytes=problem.body_bytes,
-                fetched_at=time.time(),
-                attempts=self._before.get(row.id, 0) + attempts,
-                evidence=problem.evidence or None,
-                origin=row.origin,
-                row_hash=row.row_hash,
-                recipe=row.recipe,
-            )
+    def _problem_row(self, arrival: _Arrival, problem: FetchError) -> LedgerRow:
+        row = arrival.row
+        return LedgerRow(
+            id=row.id,
+            url=row.url,
+            outcome=outcome_of(problem.reason),
+            reason=problem.reason.value,
+            http_status=problem.status,
+            redirects=problem.redirects,
+            bytes=problem.body_bytes,
+            fetched_at=time.time(),
+            attempts=self._before.get(row.id, 0) + arrival.attempts,
+            evidence=problem.evidence or None,
+            origin=row.origin,
+            row_hash=row.row_hash,
+            recipe=row.recipe,
         )
 
-    def finished(self) -> None:
-        """One more row has its outcome."""
-        self._done += 1
+    def finished(self, rows: int = 1) -> None:
+        """So many more rows have their outcome."""
+        self._done += rows
         progress.report(STAGE, self._done, self._total, "rows")
 
     def _image_row(
@@ -161,33 +185,107 @@ class _Clerk:
         )
 
 
+class _Desk:
+    """Where answers wait for the threads that store them. Lives in one event loop; `failed` is its first error."""
+
+    def __init__(self, clerk: _Clerk, done: Callable[[int], None]) -> None:
+        self._clerk = clerk
+        self._done = done
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()  # holds who listens to progress
+        self._waiting: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self._threads = [threading.Thread(target=self._work, name=f"image-{n}") for n in range(os.cpu_count() or 1)]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, arrival: _Arrival) -> None:
+        """Take a row that is through with the network."""
+        self._waiting.put(arrival)
+
+    def close(self) -> None:
+        """Wait until everything that arrived is stored."""
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+        self.failed.cancel()
+
+    def _work(self) -> None:
+        broken = False
+        while (first := self._waiting.get()) is not None:
+            arrivals = [first, *self._more(self._waiting.qsize() // len(self._threads))]
+            try:
+                if not broken:
+                    self._clerk.enter(arrivals)
+            except BaseException as error:  # a full disk, not a row: rows have outcomes
+                broken = True
+                self._tell(self._fail, error)
+            else:
+                self._tell(self._done, len(arrivals))
+
+    def _more(self, most: int) -> Iterator[_Arrival]:
+        for _ in range(min(most, _TOGETHER - 1)):
+            try:
+                arrival = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            if arrival is None:
+                self._waiting.put(None)
+                return
+            yield arrival
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    def _tell(self, what: Callable[..., None], about: object) -> None:
+        with suppress(RuntimeError):  # the loop may have been closed by an interrupt
+            self._loop.call_soon_threadsafe(what, about, context=self._context)
+
+
 async def _fetch_links(settings: Fetch, rows: list[Wanted], clerk: _Clerk, network: Network) -> None:
     hosts: Hosts[_Attempted] = Hosts(settings.per_host, settings.per_host_rate, settings.timeout)
     slots = asyncio.Semaphore(settings.concurrency)
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as workers:
+
+    def stored(count: int) -> None:
+        hosts.finish(count)
+        clerk.finished(count)
+        for _ in range(count):
+            slots.release()
+
+    desk = _Desk(clerk, stored)
+    try:
         async with Web(settings, hosts, network) as web, asyncio.TaskGroup() as tasks:
-            fetcher = _Fetcher(settings, hosts, web, clerk, workers)
+            fetcher = _Fetcher(settings, hosts, web, desk, slots)
             hosts.add(fetcher.queued(row) for row in rows)
+            watch = tasks.create_task(_raise_from(desk.failed))
             while True:
                 await slots.acquire()
                 taken = await hosts.take()
                 if taken is None:
                     break
-                task = tasks.create_task(fetcher.fetch(*taken))
-                task.add_done_callback(lambda _: slots.release())
+                tasks.create_task(fetcher.fetch(*taken))
+            watch.cancel()
+    finally:
+        desk.close()
+
+
+async def _raise_from(failed: asyncio.Future[None]) -> None:
+    await failed
 
 
 class _Fetcher:
     """Takes rows through their attempts. A row to be tried again goes back to the queue; it holds nothing."""
 
     def __init__(
-        self, settings: Fetch, hosts: Hosts[_Attempted], web: Web, clerk: _Clerk, workers: ThreadPoolExecutor
+        self, settings: Fetch, hosts: Hosts[_Attempted], web: Web, desk: _Desk, slots: asyncio.Semaphore
     ) -> None:
         self._settings = settings
         self._hosts = hosts
         self._web = web
-        self._clerk = clerk
-        self._workers = workers
+        self._desk = desk
+        self._slots = slots
         self._loop = asyncio.get_running_loop()
 
     def queued(self, row: Wanted) -> tuple[str, _Attempted]:
@@ -199,21 +297,18 @@ class _Fetcher:
         return target.origin, _Attempted(row, target)
 
     async def fetch(self, host: str, item: _Attempted) -> None:
-        """One attempt at a row; its host's slot was taken and is given back here."""
+        """One attempt at a row; its host's slot was taken and is given back here, its own when it is stored."""
         try:
             answer = await self._attempt(host, item)
         finally:
             self._hosts.release(host)
-        if answer is None and self._try_again(host, item):
-            return
         if answer is not None:
-            body = b"".join(answer.body)
-            answer.body.clear()
-            await self._loop.run_in_executor(self._workers, self._clerk.store, item.row, body, item.attempts, answer)
-        elif item.problem is not None:
-            await self._loop.run_in_executor(self._workers, self._clerk.note, item.row, item.problem, item.attempts)
-        self._hosts.finish()
-        self._clerk.finished()
+            self._desk.put(_Arrival(item.row, answer.body, item.attempts, answer))
+        elif self._try_again(host, item):
+            self._slots.release()
+        else:
+            assert item.problem is not None  # no answer
+            self._desk.put(_Arrival(item.row, item.problem, item.attempts))
 
     async def _attempt(self, host: str, item: _Attempted) -> Download | None:
         """The answer, or None with `item.problem` set."""
@@ -266,11 +361,10 @@ def _read_files(profile: Profile, rows: list[Wanted], clerk: _Clerk) -> None:
 
     def one(row: Wanted) -> None:
         try:
-            body = read_file(base, row.path or "", profile.fetch)
+            result: list[bytes] | FetchError = [read_file(base, row.path or "", profile.fetch)]
         except FetchError as problem:
-            clerk.note(row, problem, 1)
-            return
-        clerk.store(row, body, 1)
+            result = problem
+        clerk.enter([_Arrival(row, result, 1)])
 
     with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as workers:
         for _ in workers.map(one, sorted(rows, key=lambda row: row.path or "")):

@@ -140,8 +140,13 @@ def test_partitions_are_limited_and_leave_room(collection: Collection) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "per_tar", "per_shard"),
-    [(635_561, 10_000, 10_000), (12_100_000, 10_000, 10_000), (100_000_000, 10_000, 20_000), (5_530_000_000, 10_000, 1_110_000)],
-)  # fmt: skip
+    [
+        (635_561, 10_000, 10_000),
+        (12_100_000, 10_000, 10_000),
+        (100_000_000, 10_000, 20_000),
+        (5_530_000_000, 10_000, 1_110_000),
+    ],
+)
 def test_partitions_of_large_sources(rows: int, per_tar: int, per_shard: int) -> None:
     from latent_assets.catalog.sharding import shard_rows
     from latent_assets.profile import Shards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import tarfile
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -209,13 +211,16 @@ def test_shard_without_rows(world: World, site: Site) -> None:
     assert (world.run().written, report.health.level) == (False, "ok")
 
 
-def test_progress_is_reported_row_by_row(world: World, site: Site) -> None:
+def test_progress_is_reported_as_rows_finish(world: World, site: Site) -> None:
     seen: list[progress.Progress] = []
-    world.catalog(links_to(site, 5))
+    world.settings |= {"per_host": 1}
+    world.catalog(links_to(site, 50))
     with progress.listening(seen.append):
         world.run()
-    assert [report.done for report in seen if report.stage == "image_shards"] == [0, 1, 2, 3, 4, 5]
-    assert {report.total for report in seen} == {5}
+    done = [report.done for report in seen if report.stage == "image_shards"]
+    assert (done[0], done[-1]) == (0, 50) and done == sorted(set(done))
+    assert len(done) > 10
+    assert {report.total for report in seen} == {50}
 
 
 # -- killed processes ----------------------------------------------------------------------------------
@@ -284,7 +289,8 @@ def test_torn_journal_loses_only_its_last_row(world: World, site: Site) -> None:
     ids = read_shard(world.storage, "00000")["id"].to_list()
     journal = Journal(world.storage, "00000")
     for key in ids[:3]:
-        journal.add(LedgerRow(id=key, url="u", outcome="ok", reason="ok", stored_sha256="0", stored_bytes=4), b"data")
+        row = LedgerRow(id=key, url="u", outcome="ok", reason="ok", stored_sha256="0", stored_bytes=4)
+        journal.add([(row, b"data")])
     journal.close()
     folder = Path(world.storage.uri(journal_folder("00000")))
     (lines,) = folder.glob("*.jsonl")
@@ -323,25 +329,52 @@ def test_killed_between_tar_and_ledger(world: World, site: Site, monkeypatch: py
 def test_full_disk_is_one_clear_error_and_loses_no_outcome(
     world: World, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import errno
-
-    world.catalog(links_to(site, 8))
-    real, left = os.write, [9]
-
-    def full(handle: int, data: bytes) -> int:
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(handle, data)
-
+    world.settings |= {"per_host": 1}
+    world.catalog(links_to(site, 40))
     with monkeypatch.context() as patch:
-        patch.setattr("latent_assets.fetch.journal.os.write", full)
+        patch.setattr("latent_assets.fetch.journal.os.writev", _disk_with_room_for(9))
         with pytest.raises(StorageError, match="is full"):
             world.run()
     kept = len(Journal(world.storage, "00000").entries())
-    assert kept == 4
+    assert 4 <= kept < 40
     report = world.run()
-    assert (report.ok, report.fetched) == (8, 4)
+    assert (report.ok, report.fetched) == (40, 40 - kept)
+
+
+def test_half_written_image_does_not_shift_those_after_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(world.storage, "00000")
+
+    def row(number: int) -> LedgerRow:
+        return LedgerRow(id=f"{number:032x}", url="u", outcome="ok", reason="ok", stored_sha256="0")
+
+    journal.add([(row(0), b"zero")])
+    with monkeypatch.context() as patch:
+        patch.setattr("latent_assets.fetch.journal.os.writev", _disk_with_room_for(0))
+        with pytest.raises(StorageError, match="is full"):
+            journal.add([(row(1), b"one"), (row(2), b"two")])
+    journal.add([(row(3), b"three"), (row(4), b"four")])
+    journal.close()
+    entries = Journal(world.storage, "00000").entries()
+    found = {
+        int(key, 16): world.storage.read_bytes(entry.place.name)[entry.place.offset :][: entry.place.size]
+        for key, entry in entries.items()
+        if entry.place
+    }
+    assert found == {0: b"zero", 3: b"three", 4: b"four"}
+
+
+def _disk_with_room_for(writes: int) -> Callable[[int, list[bytes]], int]:
+    """`os.writev` on a disk that is full after so many calls; the one that fails leaves two bytes behind."""
+    real, left = os.writev, [writes]
+
+    def writev(handle: int, pieces: list[bytes]) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            real(handle, [bytes(pieces[0][:2])])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, pieces)
+
+    return writev
 
 
 # -- health --------------------------------------------------------------------------------------------
