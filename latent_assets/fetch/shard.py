@@ -227,7 +227,9 @@ def _write(storage: Storage, part: str, frame: pl.DataFrame, wanted: list[Wanted
         with stored_images(storage) as images:
             for catalog_row, want in zip(frame.iter_rows(named=True), wanted, strict=True):
                 entry = known[want.id]
-                row = replace(entry.row, row_hash=want.row_hash, url=want.url)
+                row = entry.row
+                if (row.row_hash, row.url) != (want.row_hash, want.url):
+                    row = replace(row, row_hash=want.row_hash, url=want.url)
                 rows.append(row)
                 if entry.place is not None:
                     _write_image(tar, images, entry.place, row, catalog_row)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Iterator
 from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,7 +20,11 @@ if TYPE_CHECKING:
 BLOCK = 512
 IMAGE_EXTENSIONS = frozenset({"jpg", "png", "webp", "gif", "bmp", "avif", "tif"})
 _END = bytes(2 * BLOCK)
-_LAYOUT = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s32s32s8s8s155s12s")
+# a ustar header: name (100 bytes), these, size (12), these, checksum (8), these
+_OWNER = b"0000644\0" + 2 * b"0000000\0"
+_TIME = b"\0" + b"00000000000\0"
+_REST = (b"0" + bytes(100) + b"ustar\0" + b"00" + bytes(64) + 2 * b"0000000\0").ljust(356, b"\0")
+_EMPTY_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 _GATHER = 1 << 20
 # a kernel or a pair of file systems that does not copy by itself
 _NO_COPY = frozenset({errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
@@ -141,11 +144,10 @@ def _header(name: str, size: int) -> bytes:
     encoded = name.encode()
     if len(encoded) > 100 or size >= 8 << 30:
         raise ValueError(f"{name} ({size} bytes) does not fit a ustar header")
-    head = _LAYOUT.pack(
-        encoded, b"0000644", b"0000000", b"0000000", b"%011o" % size, b"00000000000", b" " * 8, b"0",
-        b"", b"ustar\0", b"00", b"", b"", b"0000000", b"0000000", b"", b"",
-    )  # fmt: skip
-    return head[:148] + b"%06o\0 " % sum(head) + head[156:]
+    octal = b"%011o" % size
+    # the checksum counts its own field as blanks
+    checksum = _EMPTY_SUM + sum(encoded) + sum(octal)
+    return b"%s%s%s%s%06o\0 %s" % (encoded.ljust(100, b"\0"), _OWNER, octal, _TIME, checksum, _REST)
 
 
 def _parse(header: bytes) -> tuple[str, int]:
