@@ -11,7 +11,7 @@ import email.utils
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -148,15 +148,13 @@ class Web:
         redirects = 0
         seen: set[str] = set()
         while True:
-            async with AsyncExitStack() as stack:
-                if polite and redirects:
-                    await stack.enter_async_context(self._hosts.guest(target.origin))
+            async with self._hosts.guest(target.origin) if polite and redirects else nullcontext():
                 if polite:
                     await self._ask_robots(target, redirects)
-                answer = await self._open(stack, target, redirects)
-                if answer.status not in _REDIRECTS:
-                    return await read(answer, redirects)
-                location = answer.headers.get("Location", "")
+                async with await self._open(target, redirects) as answer:
+                    if answer.status not in _REDIRECTS:
+                        return await read(answer, redirects)
+                    location = answer.headers.get("Location", "")
             seen.add(str(target.url))
             target = self._redirected(target, location, answer.status, redirects, seen)
             redirects += 1
@@ -177,14 +175,13 @@ class Web:
         if delay:
             self._hosts.slow_down(target.origin, delay)
 
-    async def _open(self, stack: AsyncExitStack, target: Target, redirects: int) -> aiohttp.ClientResponse:
+    async def _open(self, target: Target, redirects: int) -> aiohttp.ClientResponse:
         session = self._exempt if target.exempt else self._guarded
         try:
             # a connection nobody else waits for is not kept: there are a million hosts and a thousand sockets
             closing = not redirects and not self._hosts.awaited(target.origin)
             headers = {"Connection": "close"} if closing else None
-            request = session.get(target.url, allow_redirects=False, headers=headers)
-            answer = await stack.enter_async_context(request)
+            answer = await session.get(target.url, allow_redirects=False, headers=headers)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise problem_of(error, redirects) from error
         self._hosts.answered(target.origin)
@@ -220,7 +217,7 @@ class Web:
             raise FetchError(Reason.TOO_MANY_BYTES, f"Content-Length {answer.content_length}, the limit is {limit}")
         pieces: list[bytes] = []
         size, large, sniffed = 0, False, not image
-        async with AsyncExitStack() as stack:
+        try:
             async for piece in answer.content.iter_any():
                 pieces.append(piece)
                 size += len(piece)
@@ -232,8 +229,11 @@ class Web:
                     sniff(b"".join(pieces))
                     sniffed = True
                 if size > _LARGE_BODY and not large:
-                    await stack.enter_async_context(self._large)
+                    await self._large.acquire()
                     large = True
+        finally:
+            if large:
+                self._large.release()
         if image and not size:
             raise FetchError(Reason.EMPTY, "the answer has no body")
         return pieces
