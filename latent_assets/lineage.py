@@ -29,9 +29,9 @@ WHOLE = "all"  # key of a stage that is not cut into shards
 
 # Raise a stage's number when its code changes what it writes for the same input.
 CODE_REVISION = {
-    "laion_metadata": 1,
+    "laion_metadata": 2,
     "shard_catalog": 1,
-    "image_shards": 1,
+    "image_shards": 2,
     "clip_embeddings": 1,
     "vae_latents": 1,
     "embedding_manifest": 1,

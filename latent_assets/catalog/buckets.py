@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _PREFIX = ".spill-"
 _ROWS_PER_BUCKET = 400_000
 _MOST_BUCKETS = 512  # each is an open file while rows come
+_SPILLERS = 2
 
 
 def bucket_count(rows: int) -> int:
@@ -37,7 +39,10 @@ def bucket_count(rows: int) -> int:
 
 
 class Buckets:
-    """Rows by ranges of their id: bucket 0 holds the lowest ids. One bucket stays in memory, more go to files."""
+    """Rows by ranges of their id: bucket 0 holds the lowest ids. One bucket stays in memory, more go to files.
+
+    Columns without a value are not written. When one gets its first values later, new files are begun.
+    """
 
     def __init__(
         self, storage: Storage, folder: Path, name: str, count: int, schema: dict[str, type[pl.DataType]]
@@ -45,11 +50,15 @@ class Buckets:
         self.count = count
         self.rows = 0
         self._storage = storage
+        self._folder = folder
+        self._name = name
         self._schema = schema
         self._frames: list[pl.DataFrame] = []
-        self._paths = [folder / f"{name}-{number:04d}.arrow" for number in range(count)]
+        self._generations = 0
+        self._open: pa.Schema | None = None
         self._writers: list[pa.ipc.RecordBatchFileWriter] = []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spill")
+        self._writing = threading.Lock()
+        self._threads = ThreadPoolExecutor(_SPILLERS, thread_name_prefix="spill")
         self._spilling: deque[Future[None]] = deque()
 
     def add(self, frame: pl.DataFrame) -> None:
@@ -58,47 +67,78 @@ class Buckets:
         if self.count == 1:
             self._frames.append(frame)
             return
-        self._spilling.append(self._thread.submit(self._spill, frame))
-        while len(self._spilling) > 2:
+        self._spilling.append(self._threads.submit(self._spill, frame))
+        while len(self._spilling) > _SPILLERS:
             self._spilling.popleft().result()
 
     def finish(self) -> None:
         """No more rows come; from now on buckets can be read."""
         while self._spilling:
             self._spilling.popleft().result()
-        self._thread.shutdown()
+        self._threads.shutdown()
         with explained(self._storage, "catalog", reading=False):
-            for writer in self._writers:
-                writer.close()
-        self._writers = []
+            self._close()
 
     def read(self, bucket: int, columns: list[str] | None = None) -> pl.DataFrame:
-        """The rows of one bucket, in the order they came."""
-        names = columns or list(self._schema)
+        """The rows of one bucket, in no particular order."""
+        wanted = {name: self._schema[name] for name in columns or self._schema}
         if self.count == 1:
-            frames = [frame.select(names) for frame in self._frames]
-            return pl.concat(frames) if frames else pl.DataFrame(schema={name: self._schema[name] for name in names})
-        if not self._paths[bucket].exists():
-            return pl.DataFrame(schema={name: self._schema[name] for name in names})
-        return pl.read_ipc(self._paths[bucket], columns=names)
+            frames = [frame.select(list(wanted)) for frame in self._frames]
+        else:
+            paths = [self._path(generation, bucket) for generation in range(1, self._generations + 1)]
+            frames = [_with_nulls(pl.read_ipc(path), wanted) for path in paths if path.exists()]
+        return pl.concat(frames) if frames else pl.DataFrame(schema=wanted)
 
     def forget(self, bucket: int) -> None:
         """Free what one bucket holds."""
         self._frames = []
-        self._paths[bucket].unlink(missing_ok=True)
+        for generation in range(1, self._generations + 1):
+            self._path(generation, bucket).unlink(missing_ok=True)
+
+    def _path(self, generation: int, bucket: int) -> Path:
+        return self._folder / f"{self._name}-{generation:02d}-{bucket:04d}.arrow"
 
     def _spill(self, frame: pl.DataFrame) -> None:
         """Append a frame to the files of its buckets. Runs in a thread, while the next one is read."""
         number = pl.col("id").str.slice(0, 4).str.to_integer(base=16, dtype=pl.UInt32) * self.count // 65536
-        ordered = frame.with_columns(number.alias("bucket")).sort("bucket")
-        table = ordered.drop("bucket").to_arrow(compat_level=pl.CompatLevel.oldest())
-        with explained(self._storage, "catalog", reading=False):
-            if not self._writers:
-                self._writers = [pa.ipc.new_file(path, table.schema) for path in self._paths]
+        filled = [name for name in self._schema if name == "id" or frame[name].null_count() < frame.height]
+        ordered = frame.select(*filled, number.alias("bucket")).sort("bucket")
+        arrays = ordered.select(filled).to_arrow(compat_level=pl.CompatLevel.oldest())
+        with self._writing, explained(self._storage, "catalog", reading=False):
+            schema = self._schema_with(filled)
+            columns = [
+                arrays[field.name] if field.name in filled else pa.nulls(arrays.num_rows, field.type)
+                for field in schema
+            ]
+            table = pa.table(columns, schema=schema)
             start = 0
             for bucket, rows in ordered["bucket"].rle().struct.unnest().select("value", "len").iter_rows():
                 self._writers[bucket].write_table(table.slice(start, rows))
                 start += rows
+
+    def _schema_with(self, filled: list[str]) -> pa.Schema:
+        """The schema of the files that are open, which have these columns among others."""
+        if self._open is None or not set(filled) <= set(self._open.names):
+            before = [] if self._open is None else self._open.names
+            self._close()
+            empty = pl.DataFrame(schema={k: v for k, v in self._schema.items() if k in filled or k in before})
+            self._open = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+            self._generations += 1
+            paths = [self._path(self._generations, bucket) for bucket in range(self.count)]
+            self._writers = [pa.ipc.new_file(path, self._open) for path in paths]
+        return self._open
+
+    def _close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+        self._writers = []
+
+
+def _with_nulls(frame: pl.DataFrame, schema: dict[str, type[pl.DataType]]) -> pl.DataFrame:
+    """The columns of `schema`, null where the frame has none of that name."""
+    return frame.select(
+        pl.col(name) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in schema.items()
+    )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from latent_assets.catalog.schema import id_heads, mixed
 from latent_assets.catalog.source import SourceFile, local_copy
 from latent_assets.errors import SourceError
 
@@ -123,13 +124,7 @@ def read_removals(paths: Iterable[str]) -> Removals:
 
 def sample_ranks(ids: pl.Series, seed: int) -> np.ndarray:
     """A pseudo-random uint64 per row id, the same for the same seed: a sample is the rows with the lowest."""
-    head = ids.str.slice(0, 16).str.to_integer(base=16, dtype=pl.UInt64).to_numpy()
-    with np.errstate(over="ignore"):
-        mixed = head + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-        result: np.ndarray = mixed ^ (mixed >> np.uint64(31))
-    return result
+    return mixed(id_heads(ids) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64))
 
 
 def _rules(filters: Filters, removals: Removals) -> Iterator[tuple[str, pl.Expr]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from latent_assets.profile import Profile
     from latent_assets.storage import Storage
 
-BATCH_ROWS = 100_000
+BATCH_ROWS = 200_000
 
 
 def read_rows(profile: Profile, storage: Storage) -> Iterator[pl.DataFrame]:
@@ -83,9 +83,8 @@ def _metadata_rows(profile: Profile, file: SourceFile) -> Iterator[pl.DataFrame]
 
 
 def _with_ids(batch: pl.DataFrame) -> pl.DataFrame:
-    keys = batch["url"].fill_null("").cast(pl.Binary).to_list()
     return batch.select(
-        pl.Series("id", row_ids(keys), pl.String),
+        row_ids(batch["url"]),
         *(pl.col(name) for name in SOURCE_COLUMNS),
         pl.lit(1, pl.Int32).alias("url_count"),
         pl.lit(None, pl.String).alias("path"),

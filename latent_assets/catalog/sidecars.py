@@ -14,7 +14,7 @@ import polars as pl
 import xxhash
 
 from latent_assets.catalog.columns import ANY_SCHEMA
-from latent_assets.catalog.schema import CATALOG_SCHEMA, SOURCE_COLUMNS, row_ids
+from latent_assets.catalog.schema import CATALOG_SCHEMA, SOURCE_COLUMNS, row_id
 from latent_assets.errors import SourceError
 
 if TYPE_CHECKING:
@@ -60,11 +60,13 @@ def catalog_frame(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
 
     Each row has a key `name`: the path below the source, or tar and member.
     """
-    values = list(rows)
-    ids = row_ids(str(row["name"]).encode("utf-8", "surrogateescape") for row in values)
     records = [
-        {**{column: row.get(column) for column in CATALOG_SCHEMA}, "id": key, "url_count": 1}
-        for key, row in zip(ids, values, strict=True)
+        {
+            **{column: row.get(column) for column in CATALOG_SCHEMA},
+            "id": row_id(str(row["name"]).encode("utf-8", "surrogateescape")),
+            "url_count": 1,
+        }
+        for row in rows
     ]
     return pl.DataFrame(records, schema=CATALOG_SCHEMA)
 

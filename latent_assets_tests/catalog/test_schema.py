@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import xxhash
 
-from latent_assets.catalog.schema import CATALOG_SCHEMA, COLUMN_MEANING, row_ids, shard_key, sorted_by_id
+from latent_assets.catalog.schema import CATALOG_SCHEMA, COLUMN_MEANING, row_id, row_ids, shard_key
 
 
 def test_every_column_has_its_meaning() -> None:
@@ -13,14 +13,10 @@ def test_every_column_has_its_meaning() -> None:
 
 
 def test_row_ids() -> None:
-    url = "https://example.com/ü.jpg"
-    assert row_ids([url.encode()]) == [xxhash.xxh3_128_hexdigest(url.encode())]
+    urls = ["https://example.com/ü.jpg", "", None, "x" * 10_000, "a"]
+    assert row_ids(pl.Series(urls, dtype=pl.String)).to_list() == [
+        xxhash.xxh3_128_hexdigest((url or "").encode()) for url in urls
+    ]
+    assert row_ids(pl.Series([], dtype=pl.String)).to_list() == []
+    assert row_id(b"a") == xxhash.xxh3_128_hexdigest(b"a")
     assert [shard_key(0), shard_key(41), shard_key(9999)] == ["00000", "00041", "09999"]
-
-
-def test_sorting_by_id_holds_for_ids_that_share_their_first_half() -> None:
-    ids = ["ab" * 8 + "ff" * 8, "ab" * 8 + "00" * 8, "00" * 16, "ff" * 16, "ab" * 8 + "77" * 8]
-    frame = pl.DataFrame({"id": ids, "n": range(5)})
-    assert sorted_by_id(frame)["id"].to_list() == sorted(ids)
-    assert sorted_by_id(frame)["n"].to_list() == [2, 1, 4, 0, 3]
-    assert sorted_by_id(frame.head(0)).height == 0
