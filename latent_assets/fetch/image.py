@@ -42,6 +42,7 @@ _HEAD = 1024
 _LARGE_PIXELS = 20_000_000
 _large_image = threading.Lock()  # two huge images are never decoded at once
 _TRANSPOSED = frozenset({5, 6, 7, 8})
+_REWRITTEN = frozenset({"tiff", "avif"})
 _SRGB = ImageCms.createProfile("sRGB")
 
 # Pillow's remarks about odd files; what is wrong with one is in its ledger row
@@ -145,6 +146,9 @@ def _decode(data: bytes, kind: str, settings: Fetch) -> tuple[np.ndarray, int, i
 
 
 def _orientation(image: Image.Image) -> int:
+    """How the pixels that Pillow loads are to be turned; it turns those of a TIFF itself."""
+    if image.format == "TIFF":
+        return 1
     try:
         value = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (ValueError, TypeError, SyntaxError, OSError, KeyError):
@@ -224,12 +228,16 @@ def _encode(pixels: np.ndarray, settings: Fetch) -> bytes:
     if settings.format == "jpeg":
         array = np.ascontiguousarray(pixels)
         return bytes(simplejpeg.encode_jpeg(array, quality=settings.quality, colorsubsampling="420"))
-    image = Image.fromarray(pixels)  # without the profile and texts of the original
+    if settings.format == "png":
+        return _png(pixels)
     target = io.BytesIO()
-    if settings.format == "webp":
-        image.save(target, "WEBP", quality=settings.quality, method=4)
-    else:
-        image.save(target, "PNG")
+    Image.fromarray(pixels).save(target, "WEBP", quality=settings.quality, method=4)
+    return target.getvalue()
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "PNG")
     return target.getvalue()
 
 
@@ -237,26 +245,31 @@ def _encode(pixels: np.ndarray, settings: Fetch) -> bytes:
 
 
 def _store_raw(data: bytes, kind: str, settings: Fetch) -> StoredImage:
-    """Check everything that can be checked without decoding a JPEG, and leave metadata out."""
+    """Check everything that can be checked without decoding a JPEG, and leave metadata out.
+
+    What only a decoder can part from its metadata (TIFF, AVIF) is stored as a PNG of the same pixels.
+    """
+    extension = EXTENSIONS[kind]
     if kind == "jpeg":
         header = jpeg.read_header(data)
-        width, height = header.width, header.height
-        turned = header.orientation in _TRANSPOSED
+        width, height, orientation = header.width, header.height, header.orientation
         _check_pixels(width, height, 1, settings)
-        if data.rfind(b"\xff\xd9") < len(data) * 9 // 10:
-            raise FetchError(Reason.CORRUPT, "jpeg: the end of the image is missing")
+        stored = without_metadata(data, kind)
     else:
         with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
             width, height = image.size
             _check_pixels(width, height, int(getattr(image, "n_frames", 1)), settings)
-            turned = _orientation(image) in _TRANSPOSED
+            orientation = _orientation(image)
             image.load()
-    stored = without_metadata(data, kind)
+            if kind in _REWRITTEN:
+                stored, extension = _png(upright(np.asarray(_to_srgb(image)), orientation)), EXTENSIONS["png"]
+            else:
+                stored = without_metadata(data, kind)
     sha256 = hashlib.sha256(data).hexdigest()
-    width, height = (height, width) if turned else (width, height)
+    width, height = (height, width) if orientation in _TRANSPOSED else (width, height)
     return StoredImage(
         data=stored,
-        extension=EXTENSIONS[kind],
+        extension=extension,
         bytes=len(data),
         width=width,
         height=height,

@@ -5,12 +5,16 @@ Layout: ITU T.81 Annex B, EXIF 2.32 (orientation), ICC.1 Annex B.4 (profiles in 
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SCAN = 0xDA
+_END = 0xD9
+# a marker with content or the last one: coded pixels hold 0xFF only before 0 and before restart markers
+_MARKER = re.compile(rb"\xff+[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
 _ORIENTATION = 0x0112
@@ -46,25 +50,41 @@ def read_header(data: bytes) -> JpegHeader:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The same JPEG, pixel for pixel, without EXIF (but its orientation), XMP, IPTC and comments.
+    """The same JPEG, pixel for pixel, without EXIF (but its orientation), XMP, IPTC, comments and trailing bytes.
 
-    `data` itself when it has none of them.
+    Behind the end of the image phones put previews and films, with places of their own. `data` itself when there is
+    nothing to leave out. Raises ValueError when the image has no end.
     """
     pieces = [b"\xff\xd8"]
     end_of_headers = 2
     orientation = 1
     found = segments(data)
-    if all(_is_needed(marker, data[start : start + 12]) for marker, start, _ in found):
+    end = end_of_image(data, found[-1][2] if found else 2)
+    if end == len(data) and all(_is_needed(marker, data[start : start + 12]) for marker, start, _ in found):
         return data
-    for marker, start, end in found:
+    for marker, start, stop in found:
         if marker == 0xE1 and data[start : start + 6] == _EXIF:
-            orientation = tiff_orientation(data[start + 6 : end])
+            orientation = tiff_orientation(data[start + 6 : stop])
         elif _is_needed(marker, data[start : start + 12]):
-            pieces.append(data[start - 4 : end])
-        end_of_headers = end
+            pieces.append(data[start - 4 : stop])
+        end_of_headers = stop
     if orientation != 1:
         pieces.insert(1, _orientation_segment(orientation))
-    return b"".join([*pieces, data[end_of_headers:]])
+    return b"".join([*pieces, data[end_of_headers:end]])
+
+
+def end_of_image(data: bytes, at: int = 2) -> int:
+    """Where the image ends: behind its end marker, which is sought from `at`, the end of a segment.
+
+    Raises ValueError when there is none: the file is cut short.
+    """
+    while (match := _MARKER.search(data, at)) is not None:
+        marker = data[match.end() - 1]
+        if marker == _END:
+            return match.end()
+        length = int.from_bytes(data[match.end() : match.end() + 2], "big")
+        at = match.end() + max(length, 2)
+    raise ValueError("the end of the image is missing")
 
 
 def segments(data: bytes) -> list[tuple[int, int, int]]:

@@ -18,7 +18,7 @@ _WEBP_EXIF_FLAG, _WEBP_XMP_FLAG = 0x08, 0x04
 
 
 def without_metadata(data: bytes, kind: str) -> bytes:
-    """The same image without metadata; `kind` as `image.sniff` gives it. Other kinds than JPEG, PNG and WebP stay."""
+    """The same image without metadata; `kind` as `image.sniff` gives it. GIF and BMP, which have no EXIF, stay."""
     if kind == "jpeg":
         return jpeg.without_metadata(data)
     if kind == "png":
@@ -46,6 +46,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if at + 12 + length > len(data):
             return
         yield data[at + 4 : at + 8], at + 8, at + 8 + length
+        if data[at + 4 : at + 8] == b"IEND":
+            return
         at += 12 + length
 
 

@@ -48,7 +48,7 @@ def test_formats(format: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_orientation_is_applied(orientation: int, format: str) -> None:
     turns = {
         2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -161,6 +161,37 @@ def test_scaled_decode_looks_like_a_full_one() -> None:
     assert 10 * np.log10(255**2 / np.mean(error**2)) > 40
 
 
+@pytest.mark.parametrize("size", [24, 100, 190, 260, 333, 380, 490, 511])
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_smaller_images_do_not_alias(size: int, format: str) -> None:
+    """Rings that get finer than the smaller image can hold must fade to grey, not come back as other rings.
+
+    What is allowed is the error of Pillow's bilinear filter, which is a triangle as wide as the reduction, and a little
+    more for JPEG, whose decoder takes the first step by leaving out coefficients.
+    """
+    y, x = np.mgrid[-1:1:512j, -1:1:512j]
+    rings = (127.5 + 127.5 * np.cos(128 * np.pi * (x**2 + y**2))).astype(np.uint8)
+    source = Image.fromarray(np.repeat(rings[..., None], 3, 2))
+    reference = np.asarray(source.resize((size, size), Image.Resampling.LANCZOS)).astype(float)
+    bilinear = np.asarray(source.resize((size, size), Image.Resampling.BILINEAR))
+    nearest = np.asarray(source.resize((size, size), Image.Resampling.NEAREST))
+    options = {"quality": 98, "subsampling": 0} if format == "JPEG" else {}
+    image = pixels(stored(encoded(source, format, **options), resize="longest", size=size))
+
+    def error(array: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((array - reference) ** 2)))
+
+    assert error(image) < 1.2 * error(bilinear) + (9 if format == "JPEG" else 3)
+    assert error(image) < 0.6 * error(nearest)
+
+
+@pytest.mark.parametrize("shape", [(40_000, 60), (60, 40_000)])
+def test_very_long_images(shape: tuple[int, int]) -> None:
+    image = stored(encoded(Image.new("RGB", shape, (200, 30, 30)), "PNG"), resize="shortest", size=32)
+    assert min(image.stored_width, image.stored_height) == 32
+    assert np.abs(pixels(image).astype(int) - (200, 30, 30)).max() <= 1
+
+
 def test_orientation_and_scaled_decode_together() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -242,6 +273,33 @@ def test_raw_keeps_the_coded_pixels_and_drops_metadata() -> None:
     with Image.open(io.BytesIO(image.data)) as kept, Image.open(io.BytesIO(source)) as original:
         assert kept.getexif() == {0x0112: 6}
         assert np.array_equal(np.asarray(kept), np.asarray(original))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_raw_drops_what_stands_behind_the_image(progressive: bool) -> None:
+    """Phones append a film or a second picture, with its own EXIF and place."""
+    exif = Image.Exif()
+    exif[0x010E] = "SECRET"
+    noise = np.random.default_rng(5).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    source = encoded(Image.fromarray(noise), progressive=progressive, restart_marker_rows=1, quality=95)
+    for trailer in (encoded(picture(), exif=exif), b"ftypmp42 SECRET"):
+        image = stored(source + trailer, format="raw")
+        assert image.data == source
+        assert image.sha256 == hashlib.sha256(source + trailer).hexdigest()
+    assert stored(source, format="raw").data == source
+
+
+@pytest.mark.parametrize("format", ["TIFF", "AVIF"])
+def test_raw_stores_what_cannot_be_cleaned_as_png(format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "SECRET"
+    source = encoded(picture().transpose(Image.Transpose.ROTATE_90), format, exif=exif)
+    assert b"SECRET" in source
+    image = stored(source, format="raw")
+    assert b"SECRET" not in image.data
+    assert (image.extension, image.width, image.height) == ("png", 96, 64)
+    assert_picture(image)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
