@@ -61,6 +61,18 @@ def test_first_build_makes_everything_and_the_second_nothing(atlas: SmallAtlas, 
     assert all(s.state is State.CURRENT for stage in atlas.lineage.standings().values() for s in stage)
 
 
+def test_shards_that_are_groups_of_tars(small_profile: Callable[..., Profile], gallery: Gallery) -> None:
+    """Twelve tars do not fit two free partitions: two shards of six tars each, and the atlas is the same."""
+    with small_atlas(small_profile(shards={"rows": 5, "max_partitions": 4})) as atlas:
+        made = atlas.rebuild()
+        assert {key for stage, key in made if stage == "image_shards"} == {"00000", "00001"}
+        tars = sorted((Path(atlas.profile.root) / "images").rglob("*.tar"))
+        assert len(tars) == 12 and {tar.parent.name for tar in tars} == {"00000", "00001"}
+        rows = table(atlas)
+        assert rows.height == 60 and set(rows["url"]) == {gallery.url(name) for name in gallery.files}
+        assert atlas.rebuild() == set()
+
+
 def test_a_changed_clip_redoes_its_vectors_and_what_follows_only(
     small_profile: Callable[..., Profile], tmp_path: Path, gallery: Gallery
 ) -> None:

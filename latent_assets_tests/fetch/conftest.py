@@ -71,6 +71,7 @@ class World:
     network: Network | None = None
     source: Source | None = None
     root: str = ""
+    shards: dict[str, int] = field(default_factory=lambda: {"rows": 10_000})
 
     @property
     def storage(self) -> Storage:
@@ -83,7 +84,7 @@ class World:
             root=self.root or str(self.folder / "root"),
             source=self.source or Source(path=str(self.folder / "links.parquet")),
             filters=Filters(require_caption=False),
-            shards=Shards(rows=10_000),
+            shards=Shards(**self.shards),
             fetch=Fetch(**{"robots": False, "timeout": 3.0, "size": 64, **self.settings}),
             models=Models(clip=ClipModel(config="none", weights="none")),
             projection=Projection(spaces=("clip",)),

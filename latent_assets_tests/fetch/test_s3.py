@@ -24,6 +24,7 @@ from latent_assets.catalog.sharding import read_shard
 from latent_assets.catalog.source import observe_source
 from latent_assets.errors import SourceError, StorageError
 from latent_assets.fetch.journal import Journal, journal_folder
+from latent_assets.fetch.parts import part_names, stored_parts
 from latent_assets.fetch.tar import read_images, tar_name
 from latent_assets.profile import Source
 from latent_assets.storage import Storage
@@ -129,6 +130,20 @@ def test_killed_run_continues_on_s3(s3_world: World, site: Site) -> None:
     assert len(site.requests) - asked == report.fetched
     assert s3_world.storage.list(journal_folder("00000"), ".jsonl") == []
     assert s3_world.run().fetched == 0
+
+
+def test_group_of_tars_on_s3(s3_world: World, site: Site) -> None:
+    s3_world.shards = {"rows": 10, "max_partitions": 1}
+    s3_world.catalog([site.add(f"/{number}.jpg", photo(number)) for number in range(25)])
+    first = s3_world.run()
+    assert stored_parts(s3_world.storage, "00000") == part_names("00000", 25, 10)
+    assert len(dict(read_images(s3_world.storage, "00000"))) == first.ok == 25
+    asked = len(site.requests)
+    s3_world.shards = {"rows": 30, "max_partitions": 1}
+    second = s3_world.run()
+    assert (second.fetched, second.version, len(site.requests)) == (0, first.version, asked)
+    assert s3_world.storage.list("images") == ["00000.parquet", "00000.tar"]
+    assert s3_world.storage.list("images/00000") == []
 
 
 def test_sources_on_s3(s3_world: World, site: Site) -> None:
