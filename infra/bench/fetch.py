@@ -2,10 +2,12 @@
 
     python infra/bench/fetch.py --images 5000                       all four cases
     python infra/bench/fetch.py --images 1000 --cases resized,raw   some of them
+    python infra/bench/fetch.py --rounds 3                          each case three times; the medians are printed
 
 Cases: `resized` (shortest side to 512, JPEG 92), `raw` (stored as they come), `tls` (resized, over HTTPS) and `slow`
 (resized; 1 of the 100 servers never answers). img2dataset gets an environment of its own (Python 3.11, pandas < 3),
-made by this script with uv. Images/s, CPU seconds an image and peak memory (sum of the processes' private memory)
+made by this script with uv. The two take turns at going first: the first to use memory that a virtual machine has not
+touched yet pays for it. Images/s, CPU seconds an image and peak memory (sum of the processes' private memory)
 are those of the downloader alone; the server is one process beside it.
 """
 
@@ -18,6 +20,7 @@ import json
 import os
 import shutil
 import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -52,6 +55,14 @@ class Figures:
     def rate(self) -> float:
         """Images a second."""
         return self.images / self.seconds
+
+
+def median(figures: list[Figures]) -> Figures:
+    """The median of each figure."""
+    images, seconds, cpu, memory = (
+        statistics.median(getattr(f, name) for f in figures) for name in ("images", "seconds", "cpu", "memory")
+    )
+    return Figures(round(images), seconds, cpu, memory)
 
 
 def photo(seed: int) -> bytes:
@@ -241,8 +252,8 @@ def opponent(folder: Path) -> Path:
     return python
 
 
-def run_case(case: str, images: int, folder: Path, python: Path) -> tuple[Figures, Figures]:
-    """Both downloaders on one case: (ours, theirs)."""
+def run_case(case: str, images: int, folder: Path, python: Path, round: int) -> tuple[Figures, Figures]:
+    """Both downloaders on one case: (ours, theirs). In odd rounds theirs goes first."""
     import trustme
 
     scheme, certificate = "http", None
@@ -263,16 +274,16 @@ def run_case(case: str, images: int, folder: Path, python: Path) -> tuple[Figure
                 "text": [f"a photograph, number {number}" for number in range(images)],
             }
         ).write_parquet(links)
-        results = []
-        for name in ("ours", "theirs"):
+        results = {}
+        for name in ("theirs", "ours") if round % 2 else ("ours", "theirs"):
             work = folder / f"{case}-{name}"
             work.mkdir()
             if name == "ours":
-                results.append(ours(work, case, origins, links, environment))
+                results[name] = ours(work, case, origins, links, environment)
             else:
-                results.append(theirs(work, case, links, environment, python))
+                results[name] = theirs(work, case, links, environment, python)
             shutil.rmtree(work)
-    return results[0], results[1]
+    return results["ours"], results["theirs"]
 
 
 def main() -> None:
@@ -280,6 +291,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--environment", type=Path, default=HERE.parent.parent.parent / "build" / "img2dataset")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     for hidden in ("--serve", "--fetch", "--links", "--certificate"):
@@ -297,13 +309,15 @@ def main() -> None:
     print(f"{'case':9}{'':14}{'images':>8}{'seconds':>9}{'images/s':>10}{'CPU ms/image':>14}{'peak MB':>9}")
     with tempfile.TemporaryDirectory(prefix="bench-fetch-") as folder:
         for case in arguments.cases.split(","):
-            mine, other = run_case(case, arguments.images, Path(folder), python)
+            rounds = [run_case(case, arguments.images, Path(folder), python, n) for n in range(arguments.rounds)]
+            mine, other = median([pair[0] for pair in rounds]), median([pair[1] for pair in rounds])
+            each = ", ".join(f"{one.rate() / two.rate():.2f}" for one, two in rounds)
             for name, f in (("latent_assets", mine), ("img2dataset", other)):
                 print(
                     f"{case:9}{name:14}{f.images:8}{f.seconds:9.1f}{f.rate():10.0f}{1000 * f.cpu / f.images:14.2f}"
                     f"{f.memory:9.0f}"
                 )
-            print(f"{'':9}{'ratio':14}{'':17}{mine.rate() / other.rate():10.2f}", flush=True)
+            print(f"{'':9}{'ratio':14}{'':17}{mine.rate() / other.rate():10.2f}   ({each})", flush=True)
             table[case] = {"latent_assets": vars(mine), "img2dataset": vars(other)}
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=1))

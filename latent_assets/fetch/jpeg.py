@@ -13,6 +13,7 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SCAN = 0xDA
 _END = 0xD9
+_END_MARKER = re.compile(rb"\xff\xd9")
 # a marker with content or the last one: coded pixels hold 0xFF only before 0 and before restart markers
 _MARKER = re.compile(rb"\xff+[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 _EXIF = b"Exif\0\0"
@@ -78,6 +79,9 @@ def end_of_image(data: bytes, at: int = 2) -> int:
 
     Raises ValueError when there is none: the file is cut short.
     """
+    first = _END_MARKER.search(data, at)
+    if first is None or first.end() == len(data):  # as a rule; coded pixels never look like it
+        at = first.start() if first else len(data)
     while (match := _MARKER.search(data, at)) is not None:
         marker = data[match.end() - 1]
         if marker == _END:
