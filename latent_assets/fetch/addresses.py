@@ -11,6 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -95,6 +96,7 @@ def _forms(address: Address) -> list[Address]:
     return [address]
 
 
+@lru_cache(10_000)
 def literal_address(host: str) -> str | None:
     """The address that a URL's host is, or None for a name. Accepts the forms sockets accept (127.1, 0x7f.1)."""
     bare = host.strip("[]")

@@ -25,6 +25,7 @@ from latent_assets.storage import explained
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 SEGMENT_BYTES = 16 << 20
 SEGMENT_SECONDS = 5.0
 
@@ -175,7 +176,7 @@ def stored_images(storage: Storage) -> Iterator[StoredImages]:
 
 
 def _line(row: LedgerRow, offset: int, size: int) -> bytes:
-    return json.dumps([vars(row), offset, size], separators=(",", ":")).encode() + b"\n"
+    return _ENCODER.encode([vars(row), offset, size]).encode() + b"\n"
 
 
 def _whole_lines(data: bytes) -> Iterator[tuple[LedgerRow, int, int]]:

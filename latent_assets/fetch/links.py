@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
 import idna
@@ -16,6 +17,7 @@ from yarl import URL
 from latent_assets.fetch.outcome import FetchError, Reason
 
 LONGEST_URL = 32_768
+_HOSTS = 10_000  # whose encoding is remembered: most links of a shard are to few hosts
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,62}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(?:\.{_LABEL})*\.?")
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -49,6 +51,7 @@ def origin_of(url: URL) -> str:
     return f"{url.scheme}://{f'[{host}]' if ':' in host else host}:{url.port}".lower()
 
 
+@lru_cache(_HOSTS)
 def encode_host(host: str) -> str:
     """A host in ASCII, lower case: an address, or a name by IDNA 2008. Raises ValueError."""
     if ":" in host:

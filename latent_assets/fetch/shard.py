@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _CODE_REVISION = 2  # raise when the same bytes would be stored differently
 _OPT_OUT = "kept although opted out"
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
 
 
@@ -242,7 +243,7 @@ def _write_image(
 ) -> None:
     tar.copy(f"{row.id}.{row.extension}", images.handle(place), place.offset, place.size)
     tar.add(f"{row.id}.txt", (catalog_row["caption"] or "").encode())
-    tar.add(f"{row.id}.json", json.dumps(_sidecar(row, catalog_row), ensure_ascii=False).encode())
+    tar.add(f"{row.id}.json", _ENCODER.encode(_sidecar(row, catalog_row)).encode())
 
 
 def _sidecar(row: LedgerRow, catalog_row: dict[str, Any]) -> dict[str, Any]:
