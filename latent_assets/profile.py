@@ -74,8 +74,12 @@ class Filters(_Section):
 class Shards(_Section):
     """How the catalog is cut into Dagster partitions."""
 
-    rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    max_partitions: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+    rows: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=10_000, description="rows of a shard and its tar; of each of its tars when there are too many rows"
+    )
+    max_partitions: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=10_000, description="new shards take at most half of what is left of these"
+    )
     per_run: Annotated[int, Field(ge=1, le=1_000)] = Field(default=16, description="shards one run takes")
 
 

@@ -133,7 +133,8 @@ class _PartFetcher:
                 fetch_rows(self._profile, self._storage, missing, attempts, journal, self._network, so_far)
                 journal.close()
                 known |= journal.entries()
-            if missing or pending or not _up_to_date(wanted, stored):
+            finished = self._storage.exists(ledger_name(part))
+            if missing or pending or not finished or not _up_to_date(wanted, stored):
                 _write(self._storage, part, frame, wanted, known)
                 self.written = True
             journal.delete()

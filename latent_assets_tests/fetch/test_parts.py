@@ -83,6 +83,17 @@ def test_a_group_reads_like_one_shard(group: World, site: Site) -> None:
     assert done == sorted(done) and done[-1] == 46 and {report.total for report in seen} == {46}
 
 
+def test_a_part_without_rows_is_there_too(world: World, site: Site) -> None:
+    """So few rows that some tar stays empty, whatever the ids."""
+    world.shards = {"rows": 1, "max_partitions": 1}
+    world.catalog([f"{link}?{again}" for again in range(3) for link in links_to(site, 4)])
+    report = world.run()
+    sizes = [len(world.storage.read_parquet(f"images/{part}.parquet")) for part in stored_parts(world.storage, "00000")]
+    assert (len(sizes), sum(sizes), report.ok) == (12, 12, 12)
+    assert 0 in sizes, "twelve rows in twelve tars by chance: one in 18,000"
+    assert not world.run().written
+
+
 def test_nothing_is_fetched_or_written_twice(group: World, site: Site) -> None:
     group.catalog([*links_to(site, 45), site.add("/flaky", status=500)])
     group.settings |= {"attempts": 1}
