@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 import polars as pl
 import pyarrow as pa
 
+from latent_assets.catalog.schema import row_ids
 from latent_assets.storage import explained
 
 if TYPE_CHECKING:
@@ -41,11 +42,18 @@ def bucket_count(rows: int) -> int:
 class Buckets:
     """Rows by ranges of their id: bucket 0 holds the lowest ids. One bucket stays in memory, more go to files.
 
-    Columns without a value are not written. When one gets its first values later, new files are begun.
+    Columns without a value are not written. When one gets its first values later, new files are begun. Ids are not
+    written either when they are those of the URLs (`ids_of_urls`): making them again takes less time.
     """
 
     def __init__(
-        self, storage: Storage, folder: Path, name: str, count: int, schema: dict[str, type[pl.DataType]]
+        self,
+        storage: Storage,
+        folder: Path,
+        name: str,
+        count: int,
+        schema: dict[str, type[pl.DataType]],
+        ids_of_urls: bool = False,
     ) -> None:
         self.count = count
         self.rows = 0
@@ -53,6 +61,7 @@ class Buckets:
         self._folder = folder
         self._name = name
         self._schema = schema
+        self._ids_of_urls = ids_of_urls
         self._frames: list[pl.DataFrame] = []
         self._generations = 0
         self._open: pa.Schema | None = None
@@ -86,7 +95,7 @@ class Buckets:
             frames = [frame.select(list(wanted)) for frame in self._frames]
         else:
             paths = [self._path(generation, bucket) for generation in range(1, self._generations + 1)]
-            frames = [_with_nulls(_read(path, wanted), wanted) for path in paths if path.exists()]
+            frames = [_with_nulls(self._read(path, wanted), wanted) for path in paths if path.exists()]
         return pl.concat(frames) if frames else pl.DataFrame(schema=wanted)
 
     def forget(self, bucket: int) -> None:
@@ -95,22 +104,34 @@ class Buckets:
         for generation in range(1, self._generations + 1):
             self._path(generation, bucket).unlink(missing_ok=True)
 
+    def _read(self, path: Path, wanted: Collection[str]) -> pl.DataFrame:
+        """Those of the wanted columns that a file has, in one piece: it was written in hundreds of small ones."""
+        needed = {*wanted, "url"} if self._ids_of_urls and "id" in wanted else set(wanted)
+        with pa.memory_map(str(path)) as source:
+            found = [number for number, name in enumerate(pa.ipc.open_file(source).schema.names) if name in needed]
+            options = pa.ipc.IpcReadOptions(included_fields=found)
+            table = pa.ipc.open_file(source, options=options).read_all().combine_chunks()
+        frame = cast(pl.DataFrame, pl.from_arrow(table))
+        return frame.with_columns(row_ids(frame["url"])) if self._ids_of_urls and "id" in wanted else frame
+
     def _path(self, generation: int, bucket: int) -> Path:
         return self._folder / f"{self._name}-{generation:02d}-{bucket:04d}.arrow"
 
     def _spill(self, frame: pl.DataFrame) -> None:
         """Append a frame to the files of its buckets. Runs in a thread, while the next one is read."""
         number = pl.col("id").str.slice(0, 4).str.to_integer(base=16, dtype=pl.UInt32) * self.count // 65536
-        filled = [name for name in self._schema if name == "id" or frame[name].null_count() < frame.height]
+        kept = "url" if self._ids_of_urls else "id"  # this one there must be
+        columns = [name for name in self._schema if name != "id" or not self._ids_of_urls]
+        filled = [name for name in columns if name == kept or frame[name].null_count() < frame.height]
         ordered = frame.select(*filled, number.alias("bucket")).sort("bucket")
         arrays = ordered.select(filled).to_arrow(compat_level=pl.CompatLevel.oldest())
         with self._writing, explained(self._storage, "catalog", reading=False):
             schema = self._schema_with(filled)
-            columns = [
+            arranged = [
                 arrays[field.name] if field.name in filled else pa.nulls(arrays.num_rows, field.type)
                 for field in schema
             ]
-            table = pa.table(columns, schema=schema)
+            table = pa.table(arranged, schema=schema)
             start = 0
             for bucket, rows in ordered["bucket"].rle().struct.unnest().select("value", "len").iter_rows():
                 self._writers[bucket].write_table(table.slice(start, rows))
@@ -132,15 +153,6 @@ class Buckets:
         for writer in self._writers:
             writer.close()
         self._writers = []
-
-
-def _read(path: Path, wanted: Iterable[str]) -> pl.DataFrame:
-    """Those of the wanted columns that a file has, in one piece: it was written in hundreds of small ones."""
-    with pa.memory_map(str(path)) as source:
-        found = [number for number, name in enumerate(pa.ipc.open_file(source).schema.names) if name in wanted]
-        options = pa.ipc.IpcReadOptions(included_fields=found)
-        table = pa.ipc.open_file(source, options=options).read_all().combine_chunks()
-    return cast(pl.DataFrame, pl.from_arrow(table))
 
 
 def _with_nulls(frame: pl.DataFrame, schema: dict[str, type[pl.DataType]]) -> pl.DataFrame:

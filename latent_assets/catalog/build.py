@@ -65,7 +65,8 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
     before = read_index(storage)
     expected, exact = expected_rows(profile, storage)
     with spill_folder(storage) as folder:
-        rows = Buckets(storage, folder, "rows", bucket_count(expected), CATALOG_SCHEMA)
+        links = profile.source.kind == "metadata"
+        rows = Buckets(storage, folder, "rows", bucket_count(expected), CATALOG_SCHEMA, ids_of_urls=links)
         funnel = _read(profile, storage, rows, expected if exact else None)
         previous, present = _previous(storage, folder, rows.count)
         threshold = _sample_threshold(profile, rows)
