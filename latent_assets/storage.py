@@ -106,17 +106,27 @@ class Storage:
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
         """Names of the files directly in `folder` that end in `suffix`, sorted; [] when there is no folder."""
+        names = (name for name, is_file in self._entries(folder) if is_file)
+        return sorted(name for name in names if name and name.endswith(suffix) and _PARTIAL not in name)
+
+    def folders(self, folder: str) -> Sequence[str]:
+        """Names of the folders directly in `folder`, sorted; [] when there is no folder."""
+        return sorted(name for name, is_file in self._entries(folder) if not is_file)
+
+    def _entries(self, folder: str) -> Sequence[tuple[str, bool]]:
+        """(name, whether it is a file) of what is directly in `folder`."""
         with explained(self, folder):
             if self.is_local:
                 path = Path(self.uri(folder))
-                names = [entry.name for entry in os.scandir(path) if entry.is_file()] if path.is_dir() else []
-            else:
-                try:
-                    found = self._fs.ls(self.uri(folder), detail=True)
-                    names = [item["name"].rsplit("/", 1)[-1] for item in found if item["type"] == "file"]
-                except FileNotFoundError:
-                    names = []
-        return sorted(name for name in names if name and name.endswith(suffix) and _PARTIAL not in name)
+                return [(entry.name, entry.is_file()) for entry in os.scandir(path)] if path.is_dir() else []
+            try:
+                found = self._fs.ls(self.uri(folder), detail=True)
+            except FileNotFoundError:
+                return []
+            # a store may list an object that stands for the folder itself
+            own = self.uri(folder).partition("://")[2].rstrip("/")
+            items = [(item["name"].rstrip("/"), item["type"] == "file") for item in found]
+            return [(name.rsplit("/", 1)[-1], is_file) for name, is_file in items if name != own]
 
     def read_bytes(self, name: str) -> bytes:
         with explained(self, name):

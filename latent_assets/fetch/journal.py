@@ -1,9 +1,9 @@
 """What is known of a shard, or a part of one, that is not finished: outcomes and stored images, kept row by row.
 
 Below `images/{part}.partial/`, in segments: `N.data` holds stored images one after the other, `N.jsonl` one line
-per row with its outcome and where its image lies. On disk both are appended to as rows finish, so a killed
-process loses nothing it had finished; on S3 a segment is an object put every few seconds. A line counts only when
-it is whole and its image lies within the data.
+per row with its outcome and where its image lies. On disk both are appended to as rows finish, a few at a time when
+many do, so a killed process loses next to nothing it had finished; on S3 a segment is an object put every few seconds.
+A line counts only when it is whole and its image lies within the data.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Journal:
         self._lines: list[bytes] = []
         self._size = 0
         self._since = time.monotonic()
-        self._files: tuple[int, int] | None = None
+        self._files: list[int] = []  # data, lines
 
     def entries(self) -> dict[str, Entry]:
         """Every finished row by id; of several the last."""
@@ -86,14 +86,16 @@ class Journal:
         Raises StorageError when the root is full or read-only.
         """
         with self._lock:
-            lines = []
+            size, lines = self._size, []
             for row, image in rows:
-                lines.append(_line(row, self._size, len(image)))
-                self._size += len(image)
+                lines.append(_line(row, size, len(image)))
+                size += len(image)
             images = [image for _, image in rows if image]
             if self._storage.is_local:
                 self._append(images, lines)
+                self._size = size
                 return
+            self._size = size
             self._data += images
             self._lines += lines
             if self._size >= SEGMENT_BYTES or time.monotonic() - self._since >= SEGMENT_SECONDS:
@@ -102,7 +104,8 @@ class Journal:
     def close(self) -> None:
         """Store what is not stored yet."""
         with self._lock:
-            self._end_files()
+            if self._files:
+                self._end_files()
             if self._lines:
                 self._put()
 
@@ -116,30 +119,26 @@ class Journal:
 
     def _append(self, images: list[bytes], lines: list[bytes]) -> None:
         with explained(self._storage, self._folder):
-            if self._files is None:
-                folder = Path(self._storage.uri(self._folder))
-                folder.mkdir(parents=True, exist_ok=True)
-                name = self._segment()
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-                self._files = (
-                    os.open(folder / f"{name}.data", flags, 0o644),
-                    os.open(folder / f"{name}.jsonl", flags, 0o644),
-                )
-            data_file, line_file = self._files
             try:
-                write_all(data_file, images)
-                write_all(line_file, lines)
+                while len(self._files) < 2:
+                    self._files.append(self._opened(".jsonl" if self._files else ".data"))
+                write_all(self._files[0], images)
+                write_all(self._files[1], lines)
             except BaseException:
                 self._end_files()  # what was written of it would shift the images that follow
                 raise
 
+    def _opened(self, suffix: str) -> int:
+        folder = Path(self._storage.uri(self._folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / f"{self._segment()}{suffix}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
     def _end_files(self) -> None:
-        if self._files:
-            for file in self._files:
-                os.close(file)
-            self._files = None
-            self._number += 1
-            self._size = 0
+        """Close the segment; the next row begins another."""
+        while self._files:
+            os.close(self._files.pop())
+        self._number += 1
+        self._size = 0
 
     def _put(self) -> None:
         name = f"{self._folder}/{self._segment()}"

@@ -13,9 +13,9 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SCAN = 0xDA
 _END = 0xD9
-_END_MARKER = re.compile(rb"\xff\xd9")
-# a marker with content or the last one: coded pixels hold 0xFF only before 0 and before restart markers
-_MARKER = re.compile(rb"\xff+[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
+_METADATA = frozenset(range(0xE0, 0xFF))
+# the end, metadata, or a segment whose content may look like either: coded pixels hold none of these
+_NOTABLE = re.compile(rb"\xff[\xc0-\xcf\xd9\xda-\xfe]")
 _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
 _ORIENTATION = 0x0112
@@ -51,75 +51,74 @@ def read_header(data: bytes) -> JpegHeader:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The same JPEG, pixel for pixel, without EXIF (but its orientation), XMP, IPTC, comments and trailing bytes.
+    """The same JPEG, pixel for pixel, without EXIF (but its orientation), XMP, IPTC, thumbnails, comments and trailers.
 
     Behind the end of the image phones put previews and films, with places of their own. `data` itself when there is
     nothing to leave out. Raises ValueError when the image has no end.
     """
     pieces = [b"\xff\xd8"]
-    end_of_headers = 2
+    at = 2
     orientation = 1
-    found = segments(data)
-    end = end_of_image(data, found[-1][2] if found else 2)
-    if end == len(data) and all(_is_needed(marker, data[start : start + 12]) for marker, start, _ in found):
-        return data
-    for marker, start, stop in found:
+    for marker, start, end in segments(data):
         if marker == 0xE1 and data[start : start + 6] == _EXIF:
-            orientation = tiff_orientation(data[start + 6 : stop])
-        elif _is_needed(marker, data[start : start + 12]):
-            pieces.append(data[start - 4 : stop])
-        end_of_headers = stop
+            orientation = tiff_orientation(data[start + 6 : end])
+        elif content := _needed(marker, data[start:end]):
+            pieces.append(_segment(marker, content))
+        at = end
     if orientation != 1:
-        pieces.insert(1, _orientation_segment(orientation))
-    return b"".join([*pieces, data[end_of_headers:end]])
-
-
-def end_of_image(data: bytes, at: int = 2) -> int:
-    """Where the image ends: behind its end marker, which is sought from `at`, the end of a segment.
-
-    Raises ValueError when there is none: the file is cut short.
-    """
-    first = _END_MARKER.search(data, at)
-    if first is None or first.end() == len(data):  # as a rule; coded pixels never look like it
-        at = first.start() if first else len(data)
-    while (match := _MARKER.search(data, at)) is not None:
-        marker = data[match.end() - 1]
-        if marker == _END:
-            return match.end()
-        length = int.from_bytes(data[match.end() : match.end() + 2], "big")
-        at = match.end() + max(length, 2)
-    raise ValueError("the end of the image is missing")
+        pieces.insert(1, _segment(0xE1, _EXIF + orientation_tiff(orientation)))
+    pieces += _scans(data, at)
+    stored = b"".join(pieces)
+    return data if stored == data else stored
 
 
 def segments(data: bytes) -> list[tuple[int, int, int]]:
-    """(marker, start of payload, end) of each segment up to and including the first start of scan's header."""
+    """(marker, start of payload, end) of each segment before the first scan. What stands between them is skipped."""
     found: list[tuple[int, int, int]] = []
-    at, size = 2, len(data)
-    while at + 4 <= size:
-        if data[at] != 0xFF:
-            break
+    at = 2
+    while (at := data.find(0xFF, at)) >= 0 and at + 4 <= len(data):
         marker = data[at + 1]
         if marker == 0xFF:
             at += 1
             continue
-        if marker in _STANDALONE:
+        if marker == 0 or marker in _STANDALONE:
             at += 2
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if length < 2 or at + 2 + length > size:
-            break
-        if marker == _SCAN:
+        if marker in (_SCAN, _END) or length < 2 or at + 2 + length > len(data):
             break
         found.append((marker, at + 4, at + 2 + length))
         at += 2 + length
     return found
 
 
-def _is_needed(marker: int, head: bytes) -> bool:
-    """Segments that decide the pixels: tables and frames, JFIF, Adobe's colour transform, the colour profile."""
-    if 0xE0 <= marker <= 0xFE:
-        return marker in (0xE0, 0xEE) or (marker == 0xE2 and head == _ICC)
-    return True
+def _scans(data: bytes, at: int) -> list[bytes]:
+    """The coded pixels from `at` to the end of the image, without metadata between scans."""
+    pieces: list[bytes] = []
+    while (match := _NOTABLE.search(data, at)) is not None:
+        marker = match[0][1]
+        if marker == _END:
+            return [*pieces, data[at : match.end()]]
+        end = match.end() + max(2, int.from_bytes(data[match.end() : match.end() + 2], "big"))
+        # a table may look like metadata or an end: it is passed as a whole
+        pieces.append(data[at : match.start() if marker in _METADATA else end])
+        at = end
+    raise ValueError("the end of the image is missing")
+
+
+def _needed(marker: int, content: bytes) -> bytes:
+    """What of a segment decides the pixels: tables and frames, JFIF, Adobe's colour transform, the colour profile."""
+    if marker not in _METADATA:
+        return content
+    if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14:
+        return content[:12] + b"\0\0"  # no thumbnail
+    if marker == 0xEE and content.startswith(b"Adobe"):
+        return content[:12]
+    return content if marker == 0xE2 and content.startswith(_ICC) else b""
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", 2 + len(content)) + content
 
 
 def tiff_orientation(tiff: bytes) -> int:
@@ -145,8 +144,3 @@ def tiff_orientation(tiff: bytes) -> int:
 def orientation_tiff(orientation: int) -> bytes:
     """An EXIF block (a TIFF structure) that says the orientation and nothing else."""
     return struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, _ORIENTATION, 3, 1, orientation, 0, 0)
-
-
-def _orientation_segment(orientation: int) -> bytes:
-    content = _EXIF + orientation_tiff(orientation)
-    return b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content

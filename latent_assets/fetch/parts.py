@@ -42,3 +42,11 @@ def stored_parts(storage: Storage, shard: str) -> list[str]:
     single = [shard] if storage.exists(f"images/{shard}.parquet") else []
     group = storage.list(f"images/{shard}", ".parquet")
     return single + [f"{shard}/{name.removesuffix('.parquet')}" for name in group]
+
+
+def known_parts(storage: Storage, shard: str) -> list[str]:
+    """The parts of which there is anything: finished ones, and those that have a journal (`journal`)."""
+    single = [shard] if storage.exists(f"images/{shard}.partial") else []
+    group = [name for name in storage.folders(f"images/{shard}") if name.endswith(".partial")]
+    begun = single + [f"{shard}/{name.removesuffix('.partial')}" for name in group]
+    return list(dict.fromkeys([*stored_parts(storage, shard), *begun]))

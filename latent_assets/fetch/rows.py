@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 STAGE = "image_shards"
 _FIRST_BACKOFF = 0.5
 _NO_HOST = ""
-_TOGETHER = 16
+_TOGETHER, _TOGETHER_BYTES = 16, 4_000_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class _Arrival:
     result: list[bytes] | FetchError
     attempts: int
     answer: Download | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return 0 if isinstance(self.result, FetchError) else sum(map(len, self.result))
 
 
 @dataclass
@@ -195,7 +200,11 @@ class _Desk:
         self._context = contextvars.copy_context()  # holds who listens to progress
         self._waiting: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self.failed: asyncio.Future[None] = self._loop.create_future()
-        self._threads = [threading.Thread(target=self._work, name=f"image-{n}") for n in range(os.cpu_count() or 1)]
+        count = os.cpu_count() or 1
+        self._threads = [threading.Thread(target=self._work, name=f"image-{n}", daemon=True) for n in range(count)]
+
+    def open(self) -> None:
+        """Begin storing."""
         for thread in self._threads:
             thread.start()
 
@@ -208,24 +217,29 @@ class _Desk:
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
-            thread.join()
-        self.failed.cancel()
+            if thread.ident is not None:
+                thread.join()
 
     def _work(self) -> None:
         broken = False
         while (first := self._waiting.get()) is not None:
-            arrivals = [first, *self._more(self._waiting.qsize() // len(self._threads))]
+            arrivals = [first, *self._more(first)]
+            if broken:
+                continue
             try:
-                if not broken:
-                    self._clerk.enter(arrivals)
+                self._clerk.enter(arrivals)
             except BaseException as error:  # a full disk, not a row: rows have outcomes
                 broken = True
                 self._tell(self._fail, error)
             else:
-                self._tell(self._done, len(arrivals))
+                self._tell(self._finish, len(arrivals))
 
-    def _more(self, most: int) -> Iterator[_Arrival]:
-        for _ in range(min(most, _TOGETHER - 1)):
+    def _more(self, first: _Arrival) -> Iterator[_Arrival]:
+        """What waits besides `first` and may be stored with it: this thread's share, as long as it is small."""
+        size = first.size
+        for _ in range(min(self._waiting.qsize() // len(self._threads), _TOGETHER - 1)):
+            if size > _TOGETHER_BYTES:
+                return
             try:
                 arrival = self._waiting.get_nowait()
             except queue.Empty:
@@ -233,7 +247,14 @@ class _Desk:
             if arrival is None:
                 self._waiting.put(None)
                 return
+            size += arrival.size
             yield arrival
+
+    def _finish(self, rows: int) -> None:
+        try:
+            self._done(rows)
+        except BaseException as error:  # of a listener, or an interrupt: the loop would only log it
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         if not self.failed.done():
@@ -249,13 +270,16 @@ async def _fetch_links(settings: Fetch, rows: list[Wanted], clerk: _Clerk, netwo
     slots = asyncio.Semaphore(settings.concurrency)
 
     def stored(count: int) -> None:
-        hosts.finish(count)
-        clerk.finished(count)
         for _ in range(count):
             slots.release()
+        try:
+            clerk.finished(count)
+        finally:
+            hosts.finish(count)
 
     desk = _Desk(clerk, stored)
     try:
+        desk.open()
         async with Web(settings, hosts, network) as web, asyncio.TaskGroup() as tasks:
             fetcher = _Fetcher(settings, hosts, web, desk, slots)
             hosts.add(fetcher.queued(row) for row in rows)
@@ -266,7 +290,8 @@ async def _fetch_links(settings: Fetch, rows: list[Wanted], clerk: _Clerk, netwo
                 if taken is None:
                     break
                 tasks.create_task(fetcher.fetch(*taken))
-            watch.cancel()
+            if not desk.failed.done():
+                watch.cancel()
     finally:
         desk.close()
 

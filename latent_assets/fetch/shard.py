@@ -20,7 +20,7 @@ from latent_assets.fetch.health import Health, health_of
 from latent_assets.fetch.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
 from latent_assets.fetch.ledger import LedgerRow, ledger_frame, ledger_name, read_ledger, stored_rows
 from latent_assets.fetch.outcome import Outcome, Reason
-from latent_assets.fetch.parts import part_names, split, stored_parts
+from latent_assets.fetch.parts import known_parts, part_names, split, stored_parts
 from latent_assets.fetch.rows import Wanted, fetch_rows
 from latent_assets.fetch.tar import IMAGE_EXTENSIONS, TarWriter, index_members, tar_name
 from latent_assets.fetch.web import Network
@@ -85,12 +85,13 @@ def fetch_shard(
     started = time.monotonic()
     frame = read_shard(storage, shard)
     parts = part_names(shard, frame.height, profile.shards.rows)
-    outdated = [part for part in stored_parts(storage, shard) if part not in parts]
+    outdated = [part for part in known_parts(storage, shard) if part not in parts]
     fetcher = _PartFetcher(profile, storage, retry, network or Network(), outdated, frame.height)
     for part, rows in split(frame, parts):
         fetcher.fetch(part, rows)
     for part in outdated:
-        for name in (ledger_name(part), tar_name(part), journal_folder(part)):
+        # the ledger last: by it the others are found when this is interrupted
+        for name in (journal_folder(part), tar_name(part), ledger_name(part)):
             storage.delete(name)
     written = fetcher.written or bool(outdated)
     return _report(profile, storage, shard, fetcher.fetched, written, time.monotonic() - started)
@@ -99,7 +100,7 @@ def fetch_shard(
 class _PartFetcher:
     """Finishes the parts of a shard, one after the other: only one part's rows are in memory.
 
-    `outdated` are finished parts of an earlier layout: what they hold is not fetched again.
+    `outdated` are parts of an earlier layout, finished or not: what they hold is not fetched again.
     """
 
     def __init__(

@@ -114,15 +114,17 @@ def read_members(file: BinaryIO) -> Iterator[tuple[str, int, bytes]]:
 
 
 def index_members(file: BinaryIO) -> dict[str, tuple[int, int]]:
-    """name -> (offset, size) of each file of a tar we wrote; contents are skipped."""
+    """name -> (offset, size) of each whole file of a tar we wrote; contents are skipped."""
     found: dict[str, tuple[int, int]] = {}
-    offset = 0
+    offset, end = 0, file.seek(0, os.SEEK_END)
     while True:
         file.seek(offset)
         header = file.read(BLOCK)
         if len(header) < BLOCK or not header.strip(b"\0"):
             return found
         name, size = _parse(header)
+        if offset + BLOCK + size > end:
+            return found
         found[name] = (offset + BLOCK, size)
         offset += BLOCK + size + (-size % BLOCK)
 

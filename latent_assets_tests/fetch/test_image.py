@@ -289,6 +289,41 @@ def test_raw_drops_what_stands_behind_the_image(progressive: bool) -> None:
     assert stored(source, format="raw").data == source
 
 
+def test_raw_drops_metadata_wherever_it_stands() -> None:
+    """Behind a stray byte, between the scans of a progressive image, in thumbnails: decoders read on, so do we."""
+    source = encoded(picture(), progressive=True, quality=95)
+    secret = b"\xff\xe1\x00\x0eExif\0\0SECRET"
+    frame = source.index(b"\xff\xc2")
+    second_scan = source.index(b"\xff\xda", source.index(b"\xff\xda") + 2)
+    for name, data in {
+        "behind a stray byte": source[:frame] + b"\x17" + secret + source[frame:],
+        "between scans": source[:second_scan] + secret + b"\xff\xfe\x00\x08SECRET" + source[second_scan:],
+        "in a JFIF extension": source[:20] + b"\xff\xe0\x00\x0eJFXX\0\x13SECRET"[:16] + source[20:],
+        "behind Adobe's transform": source[:20] + b"\xff\xee\x00\x14Adobe\0\x64\0\0\0\0\x01SECRET" + source[20:],
+    }.items():
+        assert b"SECRET" in data, name
+        image = stored(data, format="raw")
+        assert b"SECRET" not in image.data, name
+        with Image.open(io.BytesIO(image.data)) as kept, Image.open(io.BytesIO(data)) as original:
+            assert np.array_equal(np.asarray(kept), np.asarray(original)), name
+
+
+def test_raw_drops_the_thumbnail_of_jfif() -> None:
+    source = encoded(picture(), quality=95)
+    thumbnail = b"\xff\xe0\x00\x16JFIF\0\x01\x01\0\0\x01\0\x01\x02\x01SECRET"
+    image = stored(source[:2] + thumbnail + source[20:], format="raw")
+    assert image.data == source
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("filler", [b"\xff", b"\xff\xd0", b"\xff\x00", b"\xff\xfe\x00\x02"])
+def test_raw_takes_no_longer_for_hostile_markers(filler: bytes) -> None:
+    """Millions of marker bytes in one image: time must grow with its length, not with the square of it."""
+    source = encoded(picture(), quality=95)
+    data = source[:-2] + filler * (4_000_000 // len(filler)) + b"\x00" + source[-2:] + b"x"
+    assert len(stored(data, format="raw").data) < len(data)
+
+
 @pytest.mark.parametrize("format", ["TIFF", "AVIF"])
 def test_raw_stores_what_cannot_be_cleaned_as_png(format: str) -> None:
     exif = Image.Exif()

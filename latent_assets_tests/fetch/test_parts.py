@@ -86,7 +86,7 @@ def test_a_group_reads_like_one_shard(group: World, site: Site) -> None:
 def test_a_part_without_rows_is_there_too(world: World, site: Site) -> None:
     """So few rows that some tar stays empty, whatever the ids."""
     world.shards = {"rows": 1, "max_partitions": 1}
-    world.catalog([f"{link}?{again}" for again in range(3) for link in links_to(site, 4)])
+    world.catalog(links_to(site, 12))
     report = world.run()
     sizes = [len(world.storage.read_parquet(f"images/{part}.parquet")) for part in stored_parts(world.storage, "00000")]
     assert (len(sizes), sum(sizes), report.ok) == (12, 12, 12)
@@ -168,6 +168,30 @@ def test_killed_between_two_layouts(group: World, site: Site, monkeypatch: pytes
     report = group.run()
     assert (report.ok, report.fetched, report.version, len(site.requests)) == (46, 0, first.version, asked)
     assert stored_parts(group.storage, "00000") == part_names("00000", 46, 10)
+
+
+def test_unfinished_part_of_another_layout_is_not_lost(
+    group: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after all rows of a part were fetched and before its tar was there; then the parts are others."""
+    from latent_assets.fetch import shard
+
+    group.catalog(links_to(site, 46))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard, "_write", die)
+        with pytest.raises(KeyboardInterrupt):
+            group.run()
+    asked = len(site.requests)
+    assert 10 <= asked < 46 and stored_parts(group.storage, "00000") == []
+    group.shards = {"rows": 100, "max_partitions": 1}
+    report = group.run()
+    assert (report.ok, report.fetched, len(site.requests)) == (46, 46 - asked, 46)
+    assert group.storage.folders("images") in ([], ["00000"])
+    assert group.storage.folders("images/00000") == []
 
 
 _CHILD = """

@@ -199,6 +199,19 @@ def test_ledger_without_its_tar_is_fetched_again(world: World, site: Site) -> No
     assert len(members(world)) == 12
 
 
+def test_tar_that_is_cut_short_is_fetched_again_where_it_is(world: World, site: Site) -> None:
+    links = links_to(site, 4)
+    world.catalog(links, ["a", "b", "c", "d"])
+    world.run()
+    path = Path(world.storage.uri(tar_name("00000")))
+    path.write_bytes(path.read_bytes()[:-4000])
+    world.catalog(links, ["other", "b", "c", "d"])
+    asked = len(site.requests)
+    report = world.run()
+    assert (report.ok, report.fetched, len(site.requests)) == (4, 1, asked + 1)
+    assert len(members(world)) == 12
+
+
 def test_shard_without_rows(world: World, site: Site) -> None:
     from latent_assets.catalog.schema import empty_catalog
     from latent_assets.catalog.sharding import catalog_name
@@ -221,6 +234,27 @@ def test_progress_is_reported_as_rows_finish(world: World, site: Site) -> None:
     assert (done[0], done[-1]) == (0, 50) and done == sorted(set(done))
     assert len(done) > 10
     assert {report.total for report in seen} == {50}
+
+
+class _StopError(BaseException):
+    """Like an interrupt of Dagster's: no Exception."""
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("concurrency", [1, 256])
+def test_error_of_a_listener_ends_the_run_and_loses_no_outcome(world: World, site: Site, concurrency: int) -> None:
+    world.settings |= {"concurrency": concurrency}
+    world.catalog(links_to(site, 20))
+
+    def stop(report: progress.Progress) -> None:
+        if report.done:
+            raise _StopError
+
+    with progress.listening(stop), pytest.raises(_StopError):
+        world.run()
+    kept = len(Journal(world.storage, "00000").entries())
+    assert kept > 0
+    assert world.run().fetched == 20 - kept
 
 
 # -- killed processes ----------------------------------------------------------------------------------
@@ -361,6 +395,31 @@ def test_half_written_image_does_not_shift_those_after_it(world: World, monkeypa
         if entry.place
     }
     assert found == {0: b"zero", 3: b"three", 4: b"four"}
+
+
+def test_segment_that_cannot_be_begun_does_not_shift_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(world.storage, "00000")
+    real, refusals = os.open, [OSError(errno.ENOSPC, "No space left on device")]
+
+    def opened(path: Path, flags: int, mode: int = 0o777) -> int:
+        if str(path).endswith(".jsonl") and refusals:
+            raise refusals.pop()
+        return real(path, flags, mode)
+
+    def row(number: int) -> LedgerRow:
+        return LedgerRow(id=f"{number:032x}", url="u", outcome="ok", reason="ok", stored_sha256="0")
+
+    handles = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr("latent_assets.fetch.journal.os.open", opened)
+        with pytest.raises(StorageError, match="is full"):
+            journal.add([(row(1), b"one")])
+        journal.add([(row(2), b"second")])
+    journal.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == handles
+    (entry,) = Journal(world.storage, "00000").entries().values()
+    assert entry.place is not None and (entry.place.offset, entry.place.size) == (0, 6)
+    assert world.storage.read_bytes(entry.place.name) == b"second"
 
 
 def _disk_with_room_for(writes: int) -> Callable[[int, list[bytes]], int]:
