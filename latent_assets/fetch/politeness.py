@@ -136,8 +136,10 @@ class Hosts(Generic[Row]):
     def answered(self, name: str) -> None:
         """The host answered something: it is alive."""
         host = self._host(name)
-        host.failures = 0
         host.answered = True
+        if host.failures:
+            host.failures = 0
+            self._queue(name)
 
     def failed(self, name: str, reason: Reason, why: str) -> None:
         """The host did not answer; after several such failures it is given up."""
@@ -145,8 +147,7 @@ class Hosts(Generic[Row]):
         if reason not in HOST_FAILURES:
             return
         host.failures += 1
-        limit = self._give_up_after if not host.answered else 4 * self._give_up_after
-        if host.failures >= limit:
+        if host.failures >= self._limit(host):
             self._give_up(name, Reason.HOST_DOWN, f"{host.failures} failures in a row, the last: {why or reason}")
 
     def pause(self, name: str, seconds: float) -> None:
@@ -176,8 +177,18 @@ class Hosts(Generic[Row]):
             host = self._hosts[name] = _Host(interval=self._interval)
         return host
 
+    def _limit(self, host: _Host[Row]) -> int:
+        return self._give_up_after if not host.answered else 4 * self._give_up_after
+
     def _free(self, host: _Host[Row]) -> bool:
-        return host.active < self._per_host
+        """Whether one more may be asked for.
+
+        Not while the answers that are awaited decide whether a failing host is given up: what would be asked for
+        meanwhile would wait as long as they did.
+        """
+        if host.active >= self._per_host:
+            return False
+        return host.down is not None or not host.failures or host.failures + host.active < self._limit(host)
 
     def _enter(self, host: _Host[Row]) -> None:
         host.active += 1

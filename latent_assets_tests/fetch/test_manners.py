@@ -14,6 +14,7 @@ import trustme
 from latent_assets.fetch import robots
 from latent_assets.fetch.optout import opt_out
 from latent_assets.fetch.outcome import Reason
+from latent_assets.fetch.politeness import Hosts
 from latent_assets.fetch.tar import read_images
 from latent_assets.fetch.web import Network, retry_after, user_agent
 from latent_assets_tests.fetch.conftest import JPEG, World
@@ -156,6 +157,42 @@ def test_backoff_grows_and_attempts_end(world: World, site: Site) -> None:
     assert (row["reason"], row["attempts"], row["http_status"]) == ("http_server_error", 3, 500)
     first, second = (b.at - a.at for a, b in pairwise(site.requests))
     assert 0.2 < first < 1.0 and 0.45 < second < 1.8
+
+
+async def test_nothing_more_is_asked_of_a_host_that_is_about_to_be_given_up() -> None:
+    """Eight requests hang. When the first has failed, a ninth would hang as long as they did."""
+    hosts: Hosts[int] = Hosts(per_host=8, rate=None, patience=10)
+    hosts.add([("silent", number) for number in range(20)])
+    for _ in range(8):
+        assert await hosts.take() is not None
+
+    async def next_row() -> tuple[str, int] | None:
+        return await asyncio.wait_for(hosts.take(), 0.05)
+
+    for failures in range(1, 8):
+        hosts.failed("silent", Reason.TIMEOUT, "")
+        hosts.release("silent")
+        with pytest.raises(TimeoutError):
+            await next_row()
+        assert hosts.given_up("silent") is None, failures
+    hosts.failed("silent", Reason.TIMEOUT, "")
+    hosts.release("silent")
+    assert hosts.given_up("silent") is not None
+    assert await next_row() == ("silent", 8), "its rows learn at once that it was given up"
+
+
+async def test_host_that_answers_after_failures_is_asked_as_before() -> None:
+    hosts: Hosts[int] = Hosts(per_host=8, rate=None, patience=10)
+    hosts.add([("flaky", number) for number in range(20)])
+    for _ in range(8):
+        await hosts.take()
+    for _ in range(7):
+        hosts.failed("flaky", Reason.TIMEOUT, "")
+        hosts.release("flaky")
+    hosts.answered("flaky")
+    hosts.release("flaky")
+    for _ in range(8):
+        assert await asyncio.wait_for(hosts.take(), 0.05) is not None
 
 
 def test_waiting_rows_hold_nobody_up(world: World, site: Site, other_site: Site) -> None:
