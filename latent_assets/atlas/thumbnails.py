@@ -54,8 +54,8 @@ def thumbnails(images: Iterable[tuple[str, bytes]], settings: Table, shard: str)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"The stored image {row_id} of shard {shard} cannot be decoded ({error}). Fetch the shard again: "
-                f"remove images/{shard}.tar, images/{shard}.parquet and manifests/image_shards/{shard}.json, then run "
-                "`latent-assets build`."
+                f"remove images/{shard}.tar and images/{shard}.parquet (or the folder images/{shard}) and "
+                f"manifests/image_shards/{shard}.json, then run `latent-assets build`."
             ) from error
 
     source = iter(images)

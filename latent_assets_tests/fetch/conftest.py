@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +25,7 @@ from latent_assets.fetch.shard import FetchReport, fetch_shard
 from latent_assets.fetch.web import Network
 from latent_assets.profile import ClipModel, Fetch, Filters, Models, Profile, Projection, Shards, Source
 from latent_assets.storage import Storage
-from latent_assets_tests.fetch.site import Site, serve
+from latent_assets_tests.fetch.site import Request, Site, head, serve
 
 _NUMERIC = re.compile(r"[0-9.]+|[0-9a-f:]+|None|localhost")
 _looked_up: list[str] = []
@@ -102,6 +107,25 @@ class World:
         """Fetch the shard of the catalog as it is."""
         return fetch_shard(self.profile, self.storage, "00000", network=self.network, **options)
 
+    def killed_run(self, after: Callable[[], bool], first: str = "") -> None:
+        """Fetch in another process, which runs `first` before, and kill it (-9) once `after()` is true."""
+        script = f"""
+import sys
+from pathlib import Path
+from latent_assets_tests.fetch.conftest import World
+{first}
+folder, settings, root, shards = sys.argv[1:]
+World(Path(folder), eval(settings), root=root, shards=eval(shards)).run()
+"""
+        arguments = [str(self.folder), repr(self.settings), self.root, repr(self.shards)]
+        child = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=Path.cwd())
+        deadline = time.monotonic() + 30
+        while not after() and time.monotonic() < deadline:
+            assert child.poll() is None, "the child ended by itself"
+            time.sleep(0.002)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+
     def fetch(self, *links: str, **options: Any) -> dict[str, dict[str, Any]]:
         """Build the catalog of these links, fetch, and return the ledger by URL."""
         self.catalog(list(links))
@@ -146,6 +170,26 @@ def encoded(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
     target = io.BytesIO()
     image.save(target, format, **options)
     return target.getvalue()
+
+
+def photo(number: int) -> bytes:
+    """A JPEG unlike the others."""
+    return encoded(Image.new("RGB", (80, 60), (number * 7 % 256, number * 13 % 256, 99)), quality=90)
+
+
+def links_to(site: Site, count: int, start: int = 0, delay: float = 0.0) -> list[str]:
+    """Links to photos on `site`, which takes `delay` seconds for each."""
+
+    async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
+        body = photo(int(request.path.strip("/.jpg")))
+        await asyncio.sleep(delay)
+        writer.write(head(content_length=str(len(body))) + body)
+
+    paths = [f"/{number}.jpg" for number in range(start, start + count)]
+    if not delay:
+        return [site.add(path, photo(number)) for number, path in enumerate(paths, start)]
+    site.pages |= dict.fromkeys(paths, slow)
+    return [site.url(path) for path in paths]
 
 
 JPEG = encoded(picture(), quality=95)

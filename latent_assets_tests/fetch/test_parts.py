@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
 
 import polars as pl
@@ -22,19 +16,10 @@ from latent_assets.fetch.journal import Journal
 from latent_assets.fetch.ledger import read_ledger
 from latent_assets.fetch.parts import part_names, split, stored_parts
 from latent_assets.fetch.tar import read_images, tar_name
-from latent_assets_tests.fetch.conftest import JPEG, World, encoded
-from latent_assets_tests.fetch.site import Request, Site, head
+from latent_assets_tests.fetch.conftest import JPEG, World, links_to
+from latent_assets_tests.fetch.site import Site
 
 GROUP = ["00000/00000-of-00003", "00000/00001-of-00003", "00000/00002-of-00003"]
-
-
-def photo(number: int) -> bytes:
-    """A JPEG unlike the others."""
-    return encoded(Image.new("RGB", (80, 60), (number * 7 % 256, number * 13 % 256, 99)), quality=90)
-
-
-def links_to(site: Site, count: int) -> list[str]:
-    return [site.add(f"/{number}.jpg", photo(number)) for number in range(count)]
 
 
 @pytest.fixture
@@ -194,34 +179,10 @@ def test_unfinished_part_of_another_layout_is_not_lost(
     assert group.storage.folders("images/00000") == []
 
 
-_CHILD = """
-    import sys
-    from pathlib import Path
-    from latent_assets_tests.fetch.conftest import World
-    World(Path(sys.argv[1]), eval(sys.argv[2]), shards=eval(sys.argv[3])).run()
-"""
-
-
 def test_killed_run_continues_within_the_group(group: World, site: Site) -> None:
-    import asyncio
-
-    async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
-        body = photo(int(request.path.strip("/.jpg")))
-        await asyncio.sleep(0.02)
-        writer.write(head(content_length=str(len(body))) + body)
-
-    for number in range(60):
-        site.pages[f"/{number}.jpg"] = slow
     group.settings |= {"per_host": 2}
-    group.catalog([site.url(f"/{number}.jpg") for number in range(60)])
-    arguments = [str(group.folder), repr(group.settings), repr(group.shards)]
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(_CHILD), *arguments], cwd=Path.cwd())
-    deadline = time.monotonic() + 30
-    while len(site.requests) < 35 and time.monotonic() < deadline:
-        assert child.poll() is None
-        time.sleep(0.002)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    group.catalog(links_to(site, 60, delay=0.02))
+    group.killed_run(lambda: len(site.requests) >= 35)
     finished = stored_parts(group.storage, "00000")
     assert finished in (GROUP[:1], GROUP[:2])
     pending = sum(len(Journal(group.storage, part).entries()) for part in GROUP)

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import logging
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,8 +21,8 @@ from latent_assets.fetch.parts import part_names, stored_parts
 from latent_assets.fetch.tar import read_images, tar_name
 from latent_assets.profile import Source
 from latent_assets.storage import Storage
-from latent_assets_tests.fetch.conftest import JPEG, World, encoded
-from latent_assets_tests.fetch.site import Request, Site, head
+from latent_assets_tests.fetch.conftest import JPEG, World, links_to
+from latent_assets_tests.fetch.site import Site
 from latent_assets_tests.s3_server import BUCKET, SECRET, s3_server
 
 pytestmark = pytest.mark.slow
@@ -53,17 +46,13 @@ def s3_world(world: World, server: dict[str, str], monkeypatch: pytest.MonkeyPat
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def photo(number: int) -> bytes:
-    return encoded(Image.new("RGB", (80, 60), (number * 7 % 256, number * 13 % 256, 99)), quality=90)
-
-
 def everything(storage: Storage) -> dict[str, bytes]:
     """Every object below the root."""
     return {name: bytes(storage._fs.cat_file(name)) for name in storage._fs.find(storage.root)}
 
 
 def test_shard_on_s3(s3_world: World, site: Site) -> None:
-    links = [site.add(f"/{number}.jpg", photo(number)) for number in range(8)]
+    links = links_to(site, 8)
     s3_world.catalog([*links, site.url("/gone")])
     report = s3_world.run()
     assert (report.rows, report.ok, report.written) == (9, 8, True)
@@ -83,7 +72,7 @@ def test_shard_on_s3(s3_world: World, site: Site) -> None:
 
 
 def test_local_and_s3_give_the_same(s3_world: World, site: Site, tmp_path: Path) -> None:
-    links = [site.add(f"/{number}.jpg", photo(number)) for number in range(5)]
+    links = links_to(site, 5)
     s3_world.catalog(links)
     s3_world.run()
     local = World(tmp_path / "local", dict(s3_world.settings))
@@ -93,34 +82,11 @@ def test_local_and_s3_give_the_same(s3_world: World, site: Site, tmp_path: Path)
     assert local.storage.read_bytes(tar_name("00000")) == s3_world.storage.read_bytes(tar_name("00000"))
 
 
-_CHILD = """
-    import sys
-    from pathlib import Path
-    from latent_assets.fetch import journal
-    from latent_assets_tests.fetch.conftest import World
-    journal.SEGMENT_SECONDS = 0.2
-    World(Path(sys.argv[1]), eval(sys.argv[2]), root=sys.argv[3]).run()
-"""
-
-
 def test_killed_run_continues_on_s3(s3_world: World, site: Site) -> None:
-    async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
-        body = photo(int(request.path.strip("/.jpg")))
-        await asyncio.sleep(0.04)
-        writer.write(head(content_length=str(len(body))) + body)
-
-    for number in range(60):
-        site.pages[f"/{number}.jpg"] = slow
     s3_world.settings |= {"per_host": 2}
-    s3_world.catalog([site.url(f"/{number}.jpg") for number in range(60)])
-    arguments = [str(s3_world.folder), repr(s3_world.settings), s3_world.root]
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(_CHILD), *arguments], cwd=Path.cwd())
-    deadline = time.monotonic() + 30
-    while len(site.requests) < 40 and time.monotonic() < deadline:
-        assert child.poll() is None
-        time.sleep(0.002)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    s3_world.catalog(links_to(site, 60, delay=0.04))
+    fast = "from latent_assets.fetch import journal; journal.SEGMENT_SECONDS = 0.2"
+    s3_world.killed_run(lambda: len(site.requests) >= 40, first=fast)
     assert not s3_world.storage.exists(tar_name("00000")), "no partial object is visible"
     known = Journal(s3_world.storage, "00000").entries()
     assert 10 <= len(known) <= 40
@@ -134,7 +100,7 @@ def test_killed_run_continues_on_s3(s3_world: World, site: Site) -> None:
 
 def test_group_of_tars_on_s3(s3_world: World, site: Site) -> None:
     s3_world.shards = {"rows": 10, "max_partitions": 1}
-    s3_world.catalog([site.add(f"/{number}.jpg", photo(number)) for number in range(25)])
+    s3_world.catalog(links_to(site, 25))
     first = s3_world.run()
     assert stored_parts(s3_world.storage, "00000") == part_names("00000", 25, 10)
     assert len(dict(read_images(s3_world.storage, "00000"))) == first.ok == 25

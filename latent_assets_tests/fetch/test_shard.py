@@ -6,15 +6,10 @@ import errno
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 import tarfile
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -29,17 +24,8 @@ from latent_assets.fetch.ledger import LEDGER_SCHEMA, LedgerRow, read_ledger
 from latent_assets.fetch.outcome import OUTCOME_OF, Outcome, Reason
 from latent_assets.fetch.shard import shard_report
 from latent_assets.fetch.tar import read_images, tar_name
-from latent_assets_tests.fetch.conftest import JPEG, World, encoded
+from latent_assets_tests.fetch.conftest import JPEG, World, links_to, photo
 from latent_assets_tests.fetch.site import Site
-
-
-def photo(number: int) -> bytes:
-    """A JPEG unlike the others."""
-    return encoded(Image.new("RGB", (80, 60), (number * 7 % 256, number * 13 % 256, 99)), quality=90)
-
-
-def links_to(site: Site, count: int, start: int = 0) -> list[str]:
-    return [site.add(f"/{number}.jpg", photo(number)) for number in range(start, start + count)]
 
 
 def tar_bytes(world: World) -> bytes:
@@ -259,44 +245,13 @@ def test_error_of_a_listener_ends_the_run_and_loses_no_outcome(world: World, sit
 
 # -- killed processes ----------------------------------------------------------------------------------
 
-_CHILD = """
-    import sys
-    from latent_assets_tests.fetch.conftest import World
-    from pathlib import Path
-    world = World(Path(sys.argv[1]), eval(sys.argv[2]))
-    world.run()
-"""
-
-
-def _killed_run(world: World, after: Any) -> None:
-    """Fetch in another process and kill it (-9) once `after()` is true."""
-    script = textwrap.dedent(_CHILD)
-    child = subprocess.Popen([sys.executable, "-c", script, str(world.folder), repr(world.settings)], cwd=Path.cwd())
-    deadline = time.monotonic() + 30
-    while not after() and time.monotonic() < deadline:
-        assert child.poll() is None, "the child ended by itself"
-        time.sleep(0.002)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-
 
 def test_killed_run_continues_with_the_rows_without_an_outcome(world: World, site: Site) -> None:
-    import asyncio
-
-    from latent_assets_tests.fetch.site import Request, head
-
-    async def slow(request: Request, writer: asyncio.StreamWriter) -> None:
-        body = photo(int(request.path.strip("/.jpg")))
-        await asyncio.sleep(0.03)
-        writer.write(head(content_length=str(len(body))) + body)
-
-    for number in range(60):
-        site.pages[f"/{number}.jpg"] = slow
-    links = [site.url(f"/{number}.jpg") for number in range(60)]
+    links = links_to(site, 60, delay=0.03)
     world.settings |= {"per_host": 2}
     world.catalog([*links, site.url("/gone")])
     for round in (1, 2):
-        _killed_run(world, lambda round=round: len(site.requests) >= 20 * round)
+        world.killed_run(lambda round=round: len(site.requests) >= 20 * round)
         assert not world.storage.exists(tar_name("00000"))
         assert world.storage.list("images") == []
     known = Journal(world.storage, "00000").entries()
