@@ -16,12 +16,13 @@ import polars as pl
 from latent_assets.catalog.schema import CATALOG_COLUMNS, row_hashes
 from latent_assets.catalog.sharding import read_shard
 from latent_assets.errors import StorageError
+from latent_assets.fetch.desk import Wanted
 from latent_assets.fetch.health import Health, health_of
 from latent_assets.fetch.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
 from latent_assets.fetch.ledger import LedgerRow, ledger_frame, ledger_name, read_ledger, stored_rows
 from latent_assets.fetch.outcome import Outcome, Reason
 from latent_assets.fetch.parts import known_parts, part_names, split, stored_parts
-from latent_assets.fetch.rows import Wanted, fetch_rows
+from latent_assets.fetch.rows import fetch_rows
 from latent_assets.fetch.tar import IMAGE_EXTENSIONS, TarWriter, index_members, tar_name
 from latent_assets.fetch.web import Network
 from latent_assets.storage import fingerprint
