@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from latent_assets.atlas.schema import schema_markdown
+from latent_assets.fetch.outcome import OUTCOME_OF, Outcome, Reason
 from latent_assets.profile import parse_profile, shipped_profiles
 
 README = Path(__file__).parent.parent / "README.md"
@@ -20,8 +21,19 @@ def test_the_example_profile_is_valid(tmp_path: Path) -> None:
 
     blocks = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "links").mkdir()
-    for block in blocks:
-        assert parse_profile(tomllib.loads(block), tmp_path / "mine.toml", tmp_path).name == "mine"
+    whole, *parts = [tomllib.loads(block) for block in blocks]
+    assert parse_profile(whole, tmp_path / "mine.toml", tmp_path).name == "mine"
+    for part in parts:
+        changed = whole | {table: {**whole.get(table, {}), **values} for table, values in part.items()}
+        profile = parse_profile(changed, tmp_path / "mine.toml", tmp_path).model_dump()
+        assert all(profile[table][key] == value for table, values in part.items() for key, value in values.items())
+
+
+def test_every_reason_stands_beside_its_outcome() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`.*`) \|$", README.read_text(encoding="utf-8"), re.MULTILINE))
+    for outcome in Outcome:
+        reasons = {reason.value for reason in Reason if OUTCOME_OF[reason] is outcome}
+        assert set(re.findall(r"`(\w+)`", rows[outcome.value])) == reasons
 
 
 def test_links_and_names_exist() -> None:
