@@ -175,6 +175,23 @@ def test_many_buckets_give_the_same_as_one(
     assert not list((tmp_path / "other" / "root" / "catalog").glob(".spill*"))
 
 
+def test_columns_that_come_late_lose_nothing_in_buckets(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files without a column, with it, and without it again: buckets begin new files and read all of them."""
+    many = Collection(tmp_path / "many")
+    for number, name in enumerate("abc"):
+        rows = aesthetics(60, start=100 * number)
+        for target in (collection, many):
+            target.write(f"{name}.parquet", rows if name == "b" else rows.drop("similarity", "pwatermark"))
+    one = collection.build()
+    monkeypatch.setattr(buckets, "_ROWS_PER_BUCKET", 20)
+    assert (report := many.build()).shards == one.shards
+    assert report.rows_kept == 180
+    assert many.rows().sort("id").equals(collection.rows().sort("id"))
+    assert many.rows()["similarity"].null_count() == 120
+
+
 def test_killed_build_continues_to_the_same_shards(collection: Collection, tmp_path: Path) -> None:
     collection.write("a.parquet", aesthetics(100))
     whole = Collection(tmp_path / "whole")

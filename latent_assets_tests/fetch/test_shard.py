@@ -113,6 +113,27 @@ def test_same_rows_give_the_same_bytes_whatever_the_order_of_answers(world: Worl
     assert tar_bytes(other) == tar_bytes(world)
 
 
+def test_tar_is_the_same_where_the_kernel_does_not_copy(
+    world: World, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = links_to(site, 5)
+    world.catalog(links)
+    world.run()
+    other = World(tmp_path / "other", world.settings)
+    (tmp_path / "other").mkdir()
+    other.catalog(links)
+    refused: list[int] = []
+
+    def refuse(source: int, *_: object) -> int:
+        refused.append(source)
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("latent_assets.fetch.tar.os.copy_file_range", refuse)
+    other.run()
+    assert len(refused) == 5
+    assert tar_bytes(other) == tar_bytes(world)
+
+
 def test_retry_takes_the_named_reasons_only(world: World, site: Site) -> None:
     flaky, gone, good = site.add("/flaky", status=500), site.url("/gone"), site.add("/good", JPEG)
     world.settings |= {"attempts": 1}
