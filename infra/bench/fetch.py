@@ -6,9 +6,11 @@
 
 Cases: `resized` (shortest side to 512, JPEG 92), `raw` (stored as they come), `tls` (resized, over HTTPS) and `slow`
 (resized; 1 of the 100 servers never answers). img2dataset gets an environment of its own (Python 3.11, pandas < 3),
-made by this script with uv. The two take turns at going first: the first to use memory that a virtual machine has not
-touched yet pays for it. Images/s, CPU seconds an image and peak memory (sum of the processes' private memory)
-are those of the downloader alone; the server is one process beside it.
+made by this script with uv. Both are run once before anything is measured, so that neither compiles its modules then
+(they would in every process and run where PYTHONDONTWRITEBYTECODE is set). The two take turns at going first: the first
+to use memory that a virtual machine has not touched pays for it. Images/s, CPU seconds an image and peak memory (sum
+of the processes' private memory) are those of the downloader alone, from its start to its end; the server is one
+process beside it, and the catalog is built before.
 """
 
 from __future__ import annotations
@@ -30,11 +32,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import polars as pl
-import psutil
-from PIL import Image
+if TYPE_CHECKING:
+    from latent_assets.profile import Profile
 
 CASES = ("resized", "raw", "tls", "slow")
 HOSTS = 100
@@ -67,6 +68,9 @@ def median(figures: list[Figures]) -> Figures:
 
 def photo(seed: int) -> bytes:
     """A JPEG of 1024x768 with detail at every scale, about as large as a photograph of that size."""
+    import numpy as np
+    from PIL import Image
+
     generator = np.random.default_rng(seed)
     total = np.zeros((768, 1024, 3))
     for step in (8, 32, 128, 512, 1024):
@@ -155,39 +159,48 @@ def ours(folder: Path, case: str, origins: list[str], links: Path, environment: 
         "resize": "shortest", "size": 512, "format": "raw" if case == "raw" else "jpeg", "quality": 92,
         "robots": False, "timeout": float(TIMEOUT), "concurrency": 256, "per_host": 8, "allow_origins": origins,
     }  # fmt: skip
-    (folder / "settings.json").write_text(json.dumps(settings))
-    command = [sys.executable, str(HERE), "--fetch", str(folder), "--links", str(links)]
-    figures = measured(command, {**environment, "PYTHONPATH": str(HERE.parent.parent.parent)}, folder / "fetch.log")
+    (folder / "settings.json").write_text(json.dumps({"links": str(links), "fetch": settings}))
+    environment = {**environment, "PYTHONPATH": str(HERE.parent.parent.parent)}
+    measured([sys.executable, str(HERE), "--catalog", str(folder)], environment, folder / "catalog.log")
+    figures = measured([sys.executable, str(HERE), "--fetch", str(folder)], environment, folder / "fetch.log")
     done = json.loads((folder / "report.json").read_text())
-    return Figures(done["ok"], figures.seconds - done["catalog seconds"], figures.cpu, figures.memory)
+    return Figures(done["ok"], figures.seconds, figures.cpu, figures.memory)
 
 
-def fetch(folder: Path, links: Path) -> None:
-    """What `ours` runs: the catalog, then the shard."""
-    from latent_assets.catalog.build import build_catalog
-    from latent_assets.fetch.shard import fetch_shard
+def profile_of(folder: Path) -> Profile:
+    """The profile that `ours` wrote down."""
     from latent_assets.profile import ClipModel, Fetch, Models, Profile, Projection, Shards, Source
-    from latent_assets.storage import Storage
 
     settings = json.loads((folder / "settings.json").read_text())
-    settings["allow_origins"] = tuple(settings["allow_origins"])
-    profile = Profile(
+    fetch = {**settings["fetch"], "allow_origins": tuple(settings["fetch"]["allow_origins"])}
+    return Profile(
         name="bench",
         root=str(folder / "root"),
-        source=Source(path=str(links)),
+        source=Source(path=settings["links"]),
         shards=Shards(rows=1_000_000),
-        fetch=Fetch(**settings),
+        fetch=Fetch(**fetch),
         models=Models(clip=ClipModel(config="-", weights="-")),
         projection=Projection(spaces=("clip",)),
     )
-    storage = Storage(profile.root)
-    started = time.monotonic()
-    build_catalog(profile, storage)
-    catalog = time.monotonic() - started
-    report = fetch_shard(profile, storage, "00000")
-    (folder / "report.json").write_text(
-        json.dumps({"ok": report.ok, "catalog seconds": catalog, "reasons": report.reasons, "rate": report.rate})
-    )
+
+
+def catalog(folder: Path) -> None:
+    """What `ours` runs before it is measured."""
+    from latent_assets.catalog.build import build_catalog
+    from latent_assets.storage import Storage
+
+    profile = profile_of(folder)
+    build_catalog(profile, Storage(profile.root))
+
+
+def fetch(folder: Path) -> None:
+    """What `ours` measures."""
+    from latent_assets.fetch.shard import fetch_shard
+    from latent_assets.storage import Storage
+
+    profile = profile_of(folder)
+    report = fetch_shard(profile, Storage(profile.root), "00000")
+    (folder / "report.json").write_text(json.dumps({"ok": report.ok, "reasons": report.reasons, "rate": report.rate}))
 
 
 def theirs(folder: Path, case: str, links: Path, environment: dict[str, str], python: Path) -> Figures:
@@ -207,10 +220,12 @@ def theirs(folder: Path, case: str, links: Path, environment: dict[str, str], py
 
 def measured(command: list[str], environment: dict[str, str], log: Path) -> Figures:
     """Run a command; seconds, CPU seconds of it and its children, and the peak of their private memory in MB."""
+    import psutil
+
     before = psutil.Process().cpu_times()
     started = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         peak = [0.0]
         stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(process.pid, peak, stop))
@@ -227,6 +242,8 @@ def measured(command: list[str], environment: dict[str, str], log: Path) -> Figu
 
 
 def _watch(pid: int, peak: list[float], stop: threading.Event) -> None:
+    import psutil
+
     while not stop.wait(0.2):
         total = 0
         try:
@@ -254,10 +271,11 @@ def opponent(folder: Path) -> Path:
 
 def run_case(case: str, images: int, folder: Path, python: Path, round: int) -> tuple[Figures, Figures]:
     """Both downloaders on one case: (ours, theirs). In odd rounds theirs goes first."""
+    import polars as pl
     import trustme
 
     scheme, certificate = "http", None
-    environment: dict[str, str] = {}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     if case == "tls":
         scheme = "https"
         authority = trustme.CA()
@@ -294,20 +312,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--environment", type=Path, default=HERE.parent.parent.parent / "build" / "img2dataset")
     parser.add_argument("--json", type=Path, help="write the figures there too")
-    for hidden in ("--serve", "--fetch", "--links", "--certificate"):
+    for hidden in ("--serve", "--catalog", "--fetch", "--certificate"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--hang", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve(Path(arguments.serve), arguments.certificate, arguments.hang)
         return
-    if arguments.fetch:
-        fetch(Path(arguments.fetch), Path(arguments.links))
-        return
+    for step in (catalog, fetch):
+        if folder := getattr(arguments, step.__name__):
+            step(Path(folder))
+            return
     python = opponent(arguments.environment)
     table = {}
     print(f"{'case':9}{'':14}{'images':>8}{'seconds':>9}{'images/s':>10}{'CPU ms/image':>14}{'peak MB':>9}")
     with tempfile.TemporaryDirectory(prefix="bench-fetch-") as folder:
+        run_case("resized", 200, Path(folder), python, 0)
         for case in arguments.cases.split(","):
             rounds = [run_case(case, arguments.images, Path(folder), python, n) for n in range(arguments.rounds)]
             mine, other = median([pair[0] for pair in rounds]), median([pair[1] for pair in rounds])

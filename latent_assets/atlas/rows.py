@@ -14,7 +14,7 @@ import pyarrow as pa
 from latent_assets.atlas.release import ReleaseInfo
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.thumbnails import thumbnails
-from latent_assets.catalog.sharding import read_shard
+from latent_assets.catalog.shards import read_shard
 from latent_assets.encode.store import ShardEmbeddings
 from latent_assets.errors import DataError
 from latent_assets.fetch.ledger import read_ledger

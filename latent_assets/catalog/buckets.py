@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 import polars as pl
 import pyarrow as pa
 
-from latent_assets.catalog.schema import row_ids
+from latent_assets.catalog.hashing import row_ids
 from latent_assets.storage import explained
 
 if TYPE_CHECKING:

@@ -17,17 +17,11 @@ import polars as pl
 from latent_assets import progress
 from latent_assets.catalog.buckets import Buckets, bucket_count, spill_folder
 from latent_assets.catalog.filters import DUPLICATE, NOT_SAMPLED, Funnel, RowFilter, read_removals, sample_ranks
+from latent_assets.catalog.hashing import DIGEST, id_heads, row_digests
 from latent_assets.catalog.rows import expected_rows, read_rows
-from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA, DIGEST, id_heads, row_digests
-from latent_assets.catalog.sharding import (
-    ShardEntry,
-    ShardWriter,
-    catalog_name,
-    catalog_version,
-    read_index,
-    shard_rows,
-    stored_shards,
-)
+from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA
+from latent_assets.catalog.sharding import ShardWriter, shard_rows
+from latent_assets.catalog.shards import ShardEntry, catalog_name, catalog_version, read_index, stored_shards
 from latent_assets.errors import SourceError
 
 if TYPE_CHECKING:

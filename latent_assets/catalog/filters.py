@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from latent_assets.catalog.schema import id_heads, mixed
+from latent_assets.catalog.hashing import id_heads, mixed
 from latent_assets.catalog.source import SourceFile, local_copy
 from latent_assets.errors import SourceError
 

@@ -13,7 +13,8 @@ import polars as pl
 
 from latent_assets.catalog.columns import cast_columns, map_columns
 from latent_assets.catalog.filters import required_columns
-from latent_assets.catalog.schema import CATALOG_COLUMNS, SOURCE_COLUMNS, row_ids
+from latent_assets.catalog.hashing import row_ids
+from latent_assets.catalog.schema import CATALOG_COLUMNS, SOURCE_COLUMNS
 from latent_assets.catalog.source import METADATA_SUFFIXES, SourceFile, list_files, local_copy
 from latent_assets.errors import SourceError
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow.parquet as pq
 
-from latent_assets.catalog.schema import CATALOG_COLUMNS, DIGEST, empty_catalog, hash_of_digests, shard_key
+from latent_assets.catalog.hashing import DIGEST, hash_of_digests
+from latent_assets.catalog.schema import CATALOG_COLUMNS, empty_catalog, shard_key
+from latent_assets.catalog.shards import INDEX, INDEX_SCHEMA, ShardEntry, catalog_name, read_index
 from latent_assets.errors import SourceError
-from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
     from latent_assets.profile import Shards
@@ -34,45 +35,6 @@ _ENCODING = {
     "write_statistics": False,
     "store_schema": False,
 }
-INDEX = "catalog/index.parquet"
-INDEX_SCHEMA: dict[str, type[pl.DataType]] = {"shard": pl.String, "rows": pl.Int64, "hash": pl.String}
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """One shard of the catalog: its rows and their hash."""
-
-    rows: int
-    hash: str
-
-
-def catalog_name(shard: str) -> str:
-    """Storage name of a shard of the catalog."""
-    return f"catalog/{shard}.parquet"
-
-
-def read_shard(storage: Storage, shard: str) -> pl.DataFrame:
-    """The rows of one shard, CATALOG_SCHEMA, sorted by id. Raises StorageError when it is not there."""
-    return storage.read_parquet(catalog_name(shard)).select(CATALOG_COLUMNS)
-
-
-def read_index(storage: Storage) -> dict[str, ShardEntry]:
-    """The shards of the catalog, in build order; empty when there is none yet."""
-    if not storage.exists(INDEX):
-        return {}
-    frame = storage.read_parquet(INDEX).sort("shard")
-    return {shard: ShardEntry(rows, digest) for shard, rows, digest in frame.select(list(INDEX_SCHEMA)).iter_rows()}
-
-
-def catalog_version(shards: dict[str, ShardEntry]) -> str:
-    """The data version of the whole catalog."""
-    return fingerprint([(key, entry.hash) for key, entry in sorted(shards.items())])
-
-
-def stored_shards(storage: Storage) -> list[str]:
-    """Keys of the shard files that are there, listed in an index or not (a killed build leaves such)."""
-    keys = (name.removesuffix(".parquet") for name in storage.list("catalog", ".parquet"))
-    return sorted(key for key in keys if key.isdigit())
 
 
 def shard_rows(settings: Shards, added: int, present: int) -> int:

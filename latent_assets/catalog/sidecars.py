@@ -14,7 +14,8 @@ import polars as pl
 import xxhash
 
 from latent_assets.catalog.columns import ANY_SCHEMA
-from latent_assets.catalog.schema import CATALOG_SCHEMA, SOURCE_COLUMNS, row_id
+from latent_assets.catalog.hashing import row_id
+from latent_assets.catalog.schema import CATALOG_SCHEMA, SOURCE_COLUMNS
 from latent_assets.errors import SourceError
 
 if TYPE_CHECKING:

@@ -90,7 +90,7 @@ def _histograms(lineage: Lineage, shards: Sequence[str]) -> bytes:
     """Distributions of sizes, scores and caption lengths over the first shards, which are random samples."""
     import polars as pl
 
-    from latent_assets.catalog.sharding import read_shard
+    from latent_assets.catalog.shards import read_shard
     from latent_assets.project.pictures import histogram_picture
 
     rows = pl.concat([read_shard(lineage.storage, shard) for shard in shards[:4]]) if shards else pl.DataFrame()
@@ -159,8 +159,8 @@ def _shard_catalog(layout: Lineage) -> dg.AssetsDefinition:
 
 def verify_shard(lineage: Lineage, shard: str) -> Produced:
     """Read a shard of the catalog and hold it against what was assigned."""
-    from latent_assets.catalog.schema import shard_hash
-    from latent_assets.catalog.sharding import read_shard
+    from latent_assets.catalog.hashing import shard_hash
+    from latent_assets.catalog.shards import read_shard
 
     manifest = lineage.storage.manifest("laion_metadata")
     assert manifest is not None  # `expected` asked for it

@@ -102,7 +102,7 @@ def _picture(lineage: Lineage, model_fingerprint: str, spaces: Mapping[str, Any]
     import numpy as np
     import polars as pl
 
-    from latent_assets.catalog.sharding import read_shard
+    from latent_assets.catalog.shards import read_shard
     from latent_assets.project.model import load_model
     from latent_assets.project.pictures import map_picture
 

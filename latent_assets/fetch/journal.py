@@ -8,24 +8,26 @@ A line counts only when it is whole and its image lies within the data.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latent_assets.fetch.ledger import LedgerRow
+from latent_assets.fetch.outcome import LedgerRow
 from latent_assets.storage import explained
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
+_PIECES = 1000  # that one call takes at least
 SEGMENT_BYTES = 16 << 20
 SEGMENT_SECONDS = 5.0
 
@@ -61,7 +63,7 @@ class Journal:
         self._lock = threading.Lock()
         names = [*storage.list(self._folder, ".data"), *storage.list(self._folder, ".jsonl")]
         self._number = 1 + max((int(name.split("-")[0]) for name in names), default=-1)
-        self._writer = secrets.token_hex(4)  # two processes at one shard never append to the same segment
+        self._writer = os.urandom(4).hex()  # two processes at one shard never append to the same segment
         self._data: list[bytes] = []
         self._lines: list[bytes] = []
         self._size = 0
@@ -187,12 +189,12 @@ def _whole_lines(data: bytes) -> Iterator[tuple[LedgerRow, int, int]]:
             continue
 
 
-def write_all(file: int, pieces: Sequence[bytes]) -> None:
+def write_all(file: int, pieces: Iterable[bytes | memoryview]) -> None:
     """Write all of the pieces, one after the other, with as few system calls as the system makes of it."""
-    left: list[bytes | memoryview] = list(pieces)
+    left = deque(pieces)
     while left:
-        written = os.writev(file, left)
+        written = os.writev(file, list(itertools.islice(left, _PIECES)))
         while left and written >= len(left[0]):
-            written -= len(left.pop(0))
+            written -= len(left.popleft())
         if left:
             left[0] = memoryview(left[0])[written:]

@@ -5,20 +5,24 @@ Layout: ITU T.81 Annex B, EXIF 2.32 (orientation), ICC.1 Annex B.4 (profiles in 
 
 from __future__ import annotations
 
-import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SCAN = 0xDA
 _END = 0xD9
 _METADATA = frozenset(range(0xE0, 0xFF))
-# the end, metadata, or a segment whose content may look like either: coded pixels hold none of these
-_NOTABLE = re.compile(rb"\xff[\xc0-\xcf\xd9\xda-\xfe]")
+# by the second byte of a marker: the end, metadata, or a segment whose content may look like either
+_NOTABLE = np.isin(np.arange(256), [*range(0xC0, 0xD0), *range(0xD9, 0xFF)])
+_PIECE = 1 << 20
 _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
 _ORIENTATION = 0x0112
+_Edit = tuple[int, int, bytes]  # start, end, what stands there instead
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,36 @@ def without_metadata(data: bytes) -> bytes:
     Behind the end of the image phones put previews and films, with places of their own. `data` itself when there is
     nothing to leave out. Raises ValueError when the image has no end.
     """
-    pieces = [b"\xff\xd8"]
+    edits: list[_Edit] = []
     at = 2
     orientation = 1
     for marker, start, end in segments(data):
-        if marker == 0xE1 and data[start : start + 6] == _EXIF:
-            orientation = tiff_orientation(data[start + 6 : end])
-        elif content := _needed(marker, data[start:end]):
-            pieces.append(_segment(marker, content))
+        needed = data[start:end]
+        if marker == 0xE1 and needed.startswith(_EXIF):
+            orientation = tiff_orientation(needed[len(_EXIF) :])
+            needed = b""
+        elif marker in _METADATA:
+            needed = _needed(marker, needed)
+        replaced = _segment(marker, needed) if needed else b""
+        if len(replaced) != end - at or needed != data[start:end]:
+            edits.append((at, end, replaced))
         at = end
     if orientation != 1:
-        pieces.insert(1, _segment(0xE1, _EXIF + orientation_tiff(orientation)))
-    pieces += _scans(data, at)
-    stored = b"".join(pieces)
+        edits.insert(0, (2, 2, _segment(0xE1, _EXIF + orientation_tiff(orientation))))
+    edits += _scan_edits(data, at)
+    if not edits:
+        return data
+    stored = _edited(data, edits)
     return data if stored == data else stored
+
+
+def _edited(data: bytes, edits: list[_Edit]) -> bytes:
+    pieces: list[bytes] = []
+    at = 0
+    for start, end, replacement in edits:
+        pieces += [data[at:start], replacement]
+        at = end
+    return b"".join([*pieces, data[at:]])
 
 
 def segments(data: bytes) -> list[tuple[int, int, int]]:
@@ -92,24 +112,31 @@ def segments(data: bytes) -> list[tuple[int, int, int]]:
     return found
 
 
-def _scans(data: bytes, at: int) -> list[bytes]:
-    """The coded pixels from `at` to the end of the image, without metadata between scans."""
-    pieces: list[bytes] = []
-    while (match := _NOTABLE.search(data, at)) is not None:
-        marker = match[0][1]
+def _scan_edits(data: bytes, at: int) -> list[_Edit]:
+    """What to leave out from `at`, where the coded pixels begin: metadata between scans and all behind the end."""
+    edits: list[_Edit] = []
+    for found in _notable(data, at):
+        if found < at:
+            continue  # a table may look like metadata or an end: it is passed as a whole
+        marker, at = data[found + 1], found + 2
         if marker == _END:
-            return [*pieces, data[at : match.end()]]
-        end = match.end() + max(2, int.from_bytes(data[match.end() : match.end() + 2], "big"))
-        # a table may look like metadata or an end: it is passed as a whole
-        pieces.append(data[at : match.start() if marker in _METADATA else end])
-        at = end
+            return [*edits, (at, len(data), b"")] if at < len(data) else edits
+        at += max(2, int.from_bytes(data[at : at + 2], "big"))
+        if marker in _METADATA:
+            edits.append((found, at, b""))
     raise ValueError("the end of the image is missing")
 
 
+def _notable(data: bytes, at: int) -> Iterator[int]:
+    """Where markers stand that coded pixels do not hold, from `at` on; a piece of the file at a time."""
+    for start in range(at, len(data) - 1, _PIECE):
+        values = np.frombuffer(data, np.uint8, min(_PIECE + 1, len(data) - start), start)
+        first = np.flatnonzero(values[:-1] == 0xFF)
+        yield from (start + first[_NOTABLE[values[first + 1]]]).tolist()
+
+
 def _needed(marker: int, content: bytes) -> bytes:
-    """What of a segment decides the pixels: tables and frames, JFIF, Adobe's colour transform, the colour profile."""
-    if marker not in _METADATA:
-        return content
+    """What of an application's segment decides the pixels: JFIF, Adobe's colour transform, the colour profile."""
     if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14:
         return content[:12] + b"\0\0"  # no thumbnail
     if marker == 0xEE and content.startswith(b"Adobe"):

@@ -6,13 +6,13 @@ Rows that are not yet in a finished ledger live in the `journal`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from latent_assets.fetch.outcome import OUTCOME_OF, Outcome, Reason
+from latent_assets.fetch.outcome import LedgerRow, Outcome, Reason
 from latent_assets.fetch.parts import stored_parts
 
 if TYPE_CHECKING:
@@ -43,48 +43,12 @@ LEDGER_SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-@dataclass(frozen=True)
-class LedgerRow:
-    """What became of one row. Sizes in pixels and bytes; hashes in hexadecimal; `fetched_at` in Unix seconds.
-
-    `sha256` is that of the bytes as they came, `stored_sha256` of those in the tar. `origin` identifies what was
-    fetched, `row_hash` the catalog row as it went into the sidecars, `recipe` how the image was stored.
-    """
-
-    id: str
-    url: str
-    outcome: str
-    reason: str
-    http_status: int | None = None
-    redirects: int = 0
-    bytes: int | None = None
-    width: int | None = None
-    height: int | None = None
-    stored_width: int | None = None
-    stored_height: int | None = None
-    stored_bytes: int | None = None
-    extension: str | None = None
-    sha256: str | None = None
-    stored_sha256: str | None = None
-    fetched_at: float = 0.0
-    attempts: int = 0
-    evidence: str | None = None
-    origin: str = ""
-    row_hash: str = ""
-    recipe: str = ""
-
-
 _FIELDS = tuple(field.name for field in fields(LedgerRow))
 
 
 def ledger_name(part: str) -> str:
     """Storage name of the ledger of a shard or part (see `parts`)."""
     return f"images/{part}.parquet"
-
-
-def outcome_of(reason: Reason) -> str:
-    """The outcome a reason belongs to."""
-    return OUTCOME_OF[reason].value
 
 
 def read_ledger(storage: Storage, shard: str) -> pl.DataFrame:

@@ -18,7 +18,7 @@ _WEBP_EXIF_FLAG, _WEBP_XMP_FLAG = 0x08, 0x04
 
 
 def without_metadata(data: bytes, kind: str) -> bytes:
-    """The same image without metadata; `kind` as `image.sniff` gives it. GIF and BMP, which have no EXIF, stay."""
+    """The same image without metadata; `kind` as `formats.sniff` gives it. GIF and BMP, which have no EXIF, stay."""
     if kind == "jpeg":
         return jpeg.without_metadata(data)
     if kind == "png":

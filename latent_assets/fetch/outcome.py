@@ -1,10 +1,11 @@
-"""The fixed vocabulary of the ledger: what became of a row, and why.
+"""What can become of a row: the fixed vocabulary of outcomes and reasons, and the record that the ledger keeps.
 
-Only names live here; which answer has which reason is decided where it is noticed.
+Which answer has which reason is decided where it is noticed.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -125,3 +126,39 @@ class FetchError(Exception):
         self.retry_after = retry_after
         self.body_bytes = body_bytes
         self.may_pass = reason in TRANSIENT and not final
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What became of one row. Sizes in pixels and bytes; hashes in hexadecimal; `fetched_at` in Unix seconds.
+
+    `sha256` is that of the bytes as they came, `stored_sha256` of those in the tar. `origin` identifies what was
+    fetched, `row_hash` the catalog row as it went into the sidecars, `recipe` how the image was stored.
+    """
+
+    id: str
+    url: str
+    outcome: str
+    reason: str
+    http_status: int | None = None
+    redirects: int = 0
+    bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    stored_width: int | None = None
+    stored_height: int | None = None
+    stored_bytes: int | None = None
+    extension: str | None = None
+    sha256: str | None = None
+    stored_sha256: str | None = None
+    fetched_at: float = 0.0
+    attempts: int = 0
+    evidence: str | None = None
+    origin: str = ""
+    row_hash: str = ""
+    recipe: str = ""
+
+
+def outcome_of(reason: Reason) -> str:
+    """The outcome a reason belongs to."""
+    return OUTCOME_OF[reason].value

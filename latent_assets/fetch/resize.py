@@ -6,16 +6,13 @@ Pixels are uint8 arrays [height, width, 3]. Reading files into pixels is the bus
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch
-
-# images are already resized by as many threads as there are cores
-cv2.setNumThreads(1)
 
 _BLUR_FROM = 0.2  # a Gaussian narrower than this changes nothing in 8 bits
 _WIDE_BLUR = 0.6
@@ -55,6 +52,7 @@ def shrunk(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     the smaller image's. Measured on photographs, that is nearer to a Lanczos resampling than Pillow's Hamming window
     is (50.7 against 46.6 dB), at a quarter of its cost, and it leaves as little of patterns that are too fine.
     """
+    cv2 = _opencv()
     ratio = max(pixels.shape[1] / width, pixels.shape[0] / height)
     if ratio >= 2:
         smaller: np.ndarray = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
@@ -65,6 +63,15 @@ def shrunk(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
         pixels = cv2.GaussianBlur(pixels, (side, side), sigma)
     smaller = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
     return smaller
+
+
+@cache
+def _opencv() -> Any:
+    """OpenCV, on one thread: images are already resized by as many processes or threads as there are cores."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -6,32 +6,39 @@ Which rows those are is decided in `shard`; how one URL is downloaded in `web`, 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from latent_assets.fetch.desk import Arrival, Clerk, Desk, Wanted
-from latent_assets.fetch.files import read_file
+from latent_assets import progress
+from latent_assets.fetch.arrival import Arrival, Wanted
+from latent_assets.fetch.desk import Desk
 from latent_assets.fetch.outcome import FetchError, Reason
 from latent_assets.fetch.politeness import Hosts
 from latent_assets.fetch.web import Download, Network, Target, Web
+from latent_assets.fetch.workers import Job
 
 if TYPE_CHECKING:
-    from latent_assets.fetch.journal import Journal
     from latent_assets.profile import Fetch, Profile
     from latent_assets.storage import Storage
 
 _FIRST_BACKOFF = 0.5
 _NO_HOST = ""
+_STAGE = "image_shards"
+_COLLECT_EVERY = 20_000  # container objects: about 300 downloads
 
 
 @dataclass
 class _Attempted:
-    """A row in the queue, with what happened to it so far."""
+    """A row in the queue, with what happened to it so far: `before` are the attempts of earlier calls."""
 
     row: Wanted
+    before: int
     target: Target | None
     problem: FetchError | None = None
     attempts: int = 0
@@ -41,24 +48,38 @@ class _Attempted:
 def fetch_rows(
     profile: Profile,
     storage: Storage,
+    part: str,
     rows: list[Wanted],
     attempts: dict[str, int],
-    journal: Journal,
     network: Network,
     so_far: tuple[int, int],
 ) -> None:
-    """Give each of `rows` an outcome in `journal`.
+    """Give each of `rows` an outcome in the journal of `part`.
 
     `attempts` are those of earlier calls, by row id; `so_far` is (rows of the shard that are done, rows in all).
     """
-    clerk = Clerk(profile.fetch, journal, attempts, *so_far)
+    count = _Count(*so_far)
     if profile.source.kind == "metadata":
         try:
-            asyncio.run(_fetch_links(profile.fetch, rows, clerk, network))
+            with _rare_collections():
+                asyncio.run(_fetch_links(profile, storage, part, rows, attempts, network, count))
         except BaseExceptionGroup as group:
             raise _first(group) from group  # a full disk, not a row: rows have outcomes
     else:
-        _read_files(profile, rows, clerk)
+        _read_files(profile, storage, part, rows, attempts, count)
+
+
+class _Count:
+    """Says how many rows of the shard have their outcome."""
+
+    def __init__(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        self.add(0)
+
+    def add(self, rows: int) -> None:
+        """So many more."""
+        self._done += rows
+        progress.report(_STAGE, self._done, self._total, "rows")
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:
@@ -68,24 +89,46 @@ def _first(group: BaseExceptionGroup) -> BaseException:
     return error
 
 
-async def _fetch_links(settings: Fetch, rows: list[Wanted], clerk: Clerk, network: Network) -> None:
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Look for unreachable cycles less often: a download makes many objects and hardly a cycle.
+
+    At Python's own threshold the search takes a quarter of the event loop's time.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], _COLLECT_EVERY) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+async def _fetch_links(
+    profile: Profile,
+    storage: Storage,
+    part: str,
+    rows: list[Wanted],
+    attempts: dict[str, int],
+    network: Network,
+    count: _Count,
+) -> None:
+    settings = profile.fetch
     hosts: Hosts[_Attempted] = Hosts(settings.per_host, settings.per_host_rate, settings.timeout)
     slots = asyncio.Semaphore(settings.concurrency)
 
-    def stored(count: int) -> None:
-        for _ in range(count):
+    def stored(more: int) -> None:
+        for _ in range(more):
             slots.release()
         try:
-            clerk.finished(count)
+            count.add(more)
         finally:
-            hosts.finish(count)
+            hosts.finish(more)
 
-    desk = Desk(clerk, stored)
+    desk = Desk(Job.of(settings, storage, part), len(rows), stored)
     try:
-        desk.open()
         async with Web(settings, hosts, network) as web, asyncio.TaskGroup() as tasks:
             fetcher = _Fetcher(settings, hosts, web, desk, slots)
-            hosts.add(fetcher.queued(row) for row in rows)
+            hosts.add(fetcher.queued(row, attempts.get(row.id, 0)) for row in rows)
             watch = tasks.create_task(_raise_from(desk.failed))
             while True:
                 await slots.acquire()
@@ -97,6 +140,7 @@ async def _fetch_links(settings: Fetch, rows: list[Wanted], clerk: Clerk, networ
                 watch.cancel()
     finally:
         desk.close()
+    desk.check()
 
 
 async def _raise_from(failed: asyncio.Future[None]) -> None:
@@ -116,13 +160,13 @@ class _Fetcher:
         self._slots = slots
         self._loop = asyncio.get_running_loop()
 
-    def queued(self, row: Wanted) -> tuple[str, _Attempted]:
+    def queued(self, row: Wanted, before: int) -> tuple[str, _Attempted]:
         """The host a row waits for, and the row as it waits. A URL that may not be asked waits for nobody."""
         try:
             target = self._web.target(row.url)
         except FetchError as problem:
-            return _NO_HOST, _Attempted(row, None, problem)
-        return target.origin, _Attempted(row, target)
+            return _NO_HOST, _Attempted(row, before, None, problem)
+        return target.origin, _Attempted(row, before, target)
 
     async def fetch(self, host: str, item: _Attempted) -> None:
         """One attempt at a row; its host's slot was taken and is given back here, its own when it is stored."""
@@ -131,12 +175,14 @@ class _Fetcher:
         finally:
             self._hosts.release(host)
         if answer is not None:
-            self._desk.put(Arrival(item.row, answer.body, item.attempts, answer))
+            evidence = answer.opted_out[1] if answer.opted_out else None
+            attempts = item.before + item.attempts
+            self._desk.put(Arrival(item.row, answer.body, attempts, answer.status, answer.redirects, evidence))
         elif self._try_again(host, item):
             self._slots.release()
         else:
             assert item.problem is not None  # no answer
-            self._desk.put(Arrival(item.row, item.problem, item.attempts))
+            self._desk.put(Arrival(item.row, item.problem, item.before + item.attempts))
 
     async def _attempt(self, host: str, item: _Attempted) -> Download | None:
         """The answer, or None with `item.problem` set."""
@@ -181,19 +227,28 @@ class _Fetcher:
         return True
 
 
-def _read_files(profile: Profile, rows: list[Wanted], clerk: Clerk) -> None:
+def _read_files(
+    profile: Profile, storage: Storage, part: str, rows: list[Wanted], attempts: dict[str, int], count: _Count
+) -> None:
     """Images that are here already, in the order of their paths (tars are read front to back)."""
     from latent_assets.catalog.source import base_path
+    from latent_assets.fetch.clerk import Clerk
+    from latent_assets.fetch.files import read_file
+    from latent_assets.fetch.journal import Journal
 
     base = base_path(profile)
+    clerk = Clerk(profile.fetch, Journal(storage, part))
 
     def one(row: Wanted) -> None:
         try:
             result: list[bytes] | FetchError = [read_file(base, row.path or "", profile.fetch)]
         except FetchError as problem:
             result = problem
-        clerk.enter([Arrival(row, result, 1)])
+        clerk.enter([Arrival(row, result, attempts.get(row.id, 0) + 1)])
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as workers:
-        for _ in workers.map(one, sorted(rows, key=lambda row: row.path or "")):
-            clerk.finished()
+    try:
+        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as workers:
+            for _ in workers.map(one, sorted(rows, key=lambda row: row.path or "")):
+                count.add(1)
+    finally:
+        clerk.close()

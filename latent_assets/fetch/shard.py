@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import xxhash
 
-from latent_assets.catalog.schema import CATALOG_COLUMNS, row_hashes
-from latent_assets.catalog.sharding import read_shard
+from latent_assets.catalog.schema import CATALOG_COLUMNS
+from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import StorageError
-from latent_assets.fetch.desk import Wanted
+from latent_assets.fetch.arrival import Wanted
 from latent_assets.fetch.health import Health, health_of
 from latent_assets.fetch.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
-from latent_assets.fetch.ledger import LedgerRow, ledger_frame, ledger_name, read_ledger, stored_rows
-from latent_assets.fetch.outcome import Outcome, Reason
+from latent_assets.fetch.ledger import ledger_frame, ledger_name, read_ledger, stored_rows
+from latent_assets.fetch.outcome import LedgerRow, Outcome, Reason
 from latent_assets.fetch.parts import known_parts, part_names, split, stored_parts
 from latent_assets.fetch.rows import fetch_rows
 from latent_assets.fetch.tar import IMAGE_EXTENSIONS, TarWriter, index_members, tar_name
@@ -123,25 +124,21 @@ class _PartFetcher:
         """Give the rows of a part their outcomes and write its tar and ledger if anything about them is new."""
         wanted = _wanted(self._profile, frame)
         journal = Journal(self._storage, part)
-        try:
-            stored = {row.id: row for row in stored_rows(self._storage, part)}
-            pending = journal.entries()
-            known = self._moved({row.id for row in wanted}) | _known(self._storage, part, stored) | pending
-            missing = [row for row in wanted if not _settled(known.get(row.id), row, self._again)]
-            self._done += len(wanted) - len(missing)
-            if missing:
-                attempts = {row.id: known[row.id].row.attempts for row in missing if row.id in known}
-                so_far = (self._done, self._total)
-                fetch_rows(self._profile, self._storage, missing, attempts, journal, self._network, so_far)
-                journal.close()
-                known |= journal.entries()
-            finished = self._storage.exists(ledger_name(part))
-            if missing or pending or not finished or not _up_to_date(wanted, stored):
-                _write(self._storage, part, frame, wanted, known)
-                self.written = True
-            journal.delete()
-        finally:
-            journal.close()
+        stored = {row.id: row for row in stored_rows(self._storage, part)}
+        pending = journal.entries()
+        known = self._moved({row.id for row in wanted}) | _known(self._storage, part, stored) | pending
+        missing = [row for row in wanted if not _settled(known.get(row.id), row, self._again)]
+        self._done += len(wanted) - len(missing)
+        if missing:
+            attempts = {row.id: known[row.id].row.attempts for row in missing if row.id in known}
+            so_far = (self._done, self._total)
+            fetch_rows(self._profile, self._storage, part, missing, attempts, self._network, so_far)
+            known |= journal.entries()
+        finished = self._storage.exists(ledger_name(part))
+        if missing or pending or not finished or not _up_to_date(wanted, stored):
+            _write(self._storage, part, frame, wanted, known)
+            self.written = True
+        journal.delete()
         self._done += len(missing)
         self.fetched += len(missing)
 
@@ -169,13 +166,20 @@ def shard_version(ledger: pl.DataFrame) -> str:
 
 def _wanted(profile: Profile, frame: pl.DataFrame) -> list[Wanted]:
     made_by = recipe(profile)
-    rows = row_hashes(frame, CATALOG_COLUMNS)
+    rows = _row_hashes(frame, CATALOG_COLUMNS)
     # a file's size and time decide whether it is read again; a link's scores do not
-    origins = row_hashes(frame, ["url", "path"] if profile.source.kind == "metadata" else ["path", "source_hash"])
+    origins = _row_hashes(frame, ["url", "path"] if profile.source.kind == "metadata" else ["path", "source_hash"])
     return [
         Wanted(id=key, url=url, path=path, origin=origin, row_hash=row, recipe=made_by)
         for key, url, path, origin, row in zip(frame["id"], frame["url"], frame["path"], origins, rows, strict=True)
     ]
+
+
+def _row_hashes(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
+    """One hash per row over the named columns: 16 hexadecimal digits each."""
+    names = list(columns)
+    digest = xxhash.xxh3_64_hexdigest
+    return [digest(repr(row).encode("utf-8", "surrogatepass")) for row in frame.select(names).iter_rows()]
 
 
 def _known(storage: Storage, part: str, stored: dict[str, LedgerRow]) -> dict[str, Entry]:
@@ -226,8 +230,7 @@ def _write(storage: Storage, part: str, frame: pl.DataFrame, wanted: list[Wanted
             "same time. Build it again; what is stored is kept."
         )
     rows: list[LedgerRow] = []
-    with storage.writing(tar_name(part)) as path, path.open("wb", buffering=0) as file:
-        tar = TarWriter(file)
+    with storage.writing(tar_name(part)) as path, path.open("wb", buffering=0) as file, TarWriter(file) as tar:
         with stored_images(storage) as images:
             for catalog_row, want in zip(frame.iter_rows(named=True), wanted, strict=True):
                 entry = known[want.id]

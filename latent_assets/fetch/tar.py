@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -26,6 +27,7 @@ _TIME = b"\0" + b"00000000000\0"
 _REST = (b"0" + bytes(100) + b"ustar\0" + b"00" + bytes(64) + 2 * b"0000000\0").ljust(356, b"\0")
 _EMPTY_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 _GATHER = 1 << 20
+_SYNC_EVERY = 64 << 20
 # a kernel or a pair of file systems that does not copy by itself
 _NO_COPY = frozenset({errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 
@@ -39,12 +41,22 @@ class TarWriter:
     """Appends files to a tar (ustar, no owner, no time: same content, same bytes).
 
     `file` is an unbuffered file on disk: what is small is gathered here, what is copied goes from file to file
-    within the kernel.
+    within the kernel. The disk gets it meanwhile, so that whoever flushes the file at the end waits for the rest only.
+    Use as a context; `close` completes the archive.
     """
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
         self._gathered = bytearray()
+        self._unsynced = 0
+        self._syncing: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tar")
+
+    def __enter__(self) -> TarWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
 
     def add(self, name: str, data: bytes) -> None:
         """Append a file."""
@@ -59,11 +71,22 @@ class TarWriter:
         if copy_range(source, offset, self._file.fileno(), size) < size:
             raise DataError(f"What is stored of {name} is cut short: fetch the shard again.")
         self._end(size)
+        self._unsynced += size
+        if self._unsynced >= _SYNC_EVERY and (self._syncing is None or self._syncing.done()):
+            self._sync()
 
     def close(self) -> None:
         """Write the end of the archive; the file itself stays open."""
         self._gathered += _END
         self._flush()
+        if self._syncing is not None:
+            self._syncing.result()
+
+    def _sync(self) -> None:
+        if self._syncing is not None:
+            self._syncing.result()  # the system tells of a failure once
+        self._syncing = self._thread.submit(os.fdatasync, self._file.fileno())
+        self._unsynced = 0
 
     def _begin(self, name: str, size: int) -> None:
         self._gathered += _header(name, size)

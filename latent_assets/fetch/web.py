@@ -13,13 +13,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin
 
 import aiohttp
 from yarl import URL
 
+from latent_assets import __version__
 from latent_assets.errors import ProfileError
 from latent_assets.fetch import robots
 from latent_assets.fetch.addresses import (
@@ -32,7 +32,7 @@ from latent_assets.fetch.addresses import (
     is_public,
     literal_address,
 )
-from latent_assets.fetch.image import sniff
+from latent_assets.fetch.formats import sniff
 from latent_assets.fetch.links import origin_of, parse_link
 from latent_assets.fetch.optout import opt_out
 from latent_assets.fetch.outcome import FetchError, Reason
@@ -83,11 +83,7 @@ class Target:
 
 def user_agent(contact: str | None) -> str:
     """`latent-assets/0.1 (+contact)`: says who asks and how to reach them."""
-    try:
-        number = version("latent-assets")
-    except PackageNotFoundError:
-        number = "0"
-    return f"{AGENT}/{number} (+{contact})" if contact else f"{AGENT}/{number}"
+    return f"{AGENT}/{__version__} (+{contact})" if contact else f"{AGENT}/{__version__}"
 
 
 class Web:

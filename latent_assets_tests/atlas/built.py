@@ -14,9 +14,10 @@ from PIL import Image
 
 from latent_assets.atlas.release import ModelInfo, ReleaseInfo, describe_release
 from latent_assets.catalog.schema import CATALOG_SCHEMA
-from latent_assets.catalog.sharding import catalog_name
+from latent_assets.catalog.shards import catalog_name
 from latent_assets.encode.store import ShardEmbeddings
-from latent_assets.fetch.ledger import LedgerRow, ledger_frame, ledger_name
+from latent_assets.fetch.ledger import ledger_frame, ledger_name
+from latent_assets.fetch.outcome import LedgerRow
 from latent_assets.fetch.tar import TarWriter, tar_name
 from latent_assets.profile import Profile
 from latent_assets.project.fit import fit_map

@@ -23,7 +23,7 @@ from latent_assets.atlas.release import ReleaseInfo
 from latent_assets.atlas.rows import table_batches
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.table import Release, Staged, clean, move_live, publish, stage
-from latent_assets.catalog.sharding import catalog_name
+from latent_assets.catalog.shards import catalog_name
 from latent_assets.errors import DataError, NotBuiltError, StorageError
 from latent_assets.fetch.tar import TarWriter, tar_name
 from latent_assets.progress import Progress, listening

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from latent_assets.catalog.build import CatalogReport, build_catalog
-from latent_assets.catalog.sharding import read_index, read_shard
+from latent_assets.catalog.shards import read_index, read_shard
 from latent_assets.profile import ClipModel, Filters, Models, Profile, Projection, Shards, Source
 from latent_assets.storage import Storage
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from latent_assets import progress
 from latent_assets.catalog import buckets
-from latent_assets.catalog.schema import CATALOG_SCHEMA, shard_hash
-from latent_assets.catalog.sharding import read_index, read_shard
+from latent_assets.catalog.hashing import shard_hash
+from latent_assets.catalog.schema import CATALOG_SCHEMA
+from latent_assets.catalog.shards import read_index, read_shard
 from latent_assets.errors import SourceError, StorageError
 from latent_assets_tests.catalog.conftest import Collection, aesthetics
 

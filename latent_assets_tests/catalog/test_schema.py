@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 import xxhash
 
-from latent_assets.catalog.schema import CATALOG_SCHEMA, COLUMN_MEANING, row_id, row_ids, shard_key
+from latent_assets.catalog.hashing import row_id, row_ids
+from latent_assets.catalog.schema import CATALOG_SCHEMA, COLUMN_MEANING, shard_key
 
 
 def test_every_column_has_its_meaning() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 from PIL import Image, ImageDraw
 
@@ -107,13 +108,12 @@ class World:
         """Fetch the shard of the catalog as it is."""
         return fetch_shard(self.profile, self.storage, "00000", network=self.network, **options)
 
-    def killed_run(self, after: Callable[[], bool], first: str = "") -> None:
-        """Fetch in another process, which runs `first` before, and kill it (-9) once `after()` is true."""
-        script = f"""
+    def killed_run(self, after: Callable[[], bool]) -> None:
+        """Fetch in another process and kill it (-9) once `after()` is true."""
+        script = """
 import sys
 from pathlib import Path
 from latent_assets_tests.fetch.conftest import World
-{first}
 folder, settings, root, shards = sys.argv[1:]
 World(Path(folder), eval(settings), root=root, shards=eval(shards)).run()
 """
@@ -123,8 +123,12 @@ World(Path(folder), eval(settings), root=root, shards=eval(shards)).run()
         while not after() and time.monotonic() < deadline:
             assert child.poll() is None, "the child ended by itself"
             time.sleep(0.002)
+        workers = psutil.Process(child.pid).children()
+        assert workers, "images are stored by processes"
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
+        _, orphans = psutil.wait_procs(workers, timeout=20)
+        assert not orphans, "they end when the process that began them does"
 
     def fetch(self, *links: str, **options: Any) -> dict[str, dict[str, Any]]:
         """Build the catalog of these links, fetch, and return the ledger by URL."""

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from latent_assets.catalog.build import build_catalog
-from latent_assets.catalog.sharding import read_shard
+from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import SourceError
 from latent_assets.fetch.tar import read_images, tar_name
 from latent_assets.profile import Source

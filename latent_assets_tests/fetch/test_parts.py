@@ -11,7 +11,7 @@ import webdataset
 from PIL import Image
 
 from latent_assets import progress
-from latent_assets.catalog.sharding import read_shard
+from latent_assets.catalog.shards import read_shard
 from latent_assets.fetch.journal import Journal
 from latent_assets.fetch.ledger import read_ledger
 from latent_assets.fetch.parts import part_names, split, stored_parts

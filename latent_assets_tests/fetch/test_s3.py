@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -13,10 +14,11 @@ import s3fs
 from PIL import Image
 
 from latent_assets.catalog.build import build_catalog
-from latent_assets.catalog.sharding import read_shard
+from latent_assets.catalog.shards import read_shard
 from latent_assets.catalog.source import observe_source
 from latent_assets.errors import SourceError, StorageError
 from latent_assets.fetch.journal import Journal, journal_folder
+from latent_assets.fetch.outcome import LedgerRow
 from latent_assets.fetch.parts import part_names, stored_parts
 from latent_assets.fetch.tar import read_images, tar_name
 from latent_assets.profile import Source
@@ -84,9 +86,8 @@ def test_local_and_s3_give_the_same(s3_world: World, site: Site, tmp_path: Path)
 
 def test_killed_run_continues_on_s3(s3_world: World, site: Site) -> None:
     s3_world.settings |= {"per_host": 2}
-    s3_world.catalog(links_to(site, 60, delay=0.04))
-    fast = "from latent_assets.fetch import journal; journal.SEGMENT_SECONDS = 0.2"
-    s3_world.killed_run(lambda: len(site.requests) >= 40, first=fast)
+    s3_world.catalog(links_to(site, 60, delay=0.15))
+    s3_world.killed_run(lambda: len(site.requests) >= 40)
     assert not s3_world.storage.exists(tar_name("00000")), "no partial object is visible"
     known = Journal(s3_world.storage, "00000").entries()
     assert 10 <= len(known) <= 40
@@ -96,6 +97,16 @@ def test_killed_run_continues_on_s3(s3_world: World, site: Site) -> None:
     assert len(site.requests) - asked == report.fetched
     assert s3_world.storage.list(journal_folder("00000"), ".jsonl") == []
     assert s3_world.run().fetched == 0
+
+
+def test_journal_is_put_every_few_seconds(s3_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(s3_world.storage, "00000")
+    row = LedgerRow(id="a", url="u", outcome="ok", reason="ok", stored_sha256="0")
+    journal.add([(row, b"data")])
+    assert Journal(s3_world.storage, "00000").entries() == {}
+    monkeypatch.setattr("latent_assets.fetch.journal.SEGMENT_SECONDS", 0.0)
+    journal.add([(replace(row, id="b"), b"more")])
+    assert set(Journal(s3_world.storage, "00000").entries()) == {"a", "b"}
 
 
 def test_group_of_tars_on_s3(s3_world: World, site: Site) -> None:

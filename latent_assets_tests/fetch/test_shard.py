@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import tarfile
 import time
 from collections.abc import Callable
@@ -17,13 +18,14 @@ import webdataset
 from PIL import Image
 
 from latent_assets import progress
-from latent_assets.catalog.sharding import read_shard
+from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import StorageError
 from latent_assets.fetch.journal import Journal, journal_folder
-from latent_assets.fetch.ledger import LEDGER_SCHEMA, LedgerRow, read_ledger
-from latent_assets.fetch.outcome import OUTCOME_OF, Outcome, Reason
+from latent_assets.fetch.ledger import LEDGER_SCHEMA, read_ledger
+from latent_assets.fetch.outcome import OUTCOME_OF, LedgerRow, Outcome, Reason
 from latent_assets.fetch.shard import shard_report
 from latent_assets.fetch.tar import read_images, tar_name
+from latent_assets_tests.disks import small_disk
 from latent_assets_tests.fetch.conftest import JPEG, World, links_to, photo
 from latent_assets_tests.fetch.site import Site
 
@@ -221,7 +223,7 @@ def test_tar_that_is_cut_short_is_fetched_again_where_it_is(world: World, site: 
 
 def test_shard_without_rows(world: World, site: Site) -> None:
     from latent_assets.catalog.schema import empty_catalog
-    from latent_assets.catalog.sharding import catalog_name
+    from latent_assets.catalog.shards import catalog_name
 
     world.fetch(*links_to(site, 2))
     world.storage.write_parquet(catalog_name("00000"), empty_catalog())
@@ -336,19 +338,20 @@ def test_killed_between_tar_and_ledger(world: World, site: Site, monkeypatch: py
     assert len(members(world)) == 12
 
 
-def test_full_disk_is_one_clear_error_and_loses_no_outcome(
-    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_one_clear_error_and_loses_no_outcome(world: World, site: Site, tmp_path: Path) -> None:
     world.settings |= {"per_host": 1}
-    world.catalog(links_to(site, 40))
-    with monkeypatch.context() as patch:
-        patch.setattr("latent_assets.fetch.journal.os.writev", _disk_with_room_for(9))
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
+        world.root = str(disk / "root")
+        world.catalog(links_to(site, 40))
+        filler = disk / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - 40_000))
         with pytest.raises(StorageError, match="is full"):
             world.run()
-    kept = len(Journal(world.storage, "00000").entries())
-    assert 4 <= kept < 40
-    report = world.run()
-    assert (report.ok, report.fetched) == (40, 40 - kept)
+        filler.unlink()
+        kept = len(Journal(world.storage, "00000").entries())
+        assert 4 <= kept < 40
+        report = world.run()
+        assert (report.ok, report.fetched) == (40, 40 - kept)
 
 
 def test_half_written_image_does_not_shift_those_after_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

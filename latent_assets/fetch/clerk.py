@@ -1,0 +1,93 @@
+"""What came of a row, turned into its ledger row and the image that is stored, and entered in the journal.
+
+How rows come by their answers is the business of `rows`, what an image has to be that of `image`. Links are entered by
+processes of their own (`workers`), so nothing here needs the network or the tables.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from latent_assets.fetch.arrival import Arrival
+from latent_assets.fetch.image import store_image
+from latent_assets.fetch.outcome import FetchError, LedgerRow, Reason, outcome_of
+
+if TYPE_CHECKING:
+    from latent_assets.fetch.journal import Journal
+    from latent_assets.profile import Fetch
+
+
+class Clerk:
+    """Makes ledger rows and images of what came, and enters them in a journal."""
+
+    def __init__(self, settings: Fetch, journal: Journal) -> None:
+        self._settings = settings
+        self._journal = journal
+
+    def enter(self, arrivals: Sequence[Arrival]) -> None:
+        """Store images, or the reasons why they are none. May be called from any thread.
+
+        What is entered together is written together. Raises StorageError when the root is full or read-only.
+        """
+        self._journal.add([self._entry(arrival) for arrival in arrivals])
+
+    def close(self) -> None:
+        """End the journal: everything entered is stored."""
+        self._journal.close()
+
+    def _entry(self, arrival: Arrival) -> tuple[LedgerRow, bytes]:
+        result = arrival.result
+        if isinstance(result, FetchError):
+            return _problem_row(arrival, result), b""
+        body = b"".join(result)
+        try:
+            image = store_image(body, self._settings)
+        except FetchError as problem:
+            problem.status, problem.redirects, problem.body_bytes = arrival.status, arrival.redirects, len(body)
+            return _problem_row(arrival, problem), b""
+        row = arrival.row
+        entered = LedgerRow(
+            id=row.id,
+            url=row.url,
+            outcome=outcome_of(Reason.OK),
+            reason=Reason.OK.value,
+            http_status=arrival.status,
+            redirects=arrival.redirects,
+            bytes=image.bytes,
+            width=image.width,
+            height=image.height,
+            stored_width=image.stored_width,
+            stored_height=image.stored_height,
+            stored_bytes=len(image.data),
+            extension=image.extension,
+            sha256=image.sha256,
+            stored_sha256=image.stored_sha256,
+            fetched_at=time.time(),
+            attempts=arrival.attempts,
+            evidence=arrival.evidence,
+            origin=row.origin,
+            row_hash=row.row_hash,
+            recipe=row.recipe,
+        )
+        return entered, image.data
+
+
+def _problem_row(arrival: Arrival, problem: FetchError) -> LedgerRow:
+    row = arrival.row
+    return LedgerRow(
+        id=row.id,
+        url=row.url,
+        outcome=outcome_of(problem.reason),
+        reason=problem.reason.value,
+        http_status=problem.status,
+        redirects=problem.redirects,
+        bytes=problem.body_bytes,
+        fetched_at=time.time(),
+        attempts=arrival.attempts,
+        evidence=problem.evidence or None,
+        origin=row.origin,
+        row_hash=row.row_hash,
+        recipe=row.recipe,
+    )

@@ -1,0 +1,187 @@
+"""Processes that store images: what happens when they crash, are killed, cannot begin, or are not needed any more."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from latent_assets.fetch import workers
+from latent_assets.fetch.journal import Journal, write_all
+from latent_assets.fetch.tar import tar_name
+from latent_assets_tests.fetch.conftest import World, encoded, links_to, picture
+from latent_assets_tests.fetch.site import Site
+
+_START = """
+import os, sys
+sys.path[:] = {{path!r}}
+from latent_assets.fetch import clerk, workers
+store = clerk.store_image
+def changed(body, settings):
+    {change}
+    return store(body, settings)
+clerk.store_image = changed
+{first}
+workers.serve({{turn}})
+"""
+
+
+def processes() -> list[psutil.Process]:
+    """Workers of this process."""
+    return [
+        child
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE and "fetch" in " ".join(child.cmdline())
+    ]
+
+
+@pytest.fixture(autouse=True)
+def only_new_workers() -> Iterator[None]:
+    """Workers of other tests are not used, and those of this test by no other."""
+    workers._end_idle()
+    yield
+    workers._end_idle()
+    assert not processes()
+
+
+def start_with(monkeypatch: pytest.MonkeyPatch, change: str, first: str = "") -> None:
+    """Workers run a line of Python at first and another before each image: `body` are its bytes."""
+    monkeypatch.setattr(workers, "_START", _START.format(change=change, first=first))
+
+
+MARK = b"this one crashes the decoder"
+
+
+def marked(site: Site) -> str:
+    """A link to an image that holds MARK."""
+    return site.add("/marked.jpg", encoded(picture(), comment=MARK))
+
+
+def test_image_at_which_a_decoder_crashes_is_corrupt_and_the_others_are_stored(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_with(monkeypatch, f"if {MARK!r} in body: os.abort()")
+    links = [*links_to(site, 40), marked(site)]
+    rows = world.fetch(*links)
+    crashed = rows.pop(links[-1])
+    assert (crashed["outcome"], crashed["reason"], crashed["http_status"]) == ("failed", "corrupt_image", 200)
+    assert "signal 6" in crashed["evidence"] and crashed["bytes"] > 0
+    assert {row["reason"] for row in rows.values()} == {"ok"} and len(rows) == 40
+    assert len(site.requests) == 41, "nothing is asked for again"
+
+
+def test_worker_that_is_killed_loses_nothing(world: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_with(monkeypatch, "__import__('time').sleep(0.05)")
+    links = links_to(site, 60)
+    world.catalog(links)
+    killed: list[int] = []
+
+    def kill() -> None:
+        while len(Journal(world.storage, "00000").entries()) < 5:
+            time.sleep(0.01)
+        for process in processes():
+            killed.append(process.pid)
+            process.send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    report = world.run()
+    killer.join()
+    assert killed
+    assert (report.ok, report.fetched, len(site.requests)) == (60, 60, 60)
+
+
+def test_workers_are_kept_for_the_next_shard(world: World, site: Site) -> None:
+    world.fetch(*links_to(site, 5))
+    first = {process.pid for process in processes()}
+    assert 1 <= len(first) <= (os.cpu_count() or 1)
+    world.storage.delete(tar_name("00000"))
+    assert world.run().fetched == 5
+    assert {process.pid for process in processes()} == first
+
+
+def test_idle_workers_end_by_themselves_and_others_begin(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        start_with(patch, "pass", first="workers._IDLE_SECONDS = 0.1")
+        world.fetch(*links_to(site, 5))
+        _, left = psutil.wait_procs(processes(), timeout=20)
+        assert not left
+    world.storage.delete(tar_name("00000"))
+    report = world.run()
+    assert (report.ok, report.fetched) == (5, 5)
+
+
+def test_workers_that_cannot_begin_are_an_error_and_no_row_gets_an_outcome(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_START", "raise SystemExit(3)")
+    world.catalog(links_to(site, 5))
+    with pytest.raises(RuntimeError, match="ended with code 3 when it was begun"):
+        world.run()
+    monkeypatch.undo()
+    report = world.run()
+    assert (report.ok, report.fetched) == (5, 5)
+
+
+def test_an_error_in_a_worker_is_raised_with_its_place(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_with(monkeypatch, "raise LookupError('of a library')")
+    world.catalog(links_to(site, 5))
+    with pytest.raises(LookupError, match="of a library") as raised:
+        world.run()
+    assert "clerk.py" in "".join(raised.value.__notes__)
+
+
+def test_what_a_library_prints_is_no_reply(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start_with(monkeypatch, "print('a remark'); os.write(1, b'another')")
+    world.catalog(links_to(site, 5))
+    assert world.run().ok == 5
+    assert "another" in capfd.readouterr().err
+
+
+def test_huge_images_take_turns_between_processes() -> None:
+    holder = """
+import sys, time
+from latent_assets.fetch.workers import _Turn
+with _Turn(int(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(1)
+"""
+    with tempfile.TemporaryFile() as file:
+        number = file.fileno()
+        with subprocess.Popen(
+            [sys.executable, "-c", holder, str(number)], pass_fds=[number], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout and process.stdout.readline() == b"held\n"
+            began = time.monotonic()
+            with workers._Turn(number):
+                waited = time.monotonic() - began
+    assert waited > 0.5
+
+
+def test_bodies_in_thousands_of_pieces(world: World, tmp_path: Path) -> None:
+    pieces = [bytes([number % 251]) for number in range(5000)]
+    with (tmp_path / "file").open("wb") as file:
+        write_all(file.fileno(), pieces)
+    assert (tmp_path / "file").read_bytes() == b"".join(pieces)
+
+
+def test_the_collector_is_left_as_it_was(world: World, site: Site) -> None:
+    before = gc.get_threshold()
+    world.fetch(*links_to(site, 3))
+    assert gc.get_threshold() == before
