@@ -6,13 +6,17 @@ The steps live in `rows`, `filters`, `buckets` and `sharding`; here is their ord
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from latent_assets import progress
 from latent_assets.catalog.buckets import Buckets, bucket_count, spill_folder
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 STAGE = "laion_metadata"
+_AHEAD = 2  # buckets that are prepared at a time
 _PREVIOUS_SCHEMA: dict[str, type[pl.DataType]] = {"id": pl.String, "shard": pl.String}
 
 
@@ -58,7 +63,7 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
     started = time.monotonic()
     before = read_index(storage)
     expected, exact = expected_rows(profile, storage)
-    with spill_folder(storage) as folder:
+    with spill_folder(storage) as folder, _system_allocator():
         links = profile.source.kind == "metadata"
         rows = Buckets(storage, folder, "rows", bucket_count(expected), CATALOG_SCHEMA, ids_of_urls=links)
         funnel = _read(profile, storage, rows, expected if exact else None)
@@ -82,6 +87,17 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
         bytes=writer.bytes,
         seconds=time.monotonic() - started,
     )
+
+
+@contextmanager
+def _system_allocator() -> Iterator[None]:
+    """Arrow's own allocator gives every table back to the system and takes it anew, page by page: an eighth of all."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def _read(profile: Profile, storage: Storage, rows: Buckets, total: int | None) -> Funnel:
@@ -113,24 +129,24 @@ def _previous(storage: Storage, folder: Path, buckets: int) -> tuple[Buckets, di
 
 
 def _distinct(rows: Buckets, funnel: Funnel) -> Iterator[pl.DataFrame]:
-    """The distinct rows of each bucket; the next one is prepared while the last is written."""
+    """The distinct rows of each bucket; others are prepared while one is written."""
 
-    def prepare(bucket: int) -> pl.DataFrame:
+    def prepare(bucket: int) -> tuple[pl.DataFrame, int]:
         frame = rows.read(bucket)
-        distinct = _collapsed(frame, funnel)
         rows.forget(bucket)
-        return distinct
+        return _collapsed(frame), frame.height
 
-    with ThreadPoolExecutor(1, thread_name_prefix="catalog") as thread:
-        following = thread.submit(prepare, 0)
-        for bucket in range(1, rows.count):
-            current = following.result()
-            following = thread.submit(prepare, bucket)
-            yield current
-        yield following.result()
+    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="catalog") as threads:
+        buckets = iter(range(rows.count))
+        coming = deque(threads.submit(prepare, bucket) for bucket in islice(buckets, _AHEAD))
+        while coming:
+            distinct, height = coming.popleft().result()
+            coming.extend(threads.submit(prepare, bucket) for bucket in islice(buckets, 1))
+            funnel.drop(DUPLICATE, height - distinct.height)
+            yield distinct
 
 
-def _collapsed(frame: pl.DataFrame, funnel: Funnel) -> pl.DataFrame:
+def _collapsed(frame: pl.DataFrame) -> pl.DataFrame:
     """One row per id with its DIGEST, ordered by id: of several, the best scored, then the first by its values."""
     frame = frame.rechunk()  # taking rows out of many pieces takes ten times as long
     heads = id_heads(frame["id"])
@@ -145,7 +161,6 @@ def _collapsed(frame: pl.DataFrame, funnel: Funnel) -> pl.DataFrame:
     rows = np.insert(alone, np.searchsorted(ordered[~repeated], heads[several]), several)
     count = frame["url_count"].to_numpy().copy()
     count[several] = counts
-    funnel.drop(DUPLICATE, frame.height - len(rows))
     counted = frame.with_columns(pl.Series("url_count", count))
     # before the rows are put in order: texts are hashed as they lie in memory
     return counted.with_columns(pl.Series(DIGEST, row_digests(counted)))[rows]
