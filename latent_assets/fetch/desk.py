@@ -35,13 +35,19 @@ class Desk:
         self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
         self._last: BaseException | None = None
-        self._count = os.cpu_count() or 1
+        self._count = _processors()
+        self._at_once = min(self._count, 1 + rows // _ROWS_A_WORKER)
+        self._working = 0
+        self._lock = threading.Lock()
         self.failed: asyncio.Future[None] = self._loop.create_future()
-        for _ in range(min(self._count, 1 + rows // _ROWS_A_WORKER)):
+
+    def open(self) -> None:
+        """Begin storing."""
+        for _ in range(self._at_once):
             self._begin()
 
     def put(self, arrival: Arrival) -> None:
-        """Take a row. Another thread begins when the others are busy, as many as there are cores."""
+        """Take a row. Another thread begins when the others are busy, as many as there are processors."""
         self._waiting.put(arrival)
         if len(self._threads) < self._count and not self._idle.acquire(blocking=False):
             self._begin()
@@ -60,8 +66,10 @@ class Desk:
 
     def _begin(self) -> None:
         thread = threading.Thread(target=self._work, name=f"image-{len(self._threads)}", daemon=True)
-        self._threads.append(thread)
+        with self._lock:
+            self._working += 1
         thread.start()
+        self._threads.append(thread)
 
     def _work(self) -> None:
         room = StoreRoom(self._job)
@@ -69,8 +77,12 @@ class Desk:
         try:
             room.open()
         except BaseException as error:
+            with self._lock:
+                self._working -= 1
+                if self._working:
+                    return  # others store what comes
             broken = True
-            self._tell(self._fail, error)
+            self._tell(self.fail, error)
         while (first := self._next()) is not None:
             arrivals = [first, *self._more(first)]
             if broken:
@@ -79,7 +91,7 @@ class Desk:
                 room.enter(arrivals)
             except BaseException as error:  # a full disk, not a row: rows have outcomes
                 broken = True
-                self._tell(self._fail, error)
+                self._tell(self.fail, error)
             else:
                 self._tell(self._finish, len(arrivals))
         try:
@@ -96,7 +108,7 @@ class Desk:
     def _more(self, first: Arrival) -> Iterator[Arrival]:
         """What waits besides `first` and may be stored with it: this thread's share, as long as it is small."""
         size = first.size
-        for _ in range(min(self._waiting.qsize() // len(self._threads), _TOGETHER - 1)):
+        for _ in range(min(self._waiting.qsize() // max(1, self._working), _TOGETHER - 1)):
             if size > _TOGETHER_BYTES:
                 return
             try:
@@ -113,12 +125,18 @@ class Desk:
         try:
             self._done(rows)
         except BaseException as error:  # of a listener, or an interrupt: the loop would only log it
-            self._fail(error)
+            self.fail(error)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Something went wrong that ends it all. Called in the loop."""
         if not self.failed.done():
             self.failed.set_exception(error)
 
     def _tell(self, what: Callable[..., None], about: object) -> None:
         with suppress(RuntimeError):  # the loop may have been closed by an interrupt
             self._loop.call_soon_threadsafe(what, about, context=self._context)
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latent_assets import progress
 from latent_assets.fetch.arrival import Arrival, Wanted
@@ -125,7 +125,17 @@ async def _fetch_links(
             hosts.finish(more)
 
     desk = Desk(Job.of(settings, storage, part), len(rows), stored)
+
+    def unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is None or isinstance(error, Exception):
+            loop.default_exception_handler(context)
+        else:  # an interrupt of Dagster's that came while the loop was busy
+            desk.fail(error)
+
+    asyncio.get_running_loop().set_exception_handler(unexpected)
     try:
+        desk.open()
         async with Web(settings, hosts, network) as web, asyncio.TaskGroup() as tasks:
             fetcher = _Fetcher(settings, hosts, web, desk, slots)
             hosts.add(fetcher.queued(row, attempts.get(row.id, 0)) for row in rows)

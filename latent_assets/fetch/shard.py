@@ -131,9 +131,7 @@ class _PartFetcher:
         self._done += len(wanted) - len(missing)
         if missing:
             attempts = {row.id: known[row.id].row.attempts for row in missing if row.id in known}
-            so_far = (self._done, self._total)
-            fetch_rows(self._profile, self._storage, part, missing, attempts, self._network, so_far)
-            known |= journal.entries()
+            known |= self._outcomes(part, missing, attempts, journal, pending)
         finished = self._storage.exists(ledger_name(part))
         if missing or pending or not finished or not _up_to_date(wanted, stored):
             _write(self._storage, part, frame, wanted, known)
@@ -141,6 +139,28 @@ class _PartFetcher:
         journal.delete()
         self._done += len(missing)
         self.fetched += len(missing)
+
+    def _outcomes(
+        self, part: str, missing: list[Wanted], attempts: dict[str, int], journal: Journal, pending: dict[str, Entry]
+    ) -> dict[str, Entry]:
+        """What the journal says when every row of `missing` has an outcome that is not among those `pending`.
+
+        On S3 a process that stores images and is killed takes along what it had not put yet: that is fetched again.
+        """
+        left = missing
+        while True:
+            so_far = (self._done + len(missing) - len(left), self._total)
+            fetch_rows(self._profile, self._storage, part, left, attempts, self._network, so_far)
+            entries = journal.entries()
+            lost = [row for row in left if entries.get(row.id) in (None, pending.get(row.id))]
+            if not lost:
+                return entries
+            if len(lost) == len(left):
+                raise StorageError(
+                    f"{len(lost)} rows of shard {part} were fetched, but their outcomes are gone: another process "
+                    "works on this shard, or ends those that store images. Build it again; what is stored is kept."
+                )
+            left = lost
 
     def _moved(self, ids: set[str]) -> dict[str, Entry]:
         """What the parts of an earlier layout know of rows."""
@@ -224,11 +244,6 @@ def _up_to_date(wanted: list[Wanted], stored: dict[str, LedgerRow]) -> bool:
 
 def _write(storage: Storage, part: str, frame: pl.DataFrame, wanted: list[Wanted], known: dict[str, Entry]) -> None:
     """Tar and ledger in the catalog's order: the same content gives the same bytes."""
-    if lost := [want.id for want in wanted if want.id not in known]:
-        raise StorageError(
-            f"{len(lost)} rows of shard {part} have no outcome any more: another process finished this shard at the "
-            "same time. Build it again; what is stored is kept."
-        )
     rows: list[LedgerRow] = []
     with storage.writing(tar_name(part)) as path, path.open("wb", buffering=0) as file, TarWriter(file) as tar:
         with stored_images(storage) as images:

@@ -85,7 +85,7 @@ class TarWriter:
     def _sync(self) -> None:
         if self._syncing is not None:
             self._syncing.result()  # the system tells of a failure once
-        self._syncing = self._thread.submit(os.fdatasync, self._file.fileno())
+        self._syncing = self._thread.submit(getattr(os, "fdatasync", os.fsync), self._file.fileno())
         self._unsynced = 0
 
     def _begin(self, name: str, size: int) -> None:

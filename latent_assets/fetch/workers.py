@@ -13,6 +13,7 @@ import atexit
 import fcntl
 import os
 import pickle
+import resource
 import select
 import signal
 import struct
@@ -21,15 +22,15 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from latent_assets.errors import LatentAssetsError
+from latent_assets.errors import LatentAssetsError, StorageError
 from latent_assets.fetch.journal import write_all
 from latent_assets.fetch.outcome import FetchError, Reason
 
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 _IDLE_SECONDS = 60.0
+_CPU_SECONDS = 300.0  # for what is entered together; a decoder that takes longer does not end
+_TRIES = 3
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGPROF})
 _BEGINNINGS = 2
 _HEAD = struct.Struct("<QQ")  # bytes of the message, bytes of the bodies behind it
 _PIPE_BYTES = 1 << 20
@@ -47,7 +51,23 @@ _START = "import sys; sys.path[:] = {path!r}; from latent_assets.fetch.workers i
 
 
 class WorkerLostError(Exception):
-    """A worker ended in the middle of its work."""
+    """A worker ended in the middle of its work, by itself or by a signal; `code` as subprocess gives it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code}")
+        self.code = code
+
+    @property
+    def crashed(self) -> bool:
+        """Whether what it was doing made it crash (or never end), rather than somebody or a lack of memory end it."""
+        return -self.code in _CRASHES
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +98,8 @@ class StoreRoom:
     def enter(self, arrivals: Sequence[Arrival]) -> None:
         """Store images, or the reasons why they are none (see Clerk). What went wrong in the worker is raised here.
 
-        A row at which a worker is lost, twice, is `corrupt`: its image made a decoder crash.
+        A row at which a worker crashes, twice, is `corrupt_image`. Raises StorageError when workers end for another
+        reason, or crash at an image that is in order.
         """
         try:
             self._opened().enter(arrivals)
@@ -87,28 +108,44 @@ class StoreRoom:
                 self._enter_alone(arrival)
 
     def _enter_alone(self, arrival: Arrival) -> None:
-        worker = self._opened()
-        try:
-            worker.enter([arrival])
-        except WorkerLostError as lost:
-            if isinstance(arrival.result, FetchError):
-                raise
-            problem = FetchError(
-                Reason.CORRUPT,
-                f"the process that decodes images {lost} at it",
-                status=arrival.status,
-                redirects=arrival.redirects,
-                body_bytes=arrival.size,
+        for _ in range(_TRIES):
+            try:
+                self._opened().enter([arrival])
+                return
+            except WorkerLostError as error:
+                lost = error
+            if lost.crashed and not isinstance(arrival.result, FetchError):
+                break
+        else:
+            raise StorageError(
+                f"The process that stores images {lost} again and again. If nobody ended it, memory is short: set a "
+                "lower `fetch.max_pixels`, or give the build more. What is stored is kept."
             )
-            self._opened().enter([replace(arrival, result=problem)])
+        try:
+            self._opened().probe()
+        except WorkerLostError as error:
+            raise StorageError(
+                f"The process that stores images {error} at an image that is in order: its libraries (Pillow, "
+                "simplejpeg, OpenCV) do not work on this machine. Install them again. What is stored is kept."
+            ) from error
+        problem = FetchError(
+            Reason.CORRUPT,
+            f"the process that decodes images {lost} at it",
+            status=arrival.status,
+            redirects=arrival.redirects,
+            body_bytes=arrival.size,
+        )
+        self._opened().enter([replace(arrival, result=problem)])
 
     def close(self) -> None:
-        """Everything entered is stored; the worker is free for others."""
-        if self._worker is None:
-            return
+        """End the job; the worker is free for others. What a lost worker had not stored yet is not in the journal."""
         worker, self._worker = self._worker, None
-        if worker.lives:
-            worker.close()
+        if worker is None:
+            return
+        try:
+            with suppress(WorkerLostError):
+                worker.close()
+        finally:
             _give_back(worker)
 
     def _opened(self) -> _Worker:
@@ -131,7 +168,9 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[turn],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # NumPy's threads for matrices spin for nothing
             bufsize=0,
+            start_new_session=True,  # whoever drives decides what an interrupt means
         )
         assert self._process.stdin and self._process.stdout
         self._requests, self._replies = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -158,9 +197,20 @@ class _Worker:
                 rows.append((replace(arrival, result=()), arrival.size))
         self._ask(("enter", rows), bodies)
 
+    def probe(self) -> None:
+        """Store nothing, but make an image that could be stored."""
+        self._ask(("probe",))
+
     def close(self) -> None:
         """End the job."""
         self._ask(("close",))
+
+    def disown(self) -> None:
+        """Close the pipes in a process that did not begin the worker."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.returncode = 0  # it is not this process that waits for it
 
     def dismiss(self) -> None:
         """Let the process end."""
@@ -183,9 +233,7 @@ class _Worker:
             reply = pickle.loads(_read(self._replies, size))  # of a process of ours
         except (OSError, EOFError) as error:
             self.end()
-            code = self._process.returncode
-            how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-            raise WorkerLostError(how) from error
+            raise WorkerLostError(self._process.returncode) from error
         if reply is not None:
             raise reply
 
@@ -207,8 +255,8 @@ def _take(job: Job) -> _Worker:
             return worker
         except WorkerLostError as error:
             if begun == _BEGINNINGS:
-                raise RuntimeError(
-                    f"The process that stores images {error} when it was begun. What it wrote to the log says why."
+                raise StorageError(
+                    f"The process that stores images {error} when it was begun; what it wrote to the log says why."
                 ) from error
         except BaseException:
             _give_back(worker)
@@ -223,9 +271,22 @@ def _give_back(worker: _Worker) -> None:
 @cache
 def _turn_file() -> int:
     """A file for workers to lock; it has no name and lives as long as this process."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("turn")
     file, name = tempfile.mkstemp()
     Path(name).unlink()
     return file
+
+
+def _forget() -> None:
+    """In a forked process: the workers are those of the process it came from."""
+    global _idle_lock
+    _idle_lock = threading.Lock()
+    while _idle:
+        _idle.pop().disown()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 @atexit.register
@@ -241,9 +302,14 @@ def _end_idle() -> None:
 
 def serve(turn: int) -> None:
     """Do what comes on standard input until it ends. `turn` is a file whose lock is held while decoding huge images."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever drives decides what an interrupt means
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it ends with the process that began it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, replies = os.dup(0), os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no reply
+    try:
+        os.dup2(2, 1)  # what libraries print is no reply
+    except OSError:  # there is no standard error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     from latent_assets.fetch.image import take_turns
 
     take_turns(_Turn(turn))
@@ -255,18 +321,20 @@ def serve(turn: int) -> None:
             bodies = _read(requests, rest)
         except EOFError:
             break
+        problem: BaseException | None = None
         try:
             if message[0] == "open":
                 clerk = _clerk(*message[1:])
-            elif message[0] == "enter":
-                assert clerk is not None
-                clerk.enter(_arrivals(message[1], bodies))
-            elif clerk is not None:
+            elif message[0] == "close":
                 ended, clerk = clerk, None
-                ended.close()
-            problem = None
+                if ended is not None:
+                    ended.close()
+            elif clerk is not None:
+                with _limited_time():
+                    clerk.enter(_arrivals(message[1], bodies)) if message[0] == "enter" else clerk.probe()
         except BaseException as error:
             problem = _portable(error)
+        del message, bodies
         reply = pickle.dumps(problem, pickle.HIGHEST_PROTOCOL)
         try:
             write_all(replies, [_HEAD.pack(len(reply), 0), reply])
@@ -275,6 +343,16 @@ def serve(turn: int) -> None:
     if clerk is not None:  # whoever drove was killed; what came is kept
         clerk.close()
     os._exit(0)  # nothing is left to tidy up
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    """End this process, wherever it is, when the block takes too much of the processor's time."""
+    signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _clerk(job: Job, environment: dict[str, str]) -> Clerk:
@@ -302,9 +380,9 @@ def _arrivals(rows: list[tuple[Arrival, int]], bodies: bytearray) -> list[Arriva
 
 def _portable(error: BaseException) -> BaseException:
     """An error as the other process can raise it."""
-    if not isinstance(error, LatentAssetsError):
-        error.add_note("".join(traceback.format_exception(error)))
     try:
+        if not isinstance(error, LatentAssetsError):
+            error.add_note("".join(traceback.format_exception(error)))
         pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError("".join(traceback.format_exception(error)))
@@ -318,10 +396,12 @@ class _Turn:
         self._file = file
 
     def __enter__(self) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: two at once are better than none
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
 
     def __exit__(self, *error: object) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_UN)
+        with suppress(OSError):
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
 def _read(file: int, size: int) -> bytearray:

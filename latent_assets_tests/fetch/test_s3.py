@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from latent_assets.catalog.build import build_catalog
 from latent_assets.catalog.shards import read_shard
 from latent_assets.catalog.source import observe_source
 from latent_assets.errors import SourceError, StorageError
+from latent_assets.fetch import workers
+from latent_assets.fetch.arrival import Arrival
 from latent_assets.fetch.journal import Journal, journal_folder
 from latent_assets.fetch.outcome import LedgerRow
 from latent_assets.fetch.parts import part_names, stored_parts
@@ -96,6 +100,40 @@ def test_killed_run_continues_on_s3(s3_world: World, site: Site) -> None:
     assert (report.rows, report.ok, report.fetched) == (60, 60, 60 - len(known))
     assert len(site.requests) - asked == report.fetched
     assert s3_world.storage.list(journal_folder("00000"), ".jsonl") == []
+    assert s3_world.run().fetched == 0
+
+
+@pytest.mark.parametrize("killed", ["at work", "before it ended its job"])
+def test_rows_that_a_lost_worker_took_along_are_fetched_again(
+    s3_world: World, site: Site, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    links = links_to(site, 40)
+    s3_world.catalog(links)
+    enter, close, entered = workers.StoreRoom.enter, workers.StoreRoom.close, [0]
+
+    def lose(room: workers.StoreRoom) -> None:
+        if room._worker is not None:
+            os.kill(room._worker._process.pid, signal.SIGKILL)
+            room._worker._process.wait()
+
+    def losing_enter(room: workers.StoreRoom, arrivals: Sequence[Arrival]) -> None:
+        entered[0] += len(arrivals)
+        enter(room, arrivals)
+        if 10 <= entered[0] < 1000 and killed == "at work":
+            entered[0] = 1000
+            lose(room)
+
+    def losing_close(room: workers.StoreRoom) -> None:
+        if entered[0] < 1000 and killed != "at work":
+            entered[0] = 1000
+            lose(room)
+        close(room)
+
+    monkeypatch.setattr(workers.StoreRoom, "enter", losing_enter)
+    monkeypatch.setattr(workers.StoreRoom, "close", losing_close)
+    report = s3_world.run()
+    assert (report.rows, report.ok) == (40, 40)
+    assert entered[0] >= 1000 and len(site.requests) > 40
     assert s3_world.run().fetched == 0
 
 

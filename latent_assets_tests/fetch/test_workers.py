@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -16,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from latent_assets import progress
+from latent_assets.errors import StorageError
 from latent_assets.fetch import workers
 from latent_assets.fetch.journal import Journal, write_all
 from latent_assets.fetch.tar import tar_name
@@ -75,7 +78,7 @@ def test_image_at_which_a_decoder_crashes_is_corrupt_and_the_others_are_stored(
     rows = world.fetch(*links)
     crashed = rows.pop(links[-1])
     assert (crashed["outcome"], crashed["reason"], crashed["http_status"]) == ("failed", "corrupt_image", 200)
-    assert "signal 6" in crashed["evidence"] and crashed["bytes"] > 0
+    assert "SIGABRT" in crashed["evidence"] and crashed["bytes"] > 0
     assert {row["reason"] for row in rows.values()} == {"ok"} and len(rows) == 40
     assert len(site.requests) == 41, "nothing is asked for again"
 
@@ -99,6 +102,89 @@ def test_worker_that_is_killed_loses_nothing(world: World, site: Site, monkeypat
     killer.join()
     assert killed
     assert (report.ok, report.fetched, len(site.requests)) == (60, 60, 60)
+
+
+def test_decoder_that_never_returns_is_ended(world: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = f"while {MARK!r} in body: pass"
+    start_with(monkeypatch, endless, first="workers._CPU_SECONDS = 0.3")
+    rows = world.fetch(*links_to(site, 10), marked(site))
+    assert rows.pop(marked(site))["reason"] == "corrupt_image"
+    assert {row["reason"] for row in rows.values()} == {"ok"} and len(rows) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("os.kill(os.getpid(), 9)", "SIGKILL again and again"),
+        ("os._exit(1)", "ended with code 1 again and again"),
+        ("os.abort()", "SIGABRT at an image that is in order"),
+    ],
+    ids=["killed", "exits", "crashes at every image"],
+)
+def test_no_image_is_called_corrupt_when_the_machine_is_at_fault(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch, change: str, message: str
+) -> None:
+    world.catalog(links_to(site, 10))
+    with monkeypatch.context() as patch:
+        start_with(patch, change)
+        with pytest.raises(StorageError, match=message):
+            world.run()
+    assert Journal(world.storage, "00000").entries() == {}
+    workers._end_idle()
+    assert world.run().ok == 10
+
+
+def test_workers_are_not_ended_by_polite_signals(world: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_with(monkeypatch, "os.kill(os.getpid(), 15); os.kill(os.getpid(), 2)")
+    assert {row["reason"] for row in world.fetch(*links_to(site, 5)).values()} == {"ok"}
+
+
+def test_second_worker_that_cannot_begin_is_done_without(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, taken = workers._take, threading.Lock()
+
+    def only_one(job: workers.Job) -> workers._Worker:
+        if not taken.acquire(blocking=False):
+            raise OSError(11, "no more processes")
+        return take(job)
+
+    monkeypatch.setattr(workers, "_take", only_one)
+    monkeypatch.setattr("latent_assets.fetch.desk._ROWS_A_WORKER", 1)
+    monkeypatch.setattr("latent_assets.fetch.desk._processors", lambda: 3)
+    world.catalog(links_to(site, 30))
+    assert world.run().ok == 30
+    taken.release()
+
+
+def test_forked_process_has_workers_of_its_own(world: World, site: Site) -> None:
+    world.catalog(links_to(site, 5))
+    world.run()
+    assert workers._idle
+    child = os.fork()
+    if not child:
+        os._exit(len(workers._idle))
+    assert os.waitpid(child, 0)[1] == 0
+    world.storage.delete(tar_name("00000"))
+    assert world.run().fetched == 5
+
+
+def test_interrupt_that_hits_the_loop_ends_the_run(world: World, site: Site) -> None:
+    """Dagster raises its own BaseException wherever the program is; asyncio only logs it in a callback."""
+
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt() -> None:
+        raise Interrupt
+
+    def listener(report: progress.Progress) -> None:
+        if report.done:
+            asyncio.get_running_loop().call_soon(interrupt)
+
+    world.catalog(links_to(site, 30, delay=0.02))
+    with progress.listening(listener), pytest.raises(Interrupt):
+        world.run()
 
 
 def test_workers_are_kept_for_the_next_shard(world: World, site: Site) -> None:
@@ -128,7 +214,7 @@ def test_workers_that_cannot_begin_are_an_error_and_no_row_gets_an_outcome(
 ) -> None:
     monkeypatch.setattr(workers, "_START", "raise SystemExit(3)")
     world.catalog(links_to(site, 5))
-    with pytest.raises(RuntimeError, match="ended with code 3 when it was begun"):
+    with pytest.raises(StorageError, match="ended with code 3 when it was begun"):
         world.run()
     monkeypatch.undo()
     report = world.run()
