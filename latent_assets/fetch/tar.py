@@ -5,7 +5,6 @@ Which images are in one and in what order is decided in `shard`.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from latent_assets.errors import DataError
+from latent_assets.fetch.journal import write_all
 from latent_assets.fetch.parts import stored_parts
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ _REST = (b"0" + bytes(100) + b"ustar\0" + b"00" + bytes(64) + 2 * b"0000000\0").
 _EMPTY_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 _GATHER = 1 << 20
 _SYNC_EVERY = 64 << 20
-# a kernel or a pair of file systems that does not copy by itself
-_NO_COPY = frozenset({errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 
 
 def tar_name(part: str) -> str:
@@ -40,14 +38,15 @@ def tar_name(part: str) -> str:
 class TarWriter:
     """Appends files to a tar (ustar, no owner, no time: same content, same bytes).
 
-    `file` is an unbuffered file on disk: what is small is gathered here, what is copied goes from file to file
-    within the kernel. The disk gets it meanwhile, so that whoever flushes the file at the end waits for the rest only.
-    Use as a context; `close` completes the archive.
+    `file` is an unbuffered file on disk. A megabyte at a time is gathered in memory that stays warm and written at
+    once: half again as fast as copying image by image within the kernel. The disk gets it meanwhile, so that whoever
+    flushes the file at the end waits for the rest only. Use as a context; `close` completes the archive.
     """
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
-        self._gathered = bytearray()
+        self._gathered = memoryview(bytearray(_GATHER))
+        self._filled = 0
         self._unsynced = 0
         self._syncing: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tar")
@@ -60,64 +59,55 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> None:
         """Append a file."""
-        self._begin(name, len(data))
-        self._gathered += data
-        self._end(len(data))
+        self._put(_header(name, len(data)))
+        self._put(data)
+        self._put(bytes(-len(data) % BLOCK))
 
     def copy(self, name: str, source: int, offset: int, size: int) -> None:
         """Append a file whose `size` bytes lie in another file at `offset`. Raises DataError when there are fewer."""
-        self._begin(name, size)
-        self._flush()
-        if copy_range(source, offset, self._file.fileno(), size) < size:
-            raise DataError(f"What is stored of {name} is cut short: fetch the shard again.")
-        self._end(size)
-        self._unsynced += size
-        if self._unsynced >= _SYNC_EVERY and (self._syncing is None or self._syncing.done()):
-            self._sync()
+        self._put(_header(name, size))
+        end = offset + size
+        while offset < end:
+            count = os.preadv(source, [self._room(end - offset)], offset)
+            if not count:
+                raise DataError(f"What is stored of {name} is cut short: fetch the shard again.")
+            self._filled += count
+            offset += count
+        self._put(bytes(-size % BLOCK))
 
     def close(self) -> None:
         """Write the end of the archive; the file itself stays open."""
-        self._gathered += _END
+        self._put(_END)
         self._flush()
         if self._syncing is not None:
             self._syncing.result()
+
+    def _put(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            room = self._room(len(left))
+            room[:] = left[: len(room)]
+            self._filled += len(room)
+            left = left[len(room) :]
+
+    def _room(self, wanted: int) -> memoryview:
+        """Where at most so many bytes may be put, at least one."""
+        if self._filled == len(self._gathered):
+            self._flush()
+        return self._gathered[self._filled : self._filled + wanted]
+
+    def _flush(self) -> None:
+        write_all(self._file.fileno(), [self._gathered[: self._filled]])
+        self._unsynced += self._filled
+        self._filled = 0
+        if self._unsynced >= _SYNC_EVERY and (self._syncing is None or self._syncing.done()):
+            self._sync()
 
     def _sync(self) -> None:
         if self._syncing is not None:
             self._syncing.result()  # the system tells of a failure once
         self._syncing = self._thread.submit(getattr(os, "fdatasync", os.fsync), self._file.fileno())
         self._unsynced = 0
-
-    def _begin(self, name: str, size: int) -> None:
-        self._gathered += _header(name, size)
-
-    def _end(self, size: int) -> None:
-        self._gathered += bytes(-size % BLOCK)
-        if len(self._gathered) >= _GATHER:
-            self._flush()
-
-    def _flush(self) -> None:
-        view = memoryview(self._gathered)
-        while view:
-            view = view[self._file.write(view) :]
-        self._gathered = bytearray()
-
-
-def copy_range(source: int, offset: int, target: int, size: int) -> int:
-    """Copy `size` bytes at `offset` of a file to where another one stands; how many there were."""
-    done = 0
-    while done < size:
-        try:
-            step = os.copy_file_range(source, target, size - done, offset + done)
-        except (AttributeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_COPY:
-                raise
-            piece = os.pread(source, min(size - done, _GATHER), offset + done)
-            step = os.write(target, piece) if piece else 0
-        if not step:
-            break
-        done += step
-    return done
 
 
 def read_members(file: BinaryIO) -> Iterator[tuple[str, int, bytes]]:

@@ -47,6 +47,7 @@ _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGI
 _BEGINNINGS = 2
 _HEAD = struct.Struct("<QQ")  # bytes of the message, bytes of the bodies behind it
 _PIPE_BYTES = 1 << 20
+_WARM_BYTES = 6_000_000  # for bodies: memory that is new each time costs as much as what is done with it
 _START = "import sys; sys.path[:] = {path!r}; from latent_assets.fetch.workers import serve; serve({turn})"
 
 
@@ -314,11 +315,13 @@ def serve(turn: int) -> None:
 
     take_turns(_Turn(turn))
     clerk: Clerk | None = None
+    warm = memoryview(bytearray(_WARM_BYTES))
     while select.select([requests], [], [], None if clerk else _IDLE_SECONDS)[0]:
         try:
             size, rest = _HEAD.unpack(_read(requests, _HEAD.size))
             message = pickle.loads(_read(requests, size))  # of the process that began this one
-            bodies = _read(requests, rest)
+            room = memoryview(bytearray(rest)) if rest > len(warm) else warm
+            _read_into(requests, room[:rest])
         except EOFError:
             break
         problem: BaseException | None = None
@@ -331,10 +334,10 @@ def serve(turn: int) -> None:
                     ended.close()
             elif clerk is not None:
                 with _limited_time():
-                    clerk.enter(_arrivals(message[1], bodies)) if message[0] == "enter" else clerk.probe()
+                    clerk.enter(_arrivals(message[1], room)) if message[0] == "enter" else clerk.probe()
         except BaseException as error:
             problem = _portable(error)
-        del message, bodies
+        del message, room
         reply = pickle.dumps(problem, pickle.HIGHEST_PROTOCOL)
         try:
             write_all(replies, [_HEAD.pack(len(reply), 0), reply])
@@ -366,14 +369,14 @@ def _clerk(job: Job, environment: dict[str, str]) -> Clerk:
     return Clerk(cast("Fetch", SimpleNamespace(**job.settings)), Journal(Storage(job.root), job.part))
 
 
-def _arrivals(rows: list[tuple[Arrival, int]], bodies: bytearray) -> list[Arrival]:
-    view, at = memoryview(bodies), 0
+def _arrivals(rows: list[tuple[Arrival, int]], bodies: memoryview) -> list[Arrival]:
+    at = 0
     arrivals = []
     for arrival, size in rows:
         if size < 0:
             arrivals.append(arrival)
             continue
-        arrivals.append(replace(arrival, result=(view[at : at + size],)))
+        arrivals.append(replace(arrival, result=(bodies[at : at + size],)))
         at += size
     return arrivals
 
@@ -407,10 +410,13 @@ class _Turn:
 def _read(file: int, size: int) -> bytearray:
     """Exactly so many bytes. Raises EOFError when the other side ends before."""
     data = bytearray(size)
-    view, at = memoryview(data), 0
-    while at < size:
-        count = os.readv(file, [view[at:]])
+    _read_into(file, memoryview(data))
+    return data
+
+
+def _read_into(file: int, left: memoryview) -> None:
+    while left:
+        count = os.readv(file, [left])
         if not count:
             raise EOFError
-        at += count
-    return data
+        left = left[count:]

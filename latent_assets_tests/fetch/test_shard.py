@@ -19,12 +19,12 @@ from PIL import Image
 
 from latent_assets import progress
 from latent_assets.catalog.shards import read_shard
-from latent_assets.errors import StorageError
+from latent_assets.errors import DataError, StorageError
 from latent_assets.fetch.journal import Journal, journal_folder
 from latent_assets.fetch.ledger import LEDGER_SCHEMA, read_ledger
 from latent_assets.fetch.outcome import OUTCOME_OF, LedgerRow, Outcome, Reason
 from latent_assets.fetch.shard import shard_report
-from latent_assets.fetch.tar import read_images, tar_name
+from latent_assets.fetch.tar import TarWriter, read_images, tar_name
 from latent_assets_tests.disks import small_disk
 from latent_assets_tests.fetch.conftest import JPEG, World, links_to, photo
 from latent_assets_tests.fetch.site import Site
@@ -115,8 +115,20 @@ def test_same_rows_give_the_same_bytes_whatever_the_order_of_answers(world: Worl
     assert tar_bytes(other) == tar_bytes(world)
 
 
-def test_tar_is_the_same_where_the_kernel_does_not_copy(
-    world: World, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_image_that_is_shorter_than_known_is_no_part_of_a_tar(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"twelve bytes")
+    with (
+        (tmp_path / "source").open("rb") as source,
+        (tmp_path / "tar").open("wb", buffering=0) as file,
+        TarWriter(file) as tar,
+        pytest.raises(DataError, match=r"a\.jpg is cut short"),
+    ):
+        tar.copy("a.jpg", source.fileno(), 4, 9)
+
+
+@pytest.mark.parametrize("gathered", [1, 700, 5000])
+def test_tar_is_the_same_however_much_is_written_at_once(
+    world: World, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gathered: int
 ) -> None:
     links = links_to(site, 5)
     world.catalog(links)
@@ -124,16 +136,11 @@ def test_tar_is_the_same_where_the_kernel_does_not_copy(
     other = World(tmp_path / "other", world.settings)
     (tmp_path / "other").mkdir()
     other.catalog(links)
-    refused: list[int] = []
-
-    def refuse(source: int, *_: object) -> int:
-        refused.append(source)
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    monkeypatch.setattr("latent_assets.fetch.tar.os.copy_file_range", refuse)
+    monkeypatch.setattr("latent_assets.fetch.tar._GATHER", gathered)
+    monkeypatch.setattr("latent_assets.fetch.tar._SYNC_EVERY", 2000)
     other.run()
-    assert len(refused) == 5
     assert tar_bytes(other) == tar_bytes(world)
+    assert len(members(other)) == 15
 
 
 def test_retry_takes_the_named_reasons_only(world: World, site: Site) -> None:
