@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 import polars as pl
 import pyarrow as pa
 
-from latent_assets.catalog.hashing import row_ids
+from latent_assets.catalog.hashing import id_starts, row_ids
 from latent_assets.storage import explained
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def bucket_count(rows: int) -> int:
 class Buckets:
     """Rows by ranges of their id: bucket 0 holds the lowest ids. One bucket stays in memory, more go to files.
 
-    Columns without a value are not written. When one gets its first values later, new files are begun. Ids are not
-    written either when they are those of the URLs (`ids_of_urls`): making them again takes less time.
+    Columns without a value are not written. When one gets its first values later, new files are begun. Ids that are
+    those of the URLs (`ids_of_urls`) need not be there when rows come: they are made when rows are read.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Buckets:
         self._spilling: deque[Future[None]] = deque()
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Put each row of `frame` (with a column `id` of hexadecimal digits) where it belongs."""
+        """Put each row of `frame` where it belongs, by its column `id` or the id that its URL has."""
         self.rows += frame.height
         if self.count == 1:
             self._frames.append(frame)
@@ -92,7 +92,7 @@ class Buckets:
         """The rows of one bucket, in no particular order."""
         wanted = {name: self._schema[name] for name in columns or self._schema}
         if self.count == 1:
-            frames = [frame.select(list(wanted)) for frame in self._frames]
+            frames = [self._with_ids(frame, wanted).select(list(wanted)) for frame in self._frames]
         else:
             paths = [self._path(generation, bucket) for generation in range(1, self._generations + 1)]
             frames = [_with_nulls(self._read(path, wanted), wanted) for path in paths if path.exists()]
@@ -111,7 +111,9 @@ class Buckets:
             found = [number for number, name in enumerate(pa.ipc.open_file(source).schema.names) if name in needed]
             options = pa.ipc.IpcReadOptions(included_fields=found)
             table = pa.ipc.open_file(source, options=options).read_all().combine_chunks()
-        frame = cast(pl.DataFrame, pl.from_arrow(table))
+        return self._with_ids(cast(pl.DataFrame, pl.from_arrow(table)), wanted)
+
+    def _with_ids(self, frame: pl.DataFrame, wanted: Collection[str]) -> pl.DataFrame:
         return frame.with_columns(row_ids(frame["url"])) if self._ids_of_urls and "id" in wanted else frame
 
     def _path(self, generation: int, bucket: int) -> Path:
@@ -119,7 +121,8 @@ class Buckets:
 
     def _spill(self, frame: pl.DataFrame) -> None:
         """Append a frame to the files of its buckets. Runs in a thread, while the next one is read."""
-        number = pl.col("id").str.slice(0, 4).str.to_integer(base=16, dtype=pl.UInt32) * self.count // 65536
+        digits = pl.col("id").str.slice(0, 4).str.to_integer(base=16, dtype=pl.UInt32)
+        number = (id_starts("url") if self._ids_of_urls else digits) * self.count // 65536
         kept = "url" if self._ids_of_urls else "id"  # this one there must be
         columns = [name for name in self._schema if name != "id" or not self._ids_of_urls]
         filled = [name for name in columns if name == kept or frame[name].null_count() < frame.height]

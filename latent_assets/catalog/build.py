@@ -102,9 +102,10 @@ def _system_allocator() -> Iterator[None]:
 
 def _read(profile: Profile, storage: Storage, rows: Buckets, total: int | None) -> Funnel:
     """Pass the source's rows through the filters into the buckets."""
-    row_filter = RowFilter(profile.filters, read_removals(profile.filters.remove))
+    removals = read_removals(profile.filters.remove)
+    row_filter = RowFilter(profile.filters, removals)
     funnel = row_filter.funnel
-    for batch in read_rows(profile, storage):
+    for batch in read_rows(profile, storage, ids=len(removals.ids) > 0):
         rows.add(row_filter.apply(batch))
         progress.report(STAGE, funnel.rows, total, "rows")
     rows.finish()

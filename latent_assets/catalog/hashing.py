@@ -32,6 +32,12 @@ def row_ids(keys: pl.Series) -> pl.Series:
     return pl.Series("id", binary).bin.encode("hex")
 
 
+def id_starts(column: str) -> pl.Expr:
+    """The first four digits of the `row_id` of each text of a column, as a number; an id takes five times as long."""
+    digest: pl.Expr = plh.col(column).fill_null("").nchash.xxh3_128()  # type: ignore[attr-defined]
+    return (digest // 2**112).cast(pl.UInt32)
+
+
 def id_heads(ids: pl.Series) -> np.ndarray:
     """The first half of each id as a number, uint64: ids are ordered by it, next to always."""
     heads: np.ndarray = ids.str.slice(0, 16).str.to_integer(base=16, dtype=pl.UInt64).to_numpy()

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 BATCH_ROWS = 200_000
 
 
-def read_rows(profile: Profile, storage: Storage) -> Iterator[pl.DataFrame]:
-    """The source's rows in batches of CATALOG_SCHEMA, in the order of its files. Raises SourceError."""
+def read_rows(profile: Profile, storage: Storage, ids: bool = True) -> Iterator[pl.DataFrame]:
+    """The source's rows in batches of CATALOG_SCHEMA, in the order of its files. Raises SourceError.
+
+    Without `ids` those that follow from URLs are null.
+    """
     files = list_files(profile, storage)
     if profile.source.kind == "folder":
         from latent_assets.catalog.folder import folder_rows
@@ -38,7 +41,7 @@ def read_rows(profile: Profile, storage: Storage) -> Iterator[pl.DataFrame]:
         yield from webdataset_rows(profile.source, files)
     else:
         for file in files:
-            yield from _metadata_rows(profile, file)
+            yield from _metadata_rows(profile, file, ids)
 
 
 def expected_rows(profile: Profile, storage: Storage) -> tuple[int, bool]:
@@ -60,7 +63,7 @@ def expected_rows(profile: Profile, storage: Storage) -> tuple[int, bool]:
     return total, exact
 
 
-def _metadata_rows(profile: Profile, file: SourceFile) -> Iterator[pl.DataFrame]:
+def _metadata_rows(profile: Profile, file: SourceFile, ids: bool) -> Iterator[pl.DataFrame]:
     with local_copy(file) as path:
         lazy = _scan(path, _format(profile, file), file)
         try:
@@ -78,14 +81,14 @@ def _metadata_rows(profile: Profile, file: SourceFile) -> Iterator[pl.DataFrame]
         query = lazy.select(cast_columns(mapping, found)).with_columns(pl.col("url").str.strip_chars())
         try:
             for batch in query.collect_batches(chunk_size=BATCH_ROWS, maintain_order=False, engine="streaming"):
-                yield _with_ids(batch)
+                yield _completed(batch, ids)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise SourceError(_unreadable(file, error)) from error
 
 
-def _with_ids(batch: pl.DataFrame) -> pl.DataFrame:
+def _completed(batch: pl.DataFrame, ids: bool) -> pl.DataFrame:
     return batch.select(
-        row_ids(batch["url"]),
+        row_ids(batch["url"]) if ids else pl.lit(None, pl.String).alias("id"),
         *(pl.col(name) for name in SOURCE_COLUMNS),
         pl.lit(1, pl.Int32).alias("url_count"),
         pl.lit(None, pl.String).alias("path"),
