@@ -1,7 +1,7 @@
 """Processes in which images are made and stored, beside the one that fetches them.
 
-Decoding, hashing and writing would take the interpreter's lock from the event loop a hundred times a second. And bytes
-of unknown origin meet decoders written in C here: one that crashes takes a row with it, not the run.
+As threads, decoding, hashing and writing took the interpreter's lock from the event loop thousands of times a second.
+And bytes of unknown origin meet decoders written in C here: one that crashes takes a row with it, not the run.
 
 A worker is driven by one thread at a time, which sends what arrived and waits until it is stored. Workers that nobody
 drives are kept for the next shard and end by themselves after a while, or when the process that began them ends.

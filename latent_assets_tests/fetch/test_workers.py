@@ -157,6 +157,7 @@ def test_second_worker_that_cannot_begin_is_done_without(
     taken.release()
 
 
+@pytest.mark.filterwarnings("ignore:lance is not fork-safe")  # nothing of lance is used in the child
 def test_forked_process_has_workers_of_its_own(world: World, site: Site) -> None:
     world.catalog(links_to(site, 5))
     world.run()
