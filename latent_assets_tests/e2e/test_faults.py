@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import pytest
 
 from latent_assets.profile import Profile
 from latent_assets_tests.conftest import Gallery
-from latent_assets_tests.disks import small_disk
 from latent_assets_tests.e2e.small_atlas import small_atlas, write_profile
 
 STAGES = [
@@ -131,6 +131,21 @@ def test_an_interrupt_stops_the_build_and_says_so(
     assert process.returncode == 130 and "What is finished is kept" in said
     assert len(gallery.requests) < 60, "no further shard was begun"
     assert "vae_latents" not in said
+
+
+@contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[Path]:
+    """A tmpfs of its own, mounted for the block."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a tmpfs needs root: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import os
-import shutil
 import tarfile
 import time
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from latent_assets.fetch.ledger import LEDGER_SCHEMA, read_ledger
 from latent_assets.fetch.outcome import OUTCOME_OF, LedgerRow, Outcome, Reason
 from latent_assets.fetch.shard import shard_report
 from latent_assets.fetch.tar import TarWriter, read_images, tar_name
-from latent_assets_tests.disks import small_disk
 from latent_assets_tests.fetch.conftest import JPEG, World, links_to, photo
 from latent_assets_tests.fetch.site import Site
 
@@ -343,22 +341,6 @@ def test_killed_between_tar_and_ledger(world: World, site: Site, monkeypatch: py
     assert (report.ok, report.fetched) == (4, 0)
     assert len(site.requests) == asked
     assert len(members(world)) == 12
-
-
-def test_full_disk_is_one_clear_error_and_loses_no_outcome(world: World, site: Site, tmp_path: Path) -> None:
-    world.settings |= {"per_host": 1}
-    with small_disk(tmp_path / "disk", "size=1m") as disk:
-        world.root = str(disk / "root")
-        world.catalog(links_to(site, 40))
-        filler = disk / "filler"
-        filler.write_bytes(bytes(shutil.disk_usage(disk).free - 40_000))
-        with pytest.raises(StorageError, match="is full"):
-            world.run()
-        filler.unlink()
-        kept = len(Journal(world.storage, "00000").entries())
-        assert 4 <= kept < 40
-        report = world.run()
-        assert (report.ok, report.fetched) == (40, 40 - kept)
 
 
 def test_half_written_image_does_not_shift_those_after_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

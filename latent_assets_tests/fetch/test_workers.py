@@ -104,6 +104,33 @@ def test_worker_that_is_killed_loses_nothing(world: World, site: Site, monkeypat
     assert (report.ok, report.fetched, len(site.requests)) == (60, 60, 60)
 
 
+def test_full_disk_is_one_clear_error_and_loses_no_outcome(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_for_nine_writes = """
+import itertools
+from latent_assets.fetch import journal
+write, calls = journal.write_all, itertools.count()
+def limited(file, pieces):
+    if next(calls) < 9:
+        return write(file, pieces)
+    write(file, [bytes(pieces[0][:2])])
+    raise OSError(28, "No space left on device")
+journal.write_all = limited
+"""
+    world.settings |= {"per_host": 1}
+    world.catalog(links_to(site, 40))
+    with monkeypatch.context() as patch:
+        start_with(patch, "pass", first=room_for_nine_writes)
+        with pytest.raises(StorageError, match="is full"):
+            world.run()
+    kept = len(Journal(world.storage, "00000").entries())
+    assert 4 <= kept < 40
+    workers._end_idle()
+    report = world.run()
+    assert (report.ok, report.fetched) == (40, 40 - kept)
+
+
 def test_decoder_that_never_returns_is_ended(world: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = f"while {MARK!r} in body: pass"
     start_with(monkeypatch, endless, first="workers._CPU_SECONDS = 0.3")
