@@ -10,7 +10,10 @@ from latent_assets.fetch.outcome import FetchError
 
 @dataclass(frozen=True)
 class Wanted:
-    """A row without an outcome. `origin`, `row_hash` and `recipe` go into the ledger (see LedgerRow)."""
+    """A row without an outcome. `origin`, `row_hash` and `recipe` go into the ledger (see LedgerRow).
+
+    `attempts` are those of earlier calls.
+    """
 
     id: str
     url: str
@@ -18,6 +21,7 @@ class Wanted:
     origin: str
     row_hash: str
     recipe: str
+    attempts: int = 0
 
 
 @dataclass(frozen=True)

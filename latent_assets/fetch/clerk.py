@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latent_assets.fetch.arrival import Arrival
 from latent_assets.fetch.image import store_image
@@ -56,12 +56,9 @@ class Clerk:
         except FetchError as problem:
             problem.status, problem.redirects, problem.body_bytes = arrival.status, arrival.redirects, len(body)
             return _problem_row(arrival, problem), b""
-        row = arrival.row
-        entered = LedgerRow(
-            id=row.id,
-            url=row.url,
-            outcome=outcome_of(Reason.OK),
-            reason=Reason.OK.value,
+        entered = _row(
+            arrival,
+            Reason.OK,
             http_status=arrival.status,
             redirects=arrival.redirects,
             bytes=image.bytes,
@@ -73,30 +70,33 @@ class Clerk:
             extension=image.extension,
             sha256=image.sha256,
             stored_sha256=image.stored_sha256,
-            fetched_at=time.time(),
-            attempts=arrival.attempts,
             evidence=arrival.evidence,
-            origin=row.origin,
-            row_hash=row.row_hash,
-            recipe=row.recipe,
         )
         return entered, image.data
 
 
 def _problem_row(arrival: Arrival, problem: FetchError) -> LedgerRow:
+    return _row(
+        arrival,
+        problem.reason,
+        http_status=problem.status,
+        redirects=problem.redirects,
+        bytes=problem.body_bytes,
+        evidence=problem.evidence or None,
+    )
+
+
+def _row(arrival: Arrival, reason: Reason, **about: Any) -> LedgerRow:
     row = arrival.row
     return LedgerRow(
         id=row.id,
         url=row.url,
-        outcome=outcome_of(problem.reason),
-        reason=problem.reason.value,
-        http_status=problem.status,
-        redirects=problem.redirects,
-        bytes=problem.body_bytes,
+        outcome=outcome_of(reason),
+        reason=reason.value,
         fetched_at=time.time(),
         attempts=arrival.attempts,
-        evidence=problem.evidence or None,
         origin=row.origin,
         row_hash=row.row_hash,
         recipe=row.recipe,
+        **about,
     )

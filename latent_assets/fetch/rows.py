@@ -35,10 +35,9 @@ _COLLECT_EVERY = 20_000  # container objects: about 300 downloads
 
 @dataclass
 class _Attempted:
-    """A row in the queue, with what happened to it so far: `before` are the attempts of earlier calls."""
+    """A row in the queue, with what happened to it so far."""
 
     row: Wanted
-    before: int
     target: Target | None
     problem: FetchError | None = None
     attempts: int = 0
@@ -50,23 +49,22 @@ def fetch_rows(
     storage: Storage,
     part: str,
     rows: list[Wanted],
-    attempts: dict[str, int],
     network: Network,
     so_far: tuple[int, int],
 ) -> None:
     """Give each of `rows` an outcome in the journal of `part`.
 
-    `attempts` are those of earlier calls, by row id; `so_far` is (rows of the shard that are done, rows in all).
+    `so_far` is (rows of the shard that are done, rows in all).
     """
     count = _Count(*so_far)
     if profile.source.kind == "metadata":
         try:
             with _rare_collections():
-                asyncio.run(_fetch_links(profile, storage, part, rows, attempts, network, count))
+                asyncio.run(_fetch_links(profile.fetch, Job.of(profile.fetch, storage, part), rows, network, count))
         except BaseExceptionGroup as group:
             raise _first(group) from group  # a full disk, not a row: rows have outcomes
     else:
-        _read_files(profile, storage, part, rows, attempts, count)
+        _read_files(profile, storage, part, rows, count)
 
 
 class _Count:
@@ -103,16 +101,7 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-async def _fetch_links(
-    profile: Profile,
-    storage: Storage,
-    part: str,
-    rows: list[Wanted],
-    attempts: dict[str, int],
-    network: Network,
-    count: _Count,
-) -> None:
-    settings = profile.fetch
+async def _fetch_links(settings: Fetch, job: Job, rows: list[Wanted], network: Network, count: _Count) -> None:
     hosts: Hosts[_Attempted] = Hosts(settings.per_host, settings.per_host_rate, settings.timeout)
     slots = asyncio.Semaphore(settings.concurrency)
 
@@ -124,7 +113,7 @@ async def _fetch_links(
         finally:
             hosts.finish(more)
 
-    desk = Desk(Job.of(settings, storage, part), len(rows), stored)
+    desk = Desk(job, len(rows), stored)
 
     def unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -138,7 +127,7 @@ async def _fetch_links(
         desk.open()
         async with Web(settings, hosts, network) as web, asyncio.TaskGroup() as tasks:
             fetcher = _Fetcher(settings, hosts, web, desk, slots)
-            hosts.add(fetcher.queued(row, attempts.get(row.id, 0)) for row in rows)
+            hosts.add(fetcher.queued(row) for row in rows)
             watch = tasks.create_task(_raise_from(desk.failed))
             while True:
                 await slots.acquire()
@@ -170,13 +159,13 @@ class _Fetcher:
         self._slots = slots
         self._loop = asyncio.get_running_loop()
 
-    def queued(self, row: Wanted, before: int) -> tuple[str, _Attempted]:
+    def queued(self, row: Wanted) -> tuple[str, _Attempted]:
         """The host a row waits for, and the row as it waits. A URL that may not be asked waits for nobody."""
         try:
             target = self._web.target(row.url)
         except FetchError as problem:
-            return _NO_HOST, _Attempted(row, before, None, problem)
-        return target.origin, _Attempted(row, before, target)
+            return _NO_HOST, _Attempted(row, None, problem)
+        return target.origin, _Attempted(row, target)
 
     async def fetch(self, host: str, item: _Attempted) -> None:
         """One attempt at a row; its host's slot was taken and is given back here, its own when it is stored."""
@@ -186,13 +175,13 @@ class _Fetcher:
             self._hosts.release(host)
         if answer is not None:
             evidence = answer.opted_out[1] if answer.opted_out else None
-            attempts = item.before + item.attempts
+            attempts = item.row.attempts + item.attempts
             self._desk.put(Arrival(item.row, answer.body, attempts, answer.status, answer.redirects, evidence))
         elif self._try_again(host, item):
             self._slots.release()
         else:
             assert item.problem is not None  # no answer
-            self._desk.put(Arrival(item.row, item.problem, item.before + item.attempts))
+            self._desk.put(Arrival(item.row, item.problem, item.row.attempts + item.attempts))
 
     async def _attempt(self, host: str, item: _Attempted) -> Download | None:
         """The answer, or None with `item.problem` set."""
@@ -237,9 +226,7 @@ class _Fetcher:
         return True
 
 
-def _read_files(
-    profile: Profile, storage: Storage, part: str, rows: list[Wanted], attempts: dict[str, int], count: _Count
-) -> None:
+def _read_files(profile: Profile, storage: Storage, part: str, rows: list[Wanted], count: _Count) -> None:
     """Images that are here already, in the order of their paths (tars are read front to back)."""
     from latent_assets.catalog.source import base_path
     from latent_assets.fetch.clerk import Clerk
@@ -254,7 +241,7 @@ def _read_files(
             result: list[bytes] | FetchError = [read_file(base, row.path or "", profile.fetch)]
         except FetchError as problem:
             result = problem
-        clerk.enter([Arrival(row, result, attempts.get(row.id, 0) + 1)])
+        clerk.enter([Arrival(row, result, row.attempts + 1)])
 
     try:
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as workers:

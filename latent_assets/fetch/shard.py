@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 _CODE_REVISION = 2  # raise when the same bytes would be stored differently
+_ROUNDS = 3  # for rows whose outcomes get lost
 _OPT_OUT = "kept although opted out"
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
@@ -127,11 +128,14 @@ class _PartFetcher:
         stored = {row.id: row for row in stored_rows(self._storage, part)}
         pending = journal.entries()
         known = self._moved({row.id for row in wanted}) | _known(self._storage, part, stored) | pending
-        missing = [row for row in wanted if not _settled(known.get(row.id), row, self._again)]
+        missing = [
+            replace(row, attempts=known[row.id].row.attempts if row.id in known else 0)
+            for row in wanted
+            if not _settled(known.get(row.id), row, self._again)
+        ]
         self._done += len(wanted) - len(missing)
         if missing:
-            attempts = {row.id: known[row.id].row.attempts for row in missing if row.id in known}
-            known |= self._outcomes(part, missing, attempts, journal, pending)
+            known |= self._outcomes(part, missing, journal, pending)
         finished = self._storage.exists(ledger_name(part))
         if missing or pending or not finished or not _up_to_date(wanted, stored):
             _write(self._storage, part, frame, wanted, known)
@@ -141,26 +145,24 @@ class _PartFetcher:
         self.fetched += len(missing)
 
     def _outcomes(
-        self, part: str, missing: list[Wanted], attempts: dict[str, int], journal: Journal, pending: dict[str, Entry]
+        self, part: str, missing: list[Wanted], journal: Journal, pending: dict[str, Entry]
     ) -> dict[str, Entry]:
         """What the journal says when every row of `missing` has an outcome that is not among those `pending`.
 
         On S3 a process that stores images and is killed takes along what it had not put yet: that is fetched again.
         """
         left = missing
-        while True:
+        for _ in range(_ROUNDS):
             so_far = (self._done + len(missing) - len(left), self._total)
-            fetch_rows(self._profile, self._storage, part, left, attempts, self._network, so_far)
+            fetch_rows(self._profile, self._storage, part, left, self._network, so_far)
             entries = journal.entries()
-            lost = [row for row in left if entries.get(row.id) in (None, pending.get(row.id))]
-            if not lost:
+            left = [row for row in left if entries.get(row.id) in (None, pending.get(row.id))]
+            if not left:
                 return entries
-            if len(lost) == len(left):
-                raise StorageError(
-                    f"{len(lost)} rows of shard {part} were fetched, but their outcomes are gone: another process "
-                    "works on this shard, or ends those that store images. Build it again; what is stored is kept."
-                )
-            left = lost
+        raise StorageError(
+            f"{len(left)} rows of shard {part} were fetched, but their outcomes are gone: another process works on "
+            "this shard, or ends those that store images. Build it again; what is stored is kept."
+        )
 
     def _moved(self, ids: set[str]) -> dict[str, Entry]:
         """What the parts of an earlier layout know of rows."""
