@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import xxhash
 
-from latent_assets.catalog.hashing import row_id, row_ids
+from latent_assets.catalog.hashing import id_starts, row_id, row_ids
 from latent_assets.catalog.schema import CATALOG_SCHEMA, COLUMN_MEANING, shard_key
 
 
@@ -19,5 +19,8 @@ def test_row_ids() -> None:
         xxhash.xxh3_128_hexdigest((url or "").encode()) for url in urls
     ]
     assert row_ids(pl.Series([], dtype=pl.String)).to_list() == []
+    starts = pl.DataFrame({"url": urls}, schema={"url": pl.String}).drop_nulls().select(id_starts("url"))
+    ids = row_ids(pl.Series([url for url in urls if url is not None]))
+    assert starts["url"].to_list() == [int(key[:4], 16) for key in ids]
     assert row_id(b"a") == xxhash.xxh3_128_hexdigest(b"a")
     assert [shard_key(0), shard_key(41), shard_key(9999)] == ["00000", "00041", "09999"]
