@@ -227,6 +227,9 @@ class _Worker:
         self._process.stdout.close()
 
     def _ask(self, message: tuple[Any, ...], bodies: Sequence[bytes | memoryview] = ()) -> None:
+        assert self._process.stdin
+        if self._process.stdin.closed:  # the numbers of its pipes may be those of other files by now
+            raise WorkerLostError(self._process.wait())
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         try:
             write_all(self._requests, [_HEAD.pack(len(data), sum(map(len, bodies))), data, *bodies])
@@ -265,6 +268,9 @@ def _take(job: Job) -> _Worker:
 
 
 def _give_back(worker: _Worker) -> None:
+    if not worker.lives:
+        worker.end()
+        return
     with _idle_lock:
         _idle.append(worker)
 

@@ -215,6 +215,25 @@ def test_interrupt_that_hits_the_loop_ends_the_run(world: World, site: Site) -> 
         world.run()
 
 
+def test_worker_that_has_ended_is_neither_written_to_nor_kept(world: World, site: Site) -> None:
+    world.fetch(*links_to(site, 3))
+    worker = workers._idle.pop()
+    number = worker._requests
+    worker.end()
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    if write != number:
+        os.dup2(write, number)
+    with pytest.raises(workers.WorkerLostError):
+        worker.close()
+    with pytest.raises(BlockingIOError):
+        os.read(read, 1)
+    workers._give_back(worker)
+    assert worker not in workers._idle
+    for file in {read, write, number}:
+        os.close(file)
+
+
 def test_workers_are_kept_for_the_next_shard(world: World, site: Site) -> None:
     world.fetch(*links_to(site, 5))
     first = {process.pid for process in processes()}
