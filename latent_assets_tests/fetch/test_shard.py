@@ -19,7 +19,7 @@ from PIL import Image
 from latent_assets import progress
 from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import DataError, StorageError
-from latent_assets.fetch.journal import Journal, journal_folder
+from latent_assets.fetch.journal import Entry, Journal, journal_folder
 from latent_assets.fetch.ledger import LEDGER_SCHEMA, read_ledger
 from latent_assets.fetch.outcome import OUTCOME_OF, LedgerRow, Outcome, Reason
 from latent_assets.fetch.shard import shard_report
@@ -275,22 +275,26 @@ def test_error_of_a_listener_ends_the_run_and_loses_no_outcome(world: World, sit
 
 
 def test_killed_run_continues_with_the_rows_without_an_outcome(world: World, site: Site) -> None:
-    links = links_to(site, 60, delay=0.03)
+    links = links_to(site, 60, delay=0.06)
     world.settings |= {"per_host": 2}
     world.catalog([*links, site.url("/gone")])
-    for round in (1, 2):
-        world.killed_run(lambda round=round: len(site.requests) >= 20 * round)
+
+    def known() -> dict[str, Entry]:
+        return Journal(world.storage, "00000").entries()
+
+    for rows in (15, 30):
+        world.killed_run(lambda rows=rows: len(known()) >= rows)
         assert not world.storage.exists(tar_name("00000"))
         assert world.storage.list("images") == []
-    known = Journal(world.storage, "00000").entries()
-    assert 20 <= len(known) <= 59
+    kept = len(known())
+    assert 30 <= kept <= 59
     asked = len(site.requests)
     report = world.run()
-    assert report.fetched == 61 - len(known)
+    assert report.fetched == 61 - kept
     assert len(site.requests) - asked == report.fetched
     assert (report.rows, report.ok) == (61, 60)
     # what was asked twice was in flight when the process was killed: two requests, and what waited to be decoded.
-    # Without the journal it would be 20 rows after the first kill and 40 after the second
+    # Without the journal it would be 15 rows after the first kill and 30 after the second
     assert len(site.requests) - 61 <= 15
     assert not world.storage.exists(journal_folder("00000"))
     rows = read_shard(world.storage, "00000")
