@@ -6,10 +6,7 @@ Layout: ITU T.81 Annex B, EXIF 2.32 (orientation), ICC.1 Annex B.4 (profiles in 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-import numpy as np
 
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -17,8 +14,8 @@ _SCAN = 0xDA
 _END = 0xD9
 _METADATA = frozenset(range(0xE0, 0xFF))
 # by the second byte of a marker: the end, metadata, or a segment whose content may look like either
-_NOTABLE = np.isin(np.arange(256), [*range(0xC0, 0xD0), *range(0xD9, 0xFF)])
-_PIECE = 1 << 20
+_NOTABLE = frozenset({*range(0xC0, 0xD0), *range(0xD9, 0xFF)})
+_TRANSPOSED = frozenset({5, 6, 7, 8})
 _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
 _ORIENTATION = 0x0112
@@ -34,6 +31,16 @@ class JpegHeader:
     components: int
     orientation: int
     icc: bytes | None
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height after orientation."""
+        return upright_size(self.width, self.height, self.orientation)
+
+
+def upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
+    """Width and height of pixels once they are turned as an EXIF orientation (1 to 8) says."""
+    return (height, width) if orientation in _TRANSPOSED else (width, height)
 
 
 def read_header(data: bytes) -> JpegHeader:
@@ -115,24 +122,21 @@ def segments(data: bytes) -> list[tuple[int, int, int]]:
 def _scan_edits(data: bytes, at: int) -> list[_Edit]:
     """What to leave out from `at`, where the coded pixels begin: metadata between scans and all behind the end."""
     edits: list[_Edit] = []
-    for found in _notable(data, at):
-        if found < at:
-            continue  # a table may look like metadata or an end: it is passed as a whole
-        marker, at = data[found + 1], found + 2
+    last = len(data) - 1
+    while 0 <= (at := data.find(0xFF, at)) < last:
+        at += 1
+        marker = data[at]
+        if marker not in _NOTABLE:  # it belongs to the coded pixels
+            continue
+        at += 1
         if marker == _END:
             return [*edits, (at, len(data), b"")] if at < len(data) else edits
-        at += max(2, int.from_bytes(data[at : at + 2], "big"))
+        # passed as a whole: a table may look like metadata or an end
+        end = at + max(2, int.from_bytes(data[at : at + 2], "big"))
         if marker in _METADATA:
-            edits.append((found, at, b""))
+            edits.append((at - 2, end, b""))
+        at = end
     raise ValueError("the end of the image is missing")
-
-
-def _notable(data: bytes, at: int) -> Iterator[int]:
-    """Where markers stand that coded pixels do not hold, from `at` on; a piece of the file at a time."""
-    for start in range(at, len(data) - 1, _PIECE):
-        values = np.frombuffer(data, np.uint8, min(_PIECE + 1, len(data) - start), start)
-        first = np.flatnonzero(values[:-1] == 0xFF)
-        yield from (start + first[_NOTABLE[values[first + 1]]]).tolist()
 
 
 def _needed(marker: int, content: bytes) -> bytes:
