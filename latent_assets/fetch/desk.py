@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from latent_assets.fetch.arrival import Arrival
-from latent_assets.fetch.workers import Job, StoreRoom
+from latent_assets.fetch.worker import Job
+from latent_assets.fetch.workers import StoreRoom
 
 _TOGETHER, _TOGETHER_BYTES = 16, 4_000_000
 _ROWS_A_WORKER = 200  # for fewer, another is begun when the others are busy

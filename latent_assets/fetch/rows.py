@@ -21,7 +21,7 @@ from latent_assets.fetch.desk import Desk
 from latent_assets.fetch.outcome import FetchError, Reason
 from latent_assets.fetch.politeness import Hosts
 from latent_assets.fetch.web import Download, Network, Target, Web
-from latent_assets.fetch.workers import Job
+from latent_assets.fetch.worker import Job
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch, Profile

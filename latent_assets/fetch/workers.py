@@ -1,54 +1,46 @@
-"""Processes in which images are made and stored, beside the one that fetches them.
+"""Processes in which images are made and stored, beside the one that fetches them: beginning and driving them.
 
 As threads, decoding, hashing and writing took the interpreter's lock from the event loop thousands of times a second.
 And bytes of unknown origin meet decoders written in C here: one that crashes takes a row with it, not the run.
 
 A worker is driven by one thread at a time, which sends what arrived and waits until it is stored. Workers that nobody
-drives are kept for the next shard and end by themselves after a while, or when the process that began them ends.
+drives are kept for the next shard and end by themselves after a while, or when the process that began them ends. What
+goes on in one is in `worker`.
 """
 
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
-import pickle
-import resource
-import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from io import FileIO
+from typing import TYPE_CHECKING, Any
 
-from latent_assets.errors import LatentAssetsError, StorageError
+from latent_assets.errors import StorageError
 from latent_assets.fetch.journal import write_all
 from latent_assets.fetch.outcome import FetchError, Reason
+from latent_assets.fetch.worker import BODY_BYTES, Job, receive, send
 
 if TYPE_CHECKING:
     from latent_assets.fetch.arrival import Arrival
-    from latent_assets.fetch.clerk import Clerk
-    from latent_assets.profile import Fetch
-    from latent_assets.storage import Storage
 
-_IDLE_SECONDS = 60.0
-_CPU_SECONDS = 300.0  # for what is entered together; a decoder that takes longer does not end
 _TRIES = 3
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGPROF})
 _BEGINNINGS = 2
-_HEAD = struct.Struct("<QQ")  # bytes of the message, bytes of the bodies behind it
-_PIPE_BYTES = 1 << 20
-_WARM_BYTES = 6_000_000  # for bodies: memory that is new each time costs as much as what is done with it
-_START = "import sys; sys.path[:] = {path!r}; from latent_assets.fetch.workers import serve; serve({turn})"
+_START = """
+import sys
+sys.path[:] = {path!r}
+from latent_assets.fetch.worker import serve
+serve({bodies}, {turn})
+"""
 
 
 class WorkerLostError(Exception):
@@ -69,20 +61,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker has to know: where images go (the root, the part's name) and the profile's `fetch` settings."""
-
-    root: str
-    part: str
-    settings: dict[str, Any]
-
-    @classmethod
-    def of(cls, settings: Fetch, storage: Storage, part: str) -> Job:
-        """The job of storing the images of a part."""
-        return cls(storage.root, part, settings.model_dump())
 
 
 class StoreRoom:
@@ -155,29 +133,26 @@ class StoreRoom:
         return self._worker
 
 
-# -- the side that drives ------------------------------------------------------------------------------
-
-
 class _Worker:
-    """A process and the pipes to it."""
+    """A process, the pipes to it, and memory that it sees."""
 
     def __init__(self) -> None:
         with _idle_lock:
-            turn = _turn_file()
+            turn = _turn_file().fileno()
+        self._bodies = _nameless_file()
+        self._bodies.truncate(BODY_BYTES)
+        bodies = self._bodies.fileno()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START.format(path=sys.path, turn=turn)],
+            [sys.executable, "-c", _START.format(path=sys.path, bodies=bodies, turn=turn)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[turn],
+            pass_fds=[bodies, turn],
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # NumPy's threads for matrices spin for nothing
             bufsize=0,
             start_new_session=True,  # whoever drives decides what an interrupt means
         )
         assert self._process.stdin and self._process.stdout
         self._requests, self._replies = self._process.stdin.fileno(), self._process.stdout.fileno()
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
-            with suppress(OSError):  # a system with a lower limit
-                fcntl.fcntl(self._requests, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     @property
     def lives(self) -> bool:
@@ -195,7 +170,7 @@ class _Worker:
                 rows.append((arrival, -1))
             else:
                 bodies += arrival.result
-                rows.append((replace(arrival, result=()), arrival.size))
+                rows.append((arrival.with_body(()), arrival.size))
         self._ask(("enter", rows), bodies)
 
     def probe(self) -> None:
@@ -207,10 +182,11 @@ class _Worker:
         self._ask(("close",))
 
     def disown(self) -> None:
-        """Close the pipes in a process that did not begin the worker."""
+        """Close what leads to it in a process that did not begin the worker."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.close()
         self._process.stdout.close()
+        self._bodies.close()
         self._process.returncode = 0  # it is not this process that waits for it
 
     def dismiss(self) -> None:
@@ -225,16 +201,21 @@ class _Worker:
         self.dismiss()
         self._process.wait()
         self._process.stdout.close()
+        self._bodies.close()
 
     def _ask(self, message: tuple[Any, ...], bodies: Sequence[bytes | memoryview] = ()) -> None:
         assert self._process.stdin
         if self._process.stdin.closed:  # the numbers of its pipes may be those of other files by now
             raise WorkerLostError(self._process.wait())
-        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        size = sum(map(len, bodies))
         try:
-            write_all(self._requests, [_HEAD.pack(len(data), sum(map(len, bodies))), data, *bodies])
-            size, _ = _HEAD.unpack(_read(self._replies, _HEAD.size))
-            reply = pickle.loads(_read(self._replies, size))  # of a process of ours
+            if size:
+                self._bodies.seek(0)
+                write_all(self._bodies.fileno(), bodies)
+            send(self._requests, message, size)
+            reply, _ = receive(self._replies)
+            if size > BODY_BYTES:
+                self._bodies.truncate(BODY_BYTES)
         except (OSError, EOFError) as error:
             self.end()
             raise WorkerLostError(self._process.returncode) from error
@@ -276,13 +257,16 @@ def _give_back(worker: _Worker) -> None:
 
 
 @cache
-def _turn_file() -> int:
-    """A file for workers to lock; it has no name and lives as long as this process."""
+def _turn_file() -> FileIO:
+    """A file for workers to lock; it lives as long as this process."""
+    return _nameless_file()
+
+
+def _nameless_file() -> FileIO:
+    """A file in memory where there is such a thing, else on disk; it is gone when it is closed."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("turn")
-    file, name = tempfile.mkstemp()
-    Path(name).unlink()
-    return file
+        return FileIO(os.memfd_create("worker"), "r+")
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def _forget() -> None:
@@ -302,127 +286,3 @@ def _end_idle() -> None:
         worker.dismiss()
     while _idle:
         _idle.pop().end()
-
-
-# -- the side that works -------------------------------------------------------------------------------
-
-
-def serve(turn: int) -> None:
-    """Do what comes on standard input until it ends. `turn` is a file whose lock is held while decoding huge images."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # it ends with the process that began it
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    requests, replies = os.dup(0), os.dup(1)
-    try:
-        os.dup2(2, 1)  # what libraries print is no reply
-    except OSError:  # there is no standard error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    from latent_assets.fetch.image import take_turns
-
-    take_turns(_Turn(turn))
-    clerk: Clerk | None = None
-    warm = memoryview(bytearray(_WARM_BYTES))
-    while select.select([requests], [], [], None if clerk else _IDLE_SECONDS)[0]:
-        try:
-            size, rest = _HEAD.unpack(_read(requests, _HEAD.size))
-            message = pickle.loads(_read(requests, size))  # of the process that began this one
-            room = memoryview(bytearray(rest)) if rest > len(warm) else warm
-            _read_into(requests, room[:rest])
-        except EOFError:
-            break
-        problem: BaseException | None = None
-        try:
-            if message[0] == "open":
-                clerk = _clerk(*message[1:])
-            elif message[0] == "close":
-                ended, clerk = clerk, None
-                if ended is not None:
-                    ended.close()
-            elif clerk is not None:
-                with _limited_time():
-                    clerk.enter(_arrivals(message[1], room)) if message[0] == "enter" else clerk.probe()
-        except BaseException as error:
-            problem = _portable(error)
-        del message, room
-        reply = pickle.dumps(problem, pickle.HIGHEST_PROTOCOL)
-        try:
-            write_all(replies, [_HEAD.pack(len(reply), 0), reply])
-        except BrokenPipeError:
-            break
-    if clerk is not None:  # whoever drove was killed; what came is kept
-        clerk.close()
-    os._exit(0)  # nothing is left to tidy up
-
-
-@contextmanager
-def _limited_time() -> Iterator[None]:
-    """End this process, wherever it is, when the block takes too much of the processor's time."""
-    signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def _clerk(job: Job, environment: dict[str, str]) -> Clerk:
-    from latent_assets.fetch.clerk import Clerk
-    from latent_assets.fetch.journal import Journal
-    from latent_assets.storage import Storage
-
-    if dict(os.environ) != environment:  # where S3 is and what is shown to it
-        os.environ.clear()
-        os.environ.update(environment)
-    return Clerk(cast("Fetch", SimpleNamespace(**job.settings)), Journal(Storage(job.root), job.part))
-
-
-def _arrivals(rows: list[tuple[Arrival, int]], bodies: memoryview) -> list[Arrival]:
-    at = 0
-    arrivals = []
-    for arrival, size in rows:
-        if size < 0:
-            arrivals.append(arrival)
-            continue
-        arrivals.append(replace(arrival, result=(bodies[at : at + size],)))
-        at += size
-    return arrivals
-
-
-def _portable(error: BaseException) -> BaseException:
-    """An error as the other process can raise it."""
-    try:
-        if not isinstance(error, LatentAssetsError):
-            error.add_note("".join(traceback.format_exception(error)))
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error
-
-
-class _Turn:
-    """A lock between processes, which ends with the process that holds it."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-
-    def __enter__(self) -> None:
-        with suppress(OSError):  # a file system without locks: two at once are better than none
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *error: object) -> None:
-        with suppress(OSError):
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
-
-
-def _read(file: int, size: int) -> bytearray:
-    """Exactly so many bytes. Raises EOFError when the other side ends before."""
-    data = bytearray(size)
-    _read_into(file, memoryview(data))
-    return data
-
-
-def _read_into(file: int, left: memoryview) -> None:
-    while left:
-        count = os.readv(file, [left])
-        if not count:
-            raise EOFError
-        left = left[count:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 
 from latent_assets import progress
 from latent_assets.errors import StorageError
-from latent_assets.fetch import workers
+from latent_assets.fetch import worker, workers
 from latent_assets.fetch.journal import Journal, write_all
 from latent_assets.fetch.tar import tar_name
 from latent_assets_tests.fetch.conftest import World, encoded, links_to, picture
@@ -28,14 +29,14 @@ from latent_assets_tests.fetch.site import Site
 _START = """
 import os, sys
 sys.path[:] = {{path!r}}
-from latent_assets.fetch import clerk, workers
+from latent_assets.fetch import clerk, worker
 store = clerk.store_image
 def changed(body, settings):
     {change}
     return store(body, settings)
 clerk.store_image = changed
 {first}
-workers.serve({{turn}})
+worker.serve({{bodies}}, {{turn}})
 """
 
 
@@ -133,7 +134,7 @@ journal.write_all = limited
 
 def test_decoder_that_never_returns_is_ended(world: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = f"while {MARK!r} in body: pass"
-    start_with(monkeypatch, endless, first="workers._CPU_SECONDS = 0.3")
+    start_with(monkeypatch, endless, first="worker._CPU_SECONDS = 0.3")
     rows = world.fetch(*links_to(site, 10), marked(site))
     assert rows.pop(marked(site))["reason"] == "corrupt_image"
     assert {row["reason"] for row in rows.values()} == {"ok"} and len(rows) == 10
@@ -171,7 +172,7 @@ def test_second_worker_that_cannot_begin_is_done_without(
 ) -> None:
     take, taken = workers._take, threading.Lock()
 
-    def only_one(job: workers.Job) -> workers._Worker:
+    def only_one(job: worker.Job) -> workers._Worker:
         if not taken.acquire(blocking=False):
             raise OSError(11, "no more processes")
         return take(job)
@@ -247,7 +248,7 @@ def test_idle_workers_end_by_themselves_and_others_begin(
     world: World, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        start_with(patch, "pass", first="workers._IDLE_SECONDS = 0.1")
+        start_with(patch, "pass", first="worker._IDLE_SECONDS = 0.1")
         world.fetch(*links_to(site, 5))
         _, left = psutil.wait_procs(processes(), timeout=20)
         assert not left
@@ -290,7 +291,7 @@ def test_what_a_library_prints_is_no_reply(
 def test_huge_images_take_turns_between_processes() -> None:
     holder = """
 import sys, time
-from latent_assets.fetch.workers import _Turn
+from latent_assets.fetch.worker import _Turn
 with _Turn(int(sys.argv[1])):
     print("held", flush=True)
     time.sleep(1)
@@ -302,9 +303,19 @@ with _Turn(int(sys.argv[1])):
         ) as process:
             assert process.stdout and process.stdout.readline() == b"held\n"
             began = time.monotonic()
-            with workers._Turn(number):
+            with worker._Turn(number):
                 waited = time.monotonic() - began
     assert waited > 0.5
+
+
+def test_bodies_larger_than_the_memory_that_is_kept(world: World, site: Site) -> None:
+    image = encoded(picture())
+    large = image + os.urandom(worker.BODY_BYTES)  # what is behind the end of an image is left out
+    rows = world.fetch(site.add("/small.jpg", image), site.add("/large.jpg", large), site.add("/again.jpg", image))
+    stored = {row["stored_sha256"] for row in rows.values()}
+    assert {row["reason"] for row in rows.values()} == {"ok"} and len(stored) == 1
+    assert rows[site.url("/large.jpg")]["sha256"] == hashlib.sha256(large).hexdigest()
+    assert {os.fstat(idle._bodies.fileno()).st_size for idle in workers._idle} == {worker.BODY_BYTES}
 
 
 def test_bodies_in_thousands_of_pieces(world: World, tmp_path: Path) -> None:
