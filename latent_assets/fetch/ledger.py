@@ -5,9 +5,9 @@ Rows that are not yet in a finished ledger live in the `journal`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -65,7 +65,8 @@ def stored_rows(storage: Storage, part: str) -> list[LedgerRow]:
     return [LedgerRow(**row) for row in frame.select(_FIELDS).iter_rows(named=True)]
 
 
-def ledger_frame(rows: Iterable[LedgerRow]) -> pl.DataFrame:
+def ledger_frame(rows: Sequence[LedgerRow]) -> pl.DataFrame:
     """Ledger rows as a frame of LEDGER_SCHEMA."""
-    values = [{**vars(row), "fetched_at": datetime.fromtimestamp(row.fetched_at, UTC)} for row in rows]
+    values = {name: list(map(attrgetter(name), rows)) for name in LEDGER_SCHEMA}
+    values["fetched_at"] = [round(seconds * 1e6) for seconds in values["fetched_at"]]
     return pl.DataFrame(values, schema=LEDGER_SCHEMA)

@@ -257,8 +257,9 @@ def _write(storage: Storage, part: str, frame: pl.DataFrame, wanted: list[Wanted
                 rows.append(row)
                 if entry.place is not None:
                     _write_image(tar, images, entry.place, row, catalog_row)
+        ledger = ledger_frame(rows)  # while the disk takes the images
         tar.close()
-    storage.write_parquet(ledger_name(part), ledger_frame(rows), compression="zstd")
+    storage.write_parquet(ledger_name(part), ledger, compression="zstd")
 
 
 def _write_image(

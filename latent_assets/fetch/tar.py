@@ -27,6 +27,7 @@ _TIME = b"\0" + b"00000000000\0"
 _REST = (b"0" + bytes(100) + b"ustar\0" + b"00" + bytes(64) + 2 * b"0000000\0").ljust(356, b"\0")
 _EMPTY_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 _GATHER = 1 << 20
+_PADDING = bytes(BLOCK)
 _SYNC_EVERY = 64 << 20
 
 
@@ -59,9 +60,8 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> None:
         """Append a file."""
-        self._put(_header(name, len(data)))
-        self._put(data)
-        self._put(bytes(-len(data) % BLOCK))
+        size = len(data)
+        self._put(b"".join((_header(name, size), data, _PADDING[: -size % BLOCK])))
 
     def copy(self, name: str, source: int, offset: int, size: int) -> None:
         """Append a file whose `size` bytes lie in another file at `offset`. Raises DataError when there are fewer."""
@@ -73,7 +73,7 @@ class TarWriter:
                 raise DataError(f"What is stored of {name} is cut short: fetch the shard again.")
             self._filled += count
             offset += count
-        self._put(bytes(-size % BLOCK))
+        self._put(_PADDING[: -size % BLOCK])
 
     def close(self) -> None:
         """Write the end of the archive; the file itself stays open."""
@@ -83,6 +83,11 @@ class TarWriter:
             self._syncing.result()
 
     def _put(self, data: bytes) -> None:
+        end = self._filled + len(data)
+        if end <= _GATHER:
+            self._gathered[self._filled : end] = data
+            self._filled = end
+            return
         left = memoryview(data)
         while left:
             room = self._room(len(left))

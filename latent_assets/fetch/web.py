@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urljoin
 
 import aiohttp
@@ -99,7 +99,9 @@ class Web:
         self.robots = robots.Robots(AGENT, self._get_robots) if settings.robots else None
 
     async def __aenter__(self) -> Web:
-        tls = self._network.tls or ssl.create_default_context()
+        tls: ssl.SSLContext | Literal[True] = (
+            self._network.tls or True
+        )  # aiohttp has made one of the system's certificates
         resolver = CheckedResolver(self._network.lookup)
         self._stack.push_async_callback(resolver.close)
         guarded = aiohttp.TCPConnector(
@@ -260,7 +262,7 @@ class Web:
 
     # -- parts -----------------------------------------------------------------------------------------
 
-    def _connector_options(self, tls: ssl.SSLContext) -> dict[str, Any]:
+    def _connector_options(self, tls: ssl.SSLContext | Literal[True]) -> dict[str, Any]:
         return {
             "ssl": tls,
             "limit": 0,
