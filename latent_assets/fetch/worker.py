@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from latent_assets.errors import LatentAssetsError
 from latent_assets.fetch.arrival import Arrival
 from latent_assets.fetch.journal import write_all
+from latent_assets.fetch.limits import take_turns
 
 if TYPE_CHECKING:
     from latent_assets.fetch.clerk import Clerk
@@ -87,8 +88,6 @@ def serve(bodies: int, turn: int) -> None:
         os.dup2(2, 1)  # what libraries print is no reply
     except OSError:  # there is no standard error
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    from latent_assets.fetch.limits import take_turns
-
     take_turns(_Turn(turn))
     clerk: Clerk | None = None
     kept = _mapped(bodies, BODY_BYTES)
