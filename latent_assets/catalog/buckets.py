@@ -10,16 +10,18 @@ import shutil
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from latent_assets.catalog.hashing import id_starts, row_ids
+from latent_assets.catalog.hashing import HEAD, id_heads, id_starts, ids_and_heads
 from latent_assets.storage import explained
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ _PREFIX = ".spill-"
 _ROWS_PER_BUCKET = 400_000
 _MOST_BUCKETS = 512  # each is an open file while rows come
 _SPILLERS = 2
+_BUFFER = 1 << 16  # of each file
 
 
 def bucket_count(rows: int) -> int:
@@ -66,6 +69,7 @@ class Buckets:
         self._generations = 0
         self._open: pa.Schema | None = None
         self._writers: list[pa.ipc.RecordBatchFileWriter] = []
+        self._files: list[pa.NativeFile] = []
         self._writing = threading.Lock()
         self._threads = ThreadPoolExecutor(_SPILLERS, thread_name_prefix="spill")
         self._spilling: deque[Future[None]] = deque()
@@ -88,11 +92,11 @@ class Buckets:
         with explained(self._storage, "catalog", reading=False):
             self._close()
 
-    def read(self, bucket: int, columns: list[str] | None = None) -> pl.DataFrame:
-        """The rows of one bucket, in no particular order."""
-        wanted = {name: self._schema[name] for name in columns or self._schema}
+    def read(self, bucket: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The rows of one bucket, in no particular order; besides the schema's columns there is HEAD, if asked for."""
+        wanted = {name: self._schema.get(name, pl.UInt64) for name in columns or self._schema}
         if self.count == 1:
-            frames = [self._with_ids(frame, wanted).select(list(wanted)) for frame in self._frames]
+            frames = [self._identified(frame, wanted).select(list(wanted)) for frame in self._frames]
         else:
             paths = [self._path(generation, bucket) for generation in range(1, self._generations + 1)]
             frames = [_with_nulls(self._read(path, wanted), wanted) for path in paths if path.exists()]
@@ -111,10 +115,13 @@ class Buckets:
             found = [number for number, name in enumerate(pa.ipc.open_file(source).schema.names) if name in needed]
             options = pa.ipc.IpcReadOptions(included_fields=found)
             table = pa.ipc.open_file(source, options=options).read_all().combine_chunks()
-        return self._with_ids(cast(pl.DataFrame, pl.from_arrow(table)), wanted)
+        return self._identified(cast(pl.DataFrame, pl.from_arrow(table)), wanted)
 
-    def _with_ids(self, frame: pl.DataFrame, wanted: Collection[str]) -> pl.DataFrame:
-        return frame.with_columns(row_ids(frame["url"])) if self._ids_of_urls and "id" in wanted else frame
+    def _identified(self, frame: pl.DataFrame, wanted: Collection[str]) -> pl.DataFrame:
+        """With ids and heads as far as they are wanted."""
+        if self._ids_of_urls and "id" in wanted:
+            return frame.with_columns(*ids_and_heads(frame["url"]))
+        return frame.with_columns(id_heads(frame["id"])) if HEAD in wanted else frame
 
     def _path(self, generation: int, bucket: int) -> Path:
         return self._folder / f"{self._name}-{generation:02d}-{bucket:04d}.arrow"
@@ -126,8 +133,9 @@ class Buckets:
         kept = "url" if self._ids_of_urls else "id"  # this one there must be
         columns = [name for name in self._schema if name != "id" or not self._ids_of_urls]
         filled = [name for name in columns if name == kept or frame[name].null_count() < frame.height]
-        ordered = frame.select(*filled, number.alias("bucket")).sort("bucket")
-        arrays = ordered.select(filled).to_arrow(compat_level=pl.CompatLevel.oldest())
+        numbers = frame.select(number.cast(pl.UInt16)).to_series().to_numpy()
+        order = np.argsort(numbers, kind="stable")  # by counting: there are few different ones
+        arrays = frame.select(filled).rechunk()[order].to_arrow(compat_level=pl.CompatLevel.oldest())
         with self._writing, explained(self._storage, "catalog", reading=False):
             schema = self._schema_with(filled)
             arranged = [
@@ -135,10 +143,10 @@ class Buckets:
                 for field in schema
             ]
             table = pa.table(arranged, schema=schema)
-            start = 0
-            for bucket, rows in ordered["bucket"].rle().struct.unnest().select("value", "len").iter_rows():
-                self._writers[bucket].write_table(table.slice(start, rows))
-                start += rows
+            ends = np.bincount(numbers, minlength=self.count).cumsum()
+            for bucket, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
+                if start < end:
+                    self._writers[bucket].write_table(table.slice(start, end - start))
 
     def _schema_with(self, filled: list[str]) -> pa.Schema:
         """The schema of the files that are open, which have these columns among others."""
@@ -148,14 +156,16 @@ class Buckets:
             empty = pl.DataFrame(schema={k: v for k, v in self._schema.items() if k in filled or k in before})
             self._open = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
             self._generations += 1
-            paths = [self._path(self._generations, bucket) for bucket in range(self.count)]
-            self._writers = [pa.ipc.new_file(path, self._open) for path in paths]
+            for bucket in range(self.count):
+                path = str(self._path(self._generations, bucket))
+                self._files.append(pa.output_stream(path, compression=None, buffer_size=_BUFFER))
+                self._writers.append(pa.ipc.new_file(self._files[-1], self._open))
         return self._open
 
     def _close(self) -> None:
-        for writer in self._writers:
-            writer.close()
-        self._writers = []
+        for part in (*self._writers, *self._files):
+            part.close()
+        self._writers, self._files = [], []
 
 
 def _with_nulls(frame: pl.DataFrame, schema: dict[str, type[pl.DataType]]) -> pl.DataFrame:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from latent_assets import progress
 from latent_assets.catalog.buckets import Buckets, bucket_count, spill_folder
 from latent_assets.catalog.filters import DUPLICATE, NOT_SAMPLED, Funnel, RowFilter, read_removals, sample_ranks
-from latent_assets.catalog.hashing import DIGEST, id_heads, row_digests
+from latent_assets.catalog.hashing import DIGEST, HEAD, row_digests
 from latent_assets.catalog.rows import expected_rows, read_rows
 from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA
 from latent_assets.catalog.sharding import ShardWriter, shard_rows
@@ -133,7 +133,7 @@ def _distinct(rows: Buckets, funnel: Funnel) -> Iterator[pl.DataFrame]:
     """The distinct rows of each bucket; others are prepared while one is written."""
 
     def prepare(bucket: int) -> tuple[pl.DataFrame, int]:
-        frame = rows.read(bucket)
+        frame = rows.read(bucket, (*CATALOG_COLUMNS, HEAD))
         rows.forget(bucket)
         return _collapsed(frame), frame.height
 
@@ -148,9 +148,12 @@ def _distinct(rows: Buckets, funnel: Funnel) -> Iterator[pl.DataFrame]:
 
 
 def _collapsed(frame: pl.DataFrame) -> pl.DataFrame:
-    """One row per id with its DIGEST, ordered by id: of several, the best scored, then the first by its values."""
+    """One row per id with its DIGEST, ordered by id: of several, the best scored, then the first by its values.
+
+    `frame` has CATALOG_SCHEMA and HEAD.
+    """
     frame = frame.rechunk()  # taking rows out of many pieces takes ten times as long
-    heads = id_heads(frame["id"])
+    heads, frame = frame[HEAD].to_numpy(), frame.drop(HEAD)
     order = np.argsort(heads)
     ordered = heads[order]
     again = ordered[1:] == ordered[:-1]

@@ -124,7 +124,7 @@ def read_removals(paths: Iterable[str]) -> Removals:
 
 def sample_ranks(ids: pl.Series, seed: int) -> np.ndarray:
     """A pseudo-random uint64 per row id, the same for the same seed: a sample is the rows with the lowest."""
-    return mixed(id_heads(ids) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64))
+    return mixed(id_heads(ids).to_numpy() + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64))
 
 
 def _rules(filters: Filters, removals: Removals) -> Iterator[tuple[str, pl.Expr]]:

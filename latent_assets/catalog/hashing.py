@@ -10,7 +10,9 @@ import xxhash
 
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 
-DIGEST = "digest"  # name of a column of `row_digests`, which frames have on their way into shards
+# names of columns that frames have on their way into shards
+DIGEST = "digest"  # of `row_digests`
+HEAD = "head"  # of `id_heads`
 
 _NULL = np.uint64(0x9E3779B97F4A7C15)
 
@@ -22,13 +24,28 @@ def row_id(key: bytes) -> str:
 
 def row_ids(keys: pl.Series) -> pl.Series:
     """The `row_id` of the UTF-8 of each text; null counts as empty."""
+    return _hexadecimal(_digits(keys))
+
+
+def ids_and_heads(keys: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """The `row_ids` of texts and their `id_heads`, which are had by the way."""
+    digits = _digits(keys)
+    return _hexadecimal(digits), pl.Series(HEAD, digits[:, 0].astype(np.uint64))
+
+
+def _digits(keys: pl.Series) -> np.ndarray:
+    """xxh3_128 of each text: big-endian uint64 [n, 2]."""
     digests = keys.fill_null("").to_frame("key").select(plh.col("key").nchash.xxh3_128().alias("digest"))
     halves = digests.select((pl.col("digest") // 2**64).cast(pl.UInt64), low=(pl.col("digest") % 2**64).cast(pl.UInt64))
     # neither NumPy nor Arrow knows 128-bit integers
     digits = np.empty((len(keys), 2), dtype=">u8")
     for index, half in enumerate(halves):
         digits[:, index] = half.to_numpy()
-    binary = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(keys), [None, pa.py_buffer(digits)])
+    return digits
+
+
+def _hexadecimal(digits: np.ndarray) -> pl.Series:
+    binary = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(digits), [None, pa.py_buffer(digits)])
     return pl.Series("id", binary).bin.encode("hex")
 
 
@@ -41,10 +58,9 @@ def id_starts(column: str) -> pl.Expr:
     return (digest // 2**112).cast(pl.UInt32)
 
 
-def id_heads(ids: pl.Series) -> np.ndarray:
-    """The first half of each id as a number, uint64: ids are ordered by it, next to always."""
-    heads: np.ndarray = ids.str.slice(0, 16).str.to_integer(base=16, dtype=pl.UInt64).to_numpy()
-    return heads
+def id_heads(ids: pl.Series) -> pl.Series:
+    """The first half of each id as a number, UInt64: ids are ordered by it, next to always."""
+    return ids.str.slice(0, 16).str.to_integer(base=16, dtype=pl.UInt64).alias(HEAD)
 
 
 def shard_hash(frame: pl.DataFrame) -> str:

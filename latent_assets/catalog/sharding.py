@@ -34,6 +34,9 @@ _ENCODING = {
     "use_dictionary": ["category"],
     "write_statistics": False,
     "store_schema": False,
+    # a column of a shard in one piece: gathering small ones takes a quarter of the time
+    "data_page_size": 8 << 20,
+    "write_batch_size": 1 << 16,
 }
 
 

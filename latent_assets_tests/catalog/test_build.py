@@ -256,10 +256,12 @@ def test_duplicate_urls_collapse_and_are_counted(collection: Collection) -> None
 def test_ids_that_share_their_first_half_stay_apart_and_in_order() -> None:
     """Rows are ordered by the first half of their ids; a clash of those must not make two images one."""
     from latent_assets.catalog.build import _collapsed
+    from latent_assets.catalog.hashing import id_heads
 
     ids = ["ab" * 8 + "ff" * 8, "ab" * 8 + "00" * 8, "00" * 16, "ff" * 16, "ab" * 8 + "77" * 8, "ab" * 8 + "00" * 8]
     rows = pl.DataFrame({"id": ids, "aesthetic": [1, 2, 3, 4, 5, 6], "url_count": [1] * 6})
     frame = pl.concat([pl.DataFrame(schema=CATALOG_SCHEMA), rows], how="diagonal_relaxed").cast(CATALOG_SCHEMA)  # type: ignore[arg-type]
+    frame = frame.with_columns(id_heads(frame["id"]))
     kept = _collapsed(frame)
     assert kept["id"].to_list() == sorted(set(ids))
     assert kept["aesthetic"].to_list() == [3, 6, 5, 1, 4]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import xxhash
 
-from latent_assets.catalog.hashing import id_starts, row_id, row_ids
+from latent_assets.catalog.hashing import id_heads, id_starts, ids_and_heads, row_id, row_ids
 from latent_assets.catalog.schema import CATALOG_SCHEMA, COLUMN_MEANING, shard_key
 
 
@@ -20,6 +20,9 @@ def test_row_ids() -> None:
     ]
     assert row_ids(pl.Series([], dtype=pl.String)).to_list() == []
     starts = pl.DataFrame({"url": urls}, schema={"url": pl.String}).drop_nulls().select(id_starts("url"))
+    ids, heads = ids_and_heads(pl.Series(urls, dtype=pl.String))
+    assert ids.to_list() == row_ids(pl.Series(urls, dtype=pl.String)).to_list()
+    assert heads.to_list() == id_heads(ids).to_list() == [int(key[:16], 16) for key in ids]
     ids = row_ids(pl.Series([url for url in urls if url is not None]))
     assert starts["url"].to_list() == [int(key[:4], 16) for key in ids]
     assert row_id(b"a") == xxhash.xxh3_128_hexdigest(b"a")
