@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
+import gc
 import io
 import json
 import os
@@ -194,7 +196,8 @@ def catalog(folder: Path) -> None:
 
 
 def fetch(folder: Path) -> None:
-    """What `ours` measures."""
+    """What `ours` measures; ends as the command line does."""
+    atexit.register(gc.freeze)
     from latent_assets.fetch.shard import fetch_shard
     from latent_assets.storage import Storage
 

@@ -318,6 +318,10 @@ def test_torn_journal_loses_only_its_last_row(world: World, site: Site) -> None:
     whole = lines.read_bytes()
     lines.write_bytes(whole[:-20])
     assert set(Journal(world.storage, "00000").entries()) == set(ids[:2])
+    for damaged in (b"\0" * 30, b'{"no": "row"}', b"[1, 2]", b'[{"of another version": 1}, 0, 4]'):
+        first, second, third = whole.splitlines(keepends=True)
+        lines.write_bytes(first + damaged + b"\n" + second + third)
+        assert set(Journal(world.storage, "00000").entries()) == set(ids[:3])
     lines.write_bytes(whole)
     (data,) = folder.glob("*.data")
     data.write_bytes(data.read_bytes()[:-1])
