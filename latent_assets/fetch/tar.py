@@ -28,7 +28,7 @@ _REST = (b"0" + bytes(100) + b"ustar\0" + b"00" + bytes(64) + 2 * b"0000000\0").
 _EMPTY_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 _GATHER = 1 << 20
 _PADDING = bytes(BLOCK)
-_SYNC_EVERY = 64 << 20
+_SYNC_EVERY = 32 << 20
 
 
 def tar_name(part: str) -> str:
