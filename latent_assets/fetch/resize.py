@@ -1,6 +1,6 @@
 """The size an image is stored at, and getting there: which way is up, smaller, cropped.
 
-Pixels are uint8 arrays [height, width, 3]. Reading files into pixels is the business of `image`.
+Pixels are uint8 arrays [height, width, 3]. Reading files into pixels is the business of `pixels`.
 """
 
 from __future__ import annotations
