@@ -44,5 +44,5 @@ class Arrival:
         return 0 if isinstance(self.result, FetchError) else sum(map(len, self.result))
 
     def with_body(self, pieces: Sequence[bytes | memoryview]) -> Arrival:
-        """The same with other pieces of the body (`dataclasses.replace` takes ten times as long)."""
+        """The same with other pieces of the body (`dataclasses.replace` takes several times as long)."""
         return Arrival(self.row, pieces, self.attempts, self.status, self.redirects, self.evidence)

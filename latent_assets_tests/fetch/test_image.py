@@ -5,6 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -359,3 +364,36 @@ def test_raw_drops_metadata_of_other_formats(format: str) -> None:
 def test_raw_without_metadata_is_kept_byte_for_byte(format: str) -> None:
     data = encoded(picture(), format)
     assert stored(data, format="raw").data == data
+
+
+def test_raw_jpeg_is_stored_without_the_libraries_that_decode(tmp_path: Path) -> None:
+    """Each worker would load them, for as long as hundreds of raw images take to store."""
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    code = (
+        "import sys; from types import SimpleNamespace; from latent_assets.fetch.image import store_image;"
+        "settings = SimpleNamespace(format='raw', max_pixels=10**6);"
+        "stored = store_image(open(sys.argv[1], 'rb').read(), settings);"
+        "print(stored.width, stored.height, {'numpy', 'PIL', 'simplejpeg', 'cv2'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.jpg")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["96", "64", "set()"]
+
+
+@pytest.mark.parametrize("settings", [{"format": "raw"}, {"format": "png"}])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_huge_images_are_decoded_in_turn(
+    format: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        turns.append("taken")
+        yield
+        turns.append("given back")
+
+    huge = encoded(Image.new("L", (5000, 4100)), format)
+    monkeypatch.setattr("latent_assets.fetch.limits._turn", turn())
+    assert stored(huge, **{"resize": "longest", "size": 64, **settings}).width == 5000
+    assert turns == ([] if (format, settings["format"]) == ("JPEG", "raw") else ["taken", "given back"])
+    assert stored(encoded(picture(), format), **settings).width == 96, "others do not wait"
