@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -81,13 +81,11 @@ class Buckets:
             self._frames.append(frame)
             return
         self._spilling.append(self._threads.submit(self._spill, frame))
-        while len(self._spilling) > _SPILLERS:
-            self._spilling.popleft().result()
+        self._wait(_SPILLERS)
 
     def finish(self) -> None:
         """No more rows come; from now on buckets can be read."""
-        while self._spilling:
-            self._spilling.popleft().result()
+        self._wait(0)
         self._threads.shutdown()
         with explained(self._storage, "catalog", reading=False):
             self._close()
@@ -126,6 +124,17 @@ class Buckets:
     def _path(self, generation: int, bucket: int) -> Path:
         return self._folder / f"{self._name}-{generation:02d}-{bucket:04d}.arrow"
 
+    def _wait(self, left: int) -> None:
+        """Until at most `left` frames are on their way to the files."""
+        try:
+            while len(self._spilling) > left:
+                self._spilling.popleft().result()
+        except BaseException:
+            self._threads.shutdown(cancel_futures=True)
+            with suppress(OSError):  # of each file, when the disk is full
+                self._close()
+            raise
+
     def _spill(self, frame: pl.DataFrame) -> None:
         """Append a frame to the files of its buckets. Runs in a thread, while the next one is read."""
         digits = pl.col("id").str.slice(0, 4).str.to_integer(base=16, dtype=pl.UInt32)
@@ -163,9 +172,10 @@ class Buckets:
         return self._open
 
     def _close(self) -> None:
-        for part in (*self._writers, *self._files):
-            part.close()
-        self._writers, self._files = [], []
+        parts, self._writers, self._files = [*self._files, *self._writers], [], []
+        with ExitStack() as stack:  # the others are closed when the disk is full for one
+            for part in parts:
+                stack.callback(part.close)
 
 
 def _with_nulls(frame: pl.DataFrame, schema: dict[str, type[pl.DataType]]) -> pl.DataFrame:

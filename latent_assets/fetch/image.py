@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from latent_assets.errors import StorageError
 from latent_assets.fetch import jpeg
 from latent_assets.fetch.formats import EXTENSIONS, sniff
 from latent_assets.fetch.limits import check_pixels
@@ -36,7 +37,9 @@ class StoredImage:
 
 
 def store_image(data: bytes, settings: Fetch) -> StoredImage:
-    """Check, decode, turn, convert, resize and encode as the profile says. Raises FetchError.
+    """Check, decode, turn, convert, resize and encode as the profile says.
+
+    Raises FetchError, and StorageError where a library cannot be loaded.
 
     Every stored image is opaque 8-bit sRGB without metadata; transparency is laid on white. With
     `format = "raw"` the coded pixels stay as they are: the image is checked and metadata is left out.
@@ -48,6 +51,11 @@ def store_image(data: bytes, settings: Fetch) -> StoredImage:
         return (_raw if settings.format == "raw" else _encoded)(data, kind, settings)
     except FetchError:
         raise
+    except ImportError as error:  # says nothing of the image
+        raise StorageError(
+            f"Images cannot be decoded: {error}. Install Pillow, simplejpeg, OpenCV and NumPy again. What is stored is "
+            "kept."
+        ) from error
     except MemoryError as error:
         raise FetchError(Reason.TOO_MANY_PIXELS, "not enough memory to decode it") from error
     except Exception as error:  # decoders raise whatever they like on hostile input

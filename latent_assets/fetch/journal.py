@@ -193,6 +193,8 @@ def _parsed(lines: list[bytes]) -> Iterator[list[Any]]:
     try:
         found = json.loads(b"[%s]" % b",".join(lines))
     except ValueError:
+        found = None
+    if found is None or len(found) != len(lines):
         found = []
         for line in lines:
             with suppress(ValueError):

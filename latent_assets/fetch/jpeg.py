@@ -5,8 +5,10 @@ Layout: ITU T.81 Annex B, EXIF 2.32 (orientation), ICC.1 Annex B.4 (profiles in 
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -15,6 +17,9 @@ _END = 0xD9
 _METADATA = frozenset(range(0xE0, 0xFF))
 # by the second byte of a marker: the end, metadata, or a segment whose content may look like either
 _NOTABLE = frozenset({*range(0xC0, 0xD0), *range(0xD9, 0xFF)})
+_NOTABLE_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+_LOOKS = 1000
+_MOST_SEGMENTS = 10_000
 _TRANSPOSED = frozenset({5, 6, 7, 8})
 _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
@@ -100,7 +105,10 @@ def _edited(data: bytes, edits: list[_Edit]) -> bytes:
 
 
 def segments(data: bytes) -> list[tuple[int, int, int]]:
-    """(marker, start of payload, end) of each segment before the first scan. What stands between them is skipped."""
+    """(marker, start of payload, end) of each segment before the first scan. What stands between them is skipped.
+
+    Raises ValueError when there are more than 10,000.
+    """
     found: list[tuple[int, int, int]] = []
     at = 2
     while (at := data.find(0xFF, at)) >= 0 and at + 4 <= len(data):
@@ -115,6 +123,7 @@ def segments(data: bytes) -> list[tuple[int, int, int]]:
         if marker in (_SCAN, _END) or length < 2 or at + 2 + length > len(data):
             break
         found.append((marker, at + 4, at + 2 + length))
+        _refuse_crowds(found)
         at += 2 + length
     return found
 
@@ -122,21 +131,39 @@ def segments(data: bytes) -> list[tuple[int, int, int]]:
 def _scan_edits(data: bytes, at: int) -> list[_Edit]:
     """What to leave out from `at`, where the coded pixels begin: metadata between scans and all behind the end."""
     edits: list[_Edit] = []
-    last = len(data) - 1
-    while 0 <= (at := data.find(0xFF, at)) < last:
-        at += 1
-        marker = data[at]
-        if marker not in _NOTABLE:  # it belongs to the coded pixels
-            continue
-        at += 1
+    while (found := _notable(data, at)) >= 0:
+        marker, at = data[found + 1], found + 2
         if marker == _END:
             return [*edits, (at, len(data), b"")] if at < len(data) else edits
         # passed as a whole: a table may look like metadata or an end
-        end = at + max(2, int.from_bytes(data[at : at + 2], "big"))
+        at += max(2, int.from_bytes(data[at : at + 2], "big"))
         if marker in _METADATA:
-            edits.append((at - 2, end, b""))
-        at = end
+            edits.append((found, at, b""))
+            _refuse_crowds(edits)
     raise ValueError("the end of the image is missing")
+
+
+def _refuse_crowds(found: list[Any]) -> None:
+    """Files of millions of tiny segments are made to cost time and memory."""
+    if len(found) > _MOST_SEGMENTS:
+        raise ValueError(f"more than {_MOST_SEGMENTS} segments")
+
+
+def _notable(data: bytes, at: int) -> int:
+    """Where the next marker stands that coded pixels do not hold, -1 without one.
+
+    The few hundred bytes 0xFF of a photograph are looked at one by one: half as long as a search takes. An image may
+    consist of them.
+    """
+    for _ in range(_LOOKS):
+        at = data.find(0xFF, at)
+        if not 0 <= at < len(data) - 1:
+            return -1
+        if data[at + 1] in _NOTABLE:
+            return at
+        at += 1
+    found = _NOTABLE_MARKER.search(data, at)
+    return found.start() if found else -1
 
 
 def _needed(marker: int, content: bytes) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -99,9 +100,7 @@ class Web:
         self.robots = robots.Robots(AGENT, self._get_robots) if settings.robots else None
 
     async def __aenter__(self) -> Web:
-        tls: ssl.SSLContext | Literal[True] = (
-            self._network.tls or True
-        )  # aiohttp has made one of the system's certificates
+        tls = self._network.tls or _system_tls()
         resolver = CheckedResolver(self._network.lookup)
         self._stack.push_async_callback(resolver.close)
         guarded = aiohttp.TCPConnector(
@@ -283,6 +282,12 @@ class Web:
             trust_env=False,
             read_bufsize=1 << 18,
         )
+
+
+def _system_tls() -> ssl.SSLContext | Literal[True]:
+    """The system's certificates: aiohttp's context, made when it is imported, or those named since then."""
+    named = {"SSL_CERT_FILE", "SSL_CERT_DIR"} & os.environ.keys()
+    return ssl.create_default_context() if named else True
 
 
 def _allowed_origins(settings: Fetch) -> frozenset[str]:

@@ -96,6 +96,7 @@ def serve(bodies: int, turn: int) -> None:
             message, body_bytes = receive(requests)
         except EOFError:
             break
+        room = kept if body_bytes <= BODY_BYTES else _mapped(bodies, body_bytes)
         problem: BaseException | None = None
         try:
             if message[0] == "open":
@@ -107,14 +108,12 @@ def serve(bodies: int, turn: int) -> None:
             elif clerk is not None:
                 with _limited_time():
                     if message[0] == "enter":
-                        room = kept if body_bytes <= BODY_BYTES else _mapped(bodies, body_bytes)
                         clerk.enter(_arrivals(message[1], room))
-                        del room
                     else:
                         clerk.probe()
         except BaseException as error:
             problem = _portable(error)
-        del message
+        del message, room
         try:
             send(replies, problem)
         except BrokenPipeError:

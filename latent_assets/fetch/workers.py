@@ -128,7 +128,10 @@ class StoreRoom:
             _give_back(worker)
 
     def _opened(self) -> _Worker:
-        if self._worker is None or not self._worker.lives:
+        if self._worker is not None and not self._worker.lives:
+            self._worker.end()
+            self._worker = None
+        if self._worker is None:
             self._worker = _take(self._job)
         return self._worker
 
@@ -140,7 +143,11 @@ class _Worker:
         with _idle_lock:
             turn = _turn_file().fileno()
         self._bodies = _nameless_file()
-        self._bodies.truncate(BODY_BYTES)
+        try:
+            self._bodies.truncate(BODY_BYTES)
+        except OSError as error:
+            self._bodies.close()
+            raise _no_room(BODY_BYTES, error) from error
         bodies = self._bodies.fileno()
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START.format(path=sys.path, bodies=bodies, turn=turn)],
@@ -209,9 +216,11 @@ class _Worker:
             raise WorkerLostError(self._process.wait())
         size = sum(map(len, bodies))
         try:
-            if size:
-                self._bodies.seek(0)
-                write_all(self._bodies.fileno(), bodies)
+            self._bodies.seek(0)
+            write_all(self._bodies.fileno(), bodies)
+        except OSError as error:
+            raise _no_room(size, error) from error
+        try:
             send(self._requests, message, size)
             reply, _ = receive(self._replies)
             if size > BODY_BYTES:
@@ -221,6 +230,14 @@ class _Worker:
             raise WorkerLostError(self._process.returncode) from error
         if reply is not None:
             raise reply
+
+
+def _no_room(size: int, error: OSError) -> StorageError:
+    where = "memory" if hasattr(os, "memfd_create") else tempfile.gettempdir()
+    return StorageError(
+        f"No room in {where} for {size} bytes of images that arrived ({error.strerror}): free some, or raise the limit "
+        "that this process has (`ulimit -f`). What is stored is kept."
+    )
 
 
 _idle: list[_Worker] = []

@@ -7,6 +7,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -321,7 +322,7 @@ def test_raw_drops_the_thumbnail_of_jfif() -> None:
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("filler", [b"\xff", b"\xff\xd0", b"\xff\x00", b"\xff\xfe\x00\x02"])
+@pytest.mark.parametrize("filler", [b"\xff", b"\xff\xd0", b"\xff\x00"])
 def test_raw_takes_no_longer_for_hostile_markers(filler: bytes) -> None:
     """Millions of marker bytes in one image: time must grow with its length, not with the square of it."""
     source = encoded(picture(), quality=95)
@@ -397,3 +398,28 @@ def test_huge_images_are_decoded_in_turn(
     assert stored(huge, **{"resize": "longest", "size": 64, **settings}).width == 5000
     assert turns == ([] if (format, settings["format"]) == ("JPEG", "raw") else ["taken", "given back"])
     assert stored(encoded(picture(), format), **settings).width == 96, "others do not wait"
+
+
+@pytest.mark.parametrize("fill", [b"\xff\x00", b"\xff"])
+def test_raw_jpeg_of_millions_of_marker_bytes(fill: bytes) -> None:
+    """Coded pixels may hold them; they are passed in one search, and what is behind them is found."""
+    end = JPEG.rindex(b"\xff\xd9")
+    comment = b"\xff\xfe\x00\x08secret"
+    crowded = JPEG[:end] + fill * 2_000_000 + comment + b"\xff\x00" * 2000 + b"\xff\xd9" + b"trailer"
+    image = store_image(crowded, Fetch(format="raw"))
+    assert image.data == JPEG[:end] + fill * 2_000_000 + b"\xff\x00" * 2000 + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+@pytest.mark.parametrize("format", ["raw", "jpeg"])
+def test_jpeg_of_millions_of_segments_is_corrupt_at_once(place: str, format: str) -> None:
+    at = 2 if place == "before" else JPEG.rindex(b"\xff\xd9")
+    crowded = JPEG[:at] + b"\xff\xe1\x00\x02" * 5_000_000 + JPEG[at:]
+    began = time.process_time()
+    if (place, format) == ("behind", "jpeg"):
+        assert store_image(crowded, Fetch(format="jpeg")).width == 96, "whoever decodes stops at the last pixel"
+    else:
+        with pytest.raises(FetchError, match="more than 10000 segments") as refused:
+            store_image(crowded, Fetch(format=format))  # type: ignore[arg-type]
+        assert refused.value.reason is Reason.CORRUPT
+    assert time.process_time() - began < 2, "all of them took seconds and gigabytes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ from latent_assets.fetch.journal import Journal
 from latent_assets.fetch.ledger import read_ledger
 from latent_assets.fetch.parts import part_names, split, stored_parts
 from latent_assets.fetch.tar import read_images, tar_name
+from latent_assets.storage import Storage
 from latent_assets_tests.fetch.conftest import JPEG, World, links_to
 from latent_assets_tests.fetch.site import Site
 
@@ -131,23 +133,22 @@ def test_another_number_of_tars_is_no_reason_to_fetch(
 
 
 def test_killed_between_two_layouts(group: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from latent_assets.fetch import shard
-
     links = links_to(site, 46)
     group.catalog(links)
     first = group.run()
     asked = len(site.requests)
     group.shards = {"rows": 10, "max_partitions": 1}
-    real, left = shard.ledger_frame, [2]
+    write, left = Storage.write_parquet, [2]
 
-    def die_later(rows: object) -> pl.DataFrame:
+    def die_later(storage: Storage, name: str, *rest: Any, **options: Any) -> None:
+        assert storage.exists(name.replace(".parquet", ".tar")), "it is about the ledger that is missing yet"
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        return real(rows)  # type: ignore[arg-type]
+        write(storage, name, *rest, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard, "ledger_frame", die_later)
+        patch.setattr(Storage, "write_parquet", die_later)
         with pytest.raises(KeyboardInterrupt):
             group.run()
     report = group.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from latent_assets.fetch.ledger import LEDGER_SCHEMA, read_ledger
 from latent_assets.fetch.outcome import OUTCOME_OF, LedgerRow, Outcome, Reason
 from latent_assets.fetch.shard import shard_report
 from latent_assets.fetch.tar import TarWriter, read_images, tar_name
+from latent_assets.storage import Storage
 from latent_assets_tests.fetch.conftest import JPEG, World, links_to, photo
 from latent_assets_tests.fetch.site import Site
 
@@ -52,7 +54,9 @@ def test_every_row_has_one_outcome(world: World, site: Site) -> None:
     assert ok["width"].unique().to_list() == [80] and ok["stored_height"].unique().to_list() == [60]
     assert ok["http_status"].unique().to_list() == [200] and ok["attempts"].unique().to_list() == [1]
     assert (time.time() - ok["fetched_at"].dt.epoch("s").max()) < 60  # type: ignore[operator]
-    assert all(row["bytes"] == len(photo(int(row["url"].split("/")[-1][:-4]))) for row in ok.iter_rows(named=True))
+    for row in ok.iter_rows(named=True):
+        body = photo(int(row["url"].split("/")[-1][:-4]))
+        assert (row["bytes"], row["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
 
 
 def test_third_of_the_rows_is_gone(world: World, site: Site) -> None:
@@ -322,6 +326,9 @@ def test_torn_journal_loses_only_its_last_row(world: World, site: Site) -> None:
         first, second, third = whole.splitlines(keepends=True)
         lines.write_bytes(first + damaged + b"\n" + second + third)
         assert set(Journal(world.storage, "00000").entries()) == set(ids[:3])
+    first, second, third = whole.splitlines(keepends=True)
+    lines.write_bytes(first + b"[1\n" + second + b"2,3]\n" + third)
+    assert set(Journal(world.storage, "00000").entries()) == set(ids[:3]), "not what two damaged ones make of it"
     lines.write_bytes(whole)
     (data,) = folder.glob("*.data")
     data.write_bytes(data.read_bytes()[:-1])
@@ -330,18 +337,17 @@ def test_torn_journal_loses_only_its_last_row(world: World, site: Site) -> None:
 
 def test_killed_between_tar_and_ledger(world: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A retry whose process dies after the tar and before the ledger keeps what it fetched."""
-    from latent_assets.fetch import shard
-
     links = [site.add("/flaky", status=500), *links_to(site, 3)]
     world.settings |= {"attempts": 1}
     world.fetch(*links)
     site.add("/flaky", JPEG)
 
-    def die(*_: object) -> None:
+    def die(storage: Storage, name: str, *_: object, **options: object) -> None:
+        assert (name, len(members(world))) == ("images/00000.parquet", 12), "the new tar is there, the ledger is not"
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard, "ledger_frame", die)
+        patch.setattr(Storage, "write_parquet", die)
         with pytest.raises(KeyboardInterrupt):
             world.run(retry=["http_server_error"])
     asked = len(site.requests)

@@ -308,14 +308,52 @@ with _Turn(int(sys.argv[1])):
     assert waited > 0.5
 
 
+SIZES = (0, worker.BODY_BYTES, 10, worker.BODY_BYTES - 2000, worker.BODY_BYTES + 5000, 3)
+
+
 def test_bodies_larger_than_the_memory_that_is_kept(world: World, site: Site) -> None:
-    image = encoded(picture())
-    large = image + os.urandom(worker.BODY_BYTES)  # what is behind the end of an image is left out
-    rows = world.fetch(site.add("/small.jpg", image), site.add("/large.jpg", large), site.add("/again.jpg", image))
-    stored = {row["stored_sha256"] for row in rows.values()}
-    assert {row["reason"] for row in rows.values()} == {"ok"} and len(stored) == 1
-    assert rows[site.url("/large.jpg")]["sha256"] == hashlib.sha256(large).hexdigest()
+    # what is behind the end of an image is left out
+    bodies = [
+        encoded(picture(), comment=bytes([97 + number])) + os.urandom(extra) for number, extra in enumerate(SIZES)
+    ]
+    rows = world.fetch(*(site.add(f"/{number}.jpg", body) for number, body in enumerate(bodies)))
+    for number, body in enumerate(bodies):
+        row = rows[site.url(f"/{number}.jpg")]
+        assert (row["reason"], row["sha256"]) == ("ok", hashlib.sha256(body).hexdigest())
     assert {os.fstat(idle._bodies.fileno()).st_size for idle in workers._idle} == {worker.BODY_BYTES}
+
+
+def test_no_room_for_what_arrived_is_one_clear_error(world: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    links = links_to(site, 5)
+    world.catalog(links)
+
+    def full(file: int, pieces: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "write_all", full)
+        with pytest.raises(StorageError, match=r"No room in .*No space left on device"):
+            world.run()
+    left = processes()
+    assert left, "nothing is wrong with them"
+    assert world.run().ok == 5
+    assert {process.pid for process in processes()} >= {process.pid for process in left}
+
+
+@pytest.mark.parametrize("format", ["jpeg", "raw"])
+def test_library_that_cannot_be_loaded_is_no_fault_of_the_images(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    world.settings |= {"format": format}
+    link = site.add("/a.png", encoded(picture(), "PNG"))
+    world.catalog([link])
+    with monkeypatch.context() as patch:
+        start_with(patch, "pass", first="sys.modules['simplejpeg'] = None")
+        with pytest.raises(StorageError, match=r"cannot be decoded: .*simplejpeg.*Install"):
+            world.run()
+    assert Journal(world.storage, "00000").entries() == {}
+    workers._end_idle()
+    assert world.run().ok == 1
 
 
 def test_bodies_in_thousands_of_pieces(world: World, tmp_path: Path) -> None:
