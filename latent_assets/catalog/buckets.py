@@ -131,7 +131,7 @@ class Buckets:
                 self._spilling.popleft().result()
         except BaseException:
             self._threads.shutdown(cancel_futures=True)
-            with suppress(OSError):  # of each file, when the disk is full
+            with suppress(OSError, pa.ArrowException):  # of each file, when the disk is full
                 self._close()
             raise
 
