@@ -5,8 +5,6 @@ Heavy modules are imported inside the commands, so that `--help` and wrong usage
 
 from __future__ import annotations
 
-import atexit
-import gc
 import json
 import os
 import shutil
@@ -422,7 +420,6 @@ def _explaining(run: Callable[[], Any]) -> Callable[[], None]:
 
     @wraps(run)
     def main() -> None:
-        atexit.register(gc.freeze)  # Python would search all that was imported for cycles before it ends: 0.1 s
         try:
             run()
         except Exception as error:

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import atexit
-import gc
 import io
 import json
 import os
@@ -196,8 +194,7 @@ def catalog(folder: Path) -> None:
 
 
 def fetch(folder: Path) -> None:
-    """What `ours` measures; ends as the command line does."""
-    atexit.register(gc.freeze)
+    """What `ours` measures."""
     from latent_assets.fetch.shard import fetch_shard
     from latent_assets.storage import Storage
 

@@ -52,14 +52,25 @@ def store_image(data: bytes, settings: Fetch) -> StoredImage:
     except FetchError:
         raise
     except ImportError as error:  # says nothing of the image
-        raise StorageError(
-            f"Images cannot be decoded: {error}. Install Pillow, simplejpeg, OpenCV and NumPy again. What is stored is "
-            "kept."
-        ) from error
+        raise _no_library(error) from error
     except MemoryError as error:
         raise FetchError(Reason.TOO_MANY_PIXELS, "not enough memory to decode it") from error
     except Exception as error:  # decoders raise whatever they like on hostile input
         raise FetchError(Reason.CORRUPT, f"{kind}: {type(error).__name__}: {error}") from error
+
+
+def load_decoders() -> None:
+    """Load what all but raw JPEGs need, before one comes. Raises StorageError where that cannot be done."""
+    try:
+        from latent_assets.fetch import pixels  # noqa: F401
+    except ImportError as error:
+        raise _no_library(error) from error
+
+
+def _no_library(error: ImportError) -> StorageError:
+    return StorageError(
+        f"Images cannot be decoded: {error}. Install Pillow, simplejpeg, OpenCV and NumPy again. What is stored stays."
+    )
 
 
 def _encoded(data: bytes, kind: str, settings: Fetch) -> StoredImage:

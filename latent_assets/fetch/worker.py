@@ -135,9 +135,12 @@ def _limited_time() -> Iterator[None]:
 
 def _clerk(job: Job, environment: dict[str, str]) -> Clerk:
     from latent_assets.fetch.clerk import Clerk
+    from latent_assets.fetch.image import load_decoders
     from latent_assets.fetch.journal import Journal
     from latent_assets.storage import Storage
 
+    if job.settings["format"] != "raw":
+        load_decoders()  # not in the time that an image has
     if dict(os.environ) != environment:  # where S3 is and what is shown to it
         os.environ.clear()
         os.environ.update(environment)

@@ -134,7 +134,7 @@ journal.write_all = limited
 
 def test_decoder_that_never_returns_is_ended(world: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = f"while {MARK!r} in body: pass"
-    start_with(monkeypatch, endless, first="worker._CPU_SECONDS = 0.3")
+    start_with(monkeypatch, endless, first="worker._CPU_SECONDS = 0.5")
     rows = world.fetch(*links_to(site, 10), marked(site))
     assert rows.pop(marked(site))["reason"] == "corrupt_image"
     assert {row["reason"] for row in rows.values()} == {"ok"} and len(rows) == 10
