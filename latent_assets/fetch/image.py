@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from latent_assets.errors import StorageError
@@ -62,7 +63,7 @@ def store_image(data: bytes, settings: Fetch) -> StoredImage:
 def load_decoders() -> None:
     """Load what all but raw JPEGs need, before one comes. Raises StorageError where that cannot be done."""
     try:
-        from latent_assets.fetch import pixels  # noqa: F401
+        import_module("latent_assets.fetch.pixels")
     except ImportError as error:
         raise _no_library(error) from error
 

@@ -219,6 +219,7 @@ class _Worker:
             self._bodies.seek(0)
             write_all(self._bodies.fileno(), bodies)
         except OSError as error:
+            self._bodies.truncate(BODY_BYTES)
             raise _no_room(size, error) from error
         try:
             send(self._requests, message, size)

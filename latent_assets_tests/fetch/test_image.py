@@ -420,6 +420,6 @@ def test_jpeg_of_millions_of_segments_is_corrupt_at_once(place: str, format: str
         assert store_image(crowded, Fetch(format="jpeg")).width == 96, "whoever decodes stops at the last pixel"
     else:
         with pytest.raises(FetchError, match="more than 10000 segments") as refused:
-            store_image(crowded, Fetch(format=format))  # type: ignore[arg-type]
+            stored(crowded, format=format)
         assert refused.value.reason is Reason.CORRUPT
     assert time.process_time() - began < 2, "all of them took seconds and gigabytes"
