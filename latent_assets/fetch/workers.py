@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 _TRIES = 3
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGPROF})
 _BEGINNINGS = 2
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy's threads for matrices spin for nothing
+    # glibc gives an image's megabytes back to the system after each and gets them again page by page: a third of the
+    # time. Larger ones are given back
+    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+}
 _START = """
 import sys
 sys.path[:] = {path!r}
@@ -154,7 +161,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[bodies, turn],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # NumPy's threads for matrices spin for nothing
+            env={**os.environ, **_ENVIRONMENT},
             bufsize=0,
             start_new_session=True,  # whoever drives decides what an interrupt means
         )
