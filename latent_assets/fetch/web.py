@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urljoin
 
@@ -52,6 +53,7 @@ _FOUND = frozenset({200, 203})
 _LARGE_BODY = 2_000_000
 _LARGE_AT_ONCE = 8
 _SNIFFED = 1024
+_CONNECTOR_OPTIONS: dict[str, Any] = {"limit": 0, "ttl_dns_cache": 300, "keepalive_timeout": 5}
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,14 @@ class Web:
         self.robots = robots.Robots(AGENT, self._get_robots) if settings.robots else None
 
     async def __aenter__(self) -> Web:
-        tls = self._network.tls or _system_tls()
         resolver = CheckedResolver(self._network.lookup)
         self._stack.push_async_callback(resolver.close)
         guarded = aiohttp.TCPConnector(
             resolver=resolver,
             socket_factory=checked_socket(self._network.socket_factory),
-            **self._connector_options(tls),
+            **_CONNECTOR_OPTIONS,
         )
-        exempt = aiohttp.TCPConnector(**self._connector_options(tls))
+        exempt = aiohttp.TCPConnector(**_CONNECTOR_OPTIONS)
         self._guarded = await self._stack.enter_async_context(self._session(guarded))
         self._exempt = await self._stack.enter_async_context(self._session(exempt))
         return self
@@ -174,11 +175,12 @@ class Web:
 
     async def _open(self, target: Target, redirects: int) -> aiohttp.ClientResponse:
         session = self._exempt if target.exempt else self._guarded
+        tls = self._tls if target.url.scheme == "https" else True
         try:
             # a connection nobody else waits for is not kept: there are a million hosts and a thousand sockets
             closing = not redirects and not self._hosts.awaited(target.origin)
             headers = {"Connection": "close"} if closing else None
-            answer = await session.get(target.url, allow_redirects=False, headers=headers)
+            answer = await session.get(target.url, allow_redirects=False, headers=headers, ssl=tls)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise problem_of(error, redirects) from error
         self._hosts.answered(target.origin)
@@ -261,13 +263,10 @@ class Web:
 
     # -- parts -----------------------------------------------------------------------------------------
 
-    def _connector_options(self, tls: ssl.SSLContext | Literal[True]) -> dict[str, Any]:
-        return {
-            "ssl": tls,
-            "limit": 0,
-            "ttl_dns_cache": 300,
-            "keepalive_timeout": 5,
-        }
+    @cached_property
+    def _tls(self) -> ssl.SSLContext | Literal[True]:
+        """One for all connections, made when the first needs it: reading the certificates takes a while."""
+        return self._network.tls or _system_tls()
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

@@ -7,6 +7,7 @@ import ssl
 import time
 from email.utils import formatdate
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import trustme
@@ -377,6 +378,28 @@ def test_tls(world: World) -> None:
         world.settings |= {"allow_origins": (site.origin,)}
         world.network = Network(tls=client)
         assert world.fetch_one(site.add("/a.jpg", JPEG))["reason"] == "ok"
+
+
+def test_certificates_that_the_environment_names(
+    world: World, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read when the first https link is asked for, and only then."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    read: list[str] = []
+    create = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: read.append("") or create())
+    world.fetch(site.add("/a.jpg", JPEG), site.add("/b.jpg", JPEG))
+    assert not read
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    with serve(server) as secure:
+        other = World(tmp_path / "secure", {**world.settings, "allow_origins": (secure.origin,)})
+        other.folder.mkdir()
+        rows = other.fetch(*(secure.add(f"/{number}.jpg", JPEG) for number in range(3)))
+    assert {row["reason"] for row in rows.values()} == {"ok"}
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize("fault", ["unknown authority", "another name"])
