@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -119,7 +120,8 @@ class TarWriter:
 def _to_disk(file: int) -> None:
     getattr(os, "fdatasync", os.fsync)(file)
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):  # advice, not a promise
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_members(file: BinaryIO) -> Iterator[tuple[str, int, bytes]]:
