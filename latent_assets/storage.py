@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _PARTIAL = ".partial-"
+_LARGE = 1 << 20  # bytes; smaller files are read again soon
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ class Storage:
                     yield temporary
                     with temporary.open("rb") as file:
                         os.fsync(file.fileno())
+                        if temporary.stat().st_size >= _LARGE:
+                            release_cache(file.fileno())
                     temporary.replace(target)
                 finally:
                     temporary.unlink(missing_ok=True)
@@ -283,6 +286,17 @@ def fingerprint(*parts: Any) -> str:
     """
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def release_cache(file: int) -> None:
+    """Let the system use the memory that holds what the disk has of an open file.
+
+    Gigabytes are written here that nobody reads soon; new memory for each of their pages can take longer than the
+    disk does, on virtual machines above all.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):  # advice, not a promise
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def process_lives(process: int) -> bool:

@@ -25,6 +25,21 @@ def test_a_failed_write_leaves_the_old_content(storage: Storage) -> None:
     assert [path.name for path in Path(storage.uri("a")).iterdir()] == ["b.txt"], "no temporary file is left"
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
+def test_large_files_are_not_kept_in_memory(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    advice: list[tuple[int, int]] = []
+
+    def refuse(file: int, begin: int, size: int, what: int) -> None:
+        advice.append((os.fstat(file).st_size, what))
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    storage.write_bytes("small", b"small")
+    storage.write_bytes("large", bytes(2 << 20))
+    assert advice == [(2 << 20, os.POSIX_FADV_DONTNEED)]
+    assert storage.size("large") == 2 << 20, "a system that does not take the advice stores all the same"
+
+
 def test_half_written_files_of_dead_processes_are_swept(storage: Storage) -> None:
     storage.write_bytes("a/b.txt", b"whole")
     dead = Path(storage.uri("a/.partial-999999999-1-c.txt"))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from latent_assets.errors import DataError
 from latent_assets.fetch.journal import write_all
 from latent_assets.fetch.parts import stored_parts
+from latent_assets.storage import release_cache
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
@@ -42,8 +42,8 @@ class TarWriter:
 
     `file` is an unbuffered file on disk. A megabyte at a time is gathered in memory that stays warm and written at
     once: half again as fast as copying image by image within the kernel. The disk gets it meanwhile, so that whoever
-    flushes the file at the end waits for the rest only, and the system may use the memory for what comes next: new
-    memory for every page of it can take longer than the disk does. Use as a context; `close` completes the archive.
+    flushes the file at the end waits for the rest only, and the memory may be used for what comes next. Use as a
+    context; `close` completes the archive.
     """
 
     def __init__(self, file: FileIO) -> None:
@@ -119,9 +119,7 @@ class TarWriter:
 
 def _to_disk(file: int) -> None:
     getattr(os, "fdatasync", os.fsync)(file)
-    if hasattr(os, "posix_fadvise"):
-        with suppress(OSError):  # advice, not a promise
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    release_cache(file)
 
 
 def read_members(file: BinaryIO) -> Iterator[tuple[str, int, bytes]]:
