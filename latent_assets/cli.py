@@ -26,7 +26,7 @@ from latent_assets.profile import PROFILE_VARIABLE, Profile, load_profile, shipp
 
 if TYPE_CHECKING:
     from latent_assets.client import Atlas, Hit
-    from latent_assets.lineage import Lineage
+    from latent_assets.pipeline.lineage import Lineage
 
 app = typer.Typer(
     help="Build, inspect and search a versioned 3D atlas of latent space.",
@@ -86,7 +86,7 @@ def build(
     from latent_assets.defs.display import BuildDisplay
     from latent_assets.defs.instance import open_instance
     from latent_assets.defs.lock import exclusive
-    from latent_assets.lineage import Lineage
+    from latent_assets.pipeline.lineage import Lineage
 
     chosen = _selected(profile)
     lineage = Lineage(chosen)
@@ -149,7 +149,7 @@ def _waits(why: str) -> bool:
 
 
 def _checked_reasons(reasons: Sequence[str]) -> list[str]:
-    from latent_assets.fetch.outcome import Reason
+    from latent_assets.images.outcome import Reason
 
     known = {reason.value for reason in Reason} - {Reason.OK.value}
     if unknown := sorted(set(reasons) - known):
@@ -171,7 +171,7 @@ def _show_examples(lineage: Lineage) -> None:
 @app.command()
 def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """What is there, missing, stale or failed, stage by stage, and why."""
-    from latent_assets.lineage import Lineage, State
+    from latent_assets.pipeline.lineage import Lineage, State
 
     chosen = _selected(profile)
     lineage = Lineage(chosen)
@@ -344,7 +344,7 @@ def schema() -> None:
 @app.command()
 def models(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """The profile's models: files, sizes and the digest of their weights."""
-    from latent_assets.lineage import Lineage
+    from latent_assets.pipeline.lineage import Lineage
 
     chosen = _selected(profile)
     lineage = Lineage(chosen)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
     from PIL import Image
 
-    from latent_assets.encode.clip import ClipEncoder
+    from latent_assets.models.clip import ClipEncoder
 
 Measure = Literal["cosine similarity", "L2 distance"]
 Point = tuple[float, float, float]
@@ -176,7 +176,7 @@ class Atlas:
             raise QueryError(
                 f"The atlas {self.info.profile} has no CLIP model: it can be searched by `neighbors` only."
             )
-        from latent_assets.encode.weights import clip_files
+        from latent_assets.models.weights import clip_files
 
         recorded, found = self.info.models["clip"], clip_files(spec)
         if found.digest != recorded.digest:
@@ -185,7 +185,7 @@ class Atlas:
                 f"with {recorded.digest}: their vectors do not compare. Install the weights of the atlas, or build it "
                 "again."
             )
-        from latent_assets.encode.clip import load_clip
+        from latent_assets.models.clip import load_clip
 
         return load_clip(spec)
 
@@ -257,7 +257,7 @@ def _checked_k(k: int) -> int:
 def _read_image(image: str | Path | bytes | Image.Image) -> Image.Image:
     from PIL import Image
 
-    from latent_assets.encode.images import decode, to_rgb
+    from latent_assets.models.preprocessing import decode, to_rgb
 
     if isinstance(image, Image.Image):
         return to_rgb(image)

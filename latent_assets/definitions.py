@@ -10,7 +10,7 @@ from latent_assets.defs.embeddings import embedding_assets
 from latent_assets.defs.images import image_assets
 from latent_assets.defs.projection import projection_assets
 from latent_assets.defs.sources import source_assets
-from latent_assets.lineage import Lineage
+from latent_assets.pipeline.lineage import Lineage
 from latent_assets.profile import Profile, load_profile
 
 

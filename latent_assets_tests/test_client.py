@@ -19,7 +19,7 @@ from latent_assets.client import Atlas, Hit, QueryError
 from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
 from latent_assets.profile import ClipModel
 from latent_assets_tests.atlas.built import Built, build
-from latent_assets_tests.project import synthetic
+from latent_assets_tests.projection import synthetic
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +212,8 @@ def test_to_polars_names_an_unknown_column(atlas: Atlas) -> None:
 @pytest.fixture(scope="module")
 def with_model(tmp_path_factory: pytest.TempPathFactory, small_models: dict) -> tuple[Built, ClipModel]:
     """An atlas whose vectors were made by a small real CLIP from its own pictures."""
-    from latent_assets.encode.clip import load_clip
-    from latent_assets.encode.weights import clip_files
+    from latent_assets.models.clip import load_clip
+    from latent_assets.models.weights import clip_files
     from latent_assets_tests.atlas import built as pictures
 
     spec = ClipModel.model_validate(small_models["clip"])
@@ -228,7 +228,7 @@ def with_model(tmp_path_factory: pytest.TempPathFactory, small_models: dict) -> 
 
 
 def test_text_finds_what_the_model_says(with_model: tuple[Built, ClipModel]) -> None:
-    from latent_assets.encode.clip import load_clip
+    from latent_assets.models.clip import load_clip
 
     built, spec = with_model
     atlas = Atlas.open(built.storage.root)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from latent_assets.atlas.schema import schema_markdown
-from latent_assets.fetch.outcome import OUTCOME_OF, Outcome, Reason
+from latent_assets.images.outcome import OUTCOME_OF, Outcome, Reason
 from latent_assets.profile import parse_profile, shipped_profiles
 
 README = Path(__file__).parent.parent / "README.md"

@@ -67,11 +67,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     arguments = parser.parse_args()
 
-    from latent_assets.encode.clip import load_clip
-    from latent_assets.encode.device import device_name
-    from latent_assets.encode.images import decode
-    from latent_assets.encode.shard import Target, encode_shard
-    from latent_assets.encode.vae import load_vae
+    from latent_assets.embeddings.shard import Target, encode_shard
+    from latent_assets.models.clip import load_clip
+    from latent_assets.models.device import device_name
+    from latent_assets.models.preprocessing import decode
+    from latent_assets.models.vae import load_vae
     from latent_assets.profile import load_profile
     from latent_assets.storage import Storage
 

@@ -195,7 +195,7 @@ def catalog(folder: Path) -> None:
 
 def fetch(folder: Path) -> None:
     """What `ours` measures."""
-    from latent_assets.fetch.shard import fetch_shard
+    from latent_assets.images.shard import fetch_shard
     from latent_assets.storage import Storage
 
     profile = profile_of(folder)

@@ -67,7 +67,7 @@ class ReleaseInfo:
 
     @property
     def clip_model(self) -> ClipModel | None:
-        """The CLIP model that made the vectors, as `encode.clip.load_clip` takes it."""
+        """The CLIP model that made the vectors, as `models.clip.load_clip` takes it."""
         from latent_assets.profile import ClipModel, resolve_path
 
         info = self.models.get("clip")
@@ -114,8 +114,8 @@ def describe_release(
     `projection` is the fingerprint of the fitted maps, `fingerprint` that of the release as a whole. Raises
     NotBuiltError or StorageError when the maps or a shard's coordinates are not there.
     """
-    from latent_assets.project.model import read_header
-    from latent_assets.project.shard import coords_name
+    from latent_assets.projection.model import read_header
+    from latent_assets.projection.shard import coords_name
 
     header = read_header(storage, projection)
     fit = header["report"]

@@ -15,15 +15,15 @@ from latent_assets.atlas.release import ReleaseInfo
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.thumbnails import thumbnails
 from latent_assets.catalog.shards import read_shard
-from latent_assets.encode.store import ShardEmbeddings
+from latent_assets.embeddings.store import ShardEmbeddings
 from latent_assets.errors import DataError
-from latent_assets.fetch.ledger import read_ledger
-from latent_assets.fetch.outcome import Outcome
-from latent_assets.fetch.tar import read_images
+from latent_assets.images.ledger import read_ledger
+from latent_assets.images.outcome import Outcome
+from latent_assets.images.tar import read_images
 from latent_assets.profile import Profile
 from latent_assets.progress import report
-from latent_assets.project.rows import ShardRows, read_shard_rows
-from latent_assets.project.shard import read_coords
+from latent_assets.projection.rows import ShardRows, read_shard_rows
+from latent_assets.projection.shard import read_coords
 from latent_assets.storage import Storage
 
 _BATCH_ROWS = 1_000

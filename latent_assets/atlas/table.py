@@ -29,7 +29,7 @@ from latent_assets.atlas.dataset import (
 from latent_assets.atlas.release import ReleaseInfo
 from latent_assets.atlas.rows import table_batches
 from latent_assets.atlas.schema import arrow_schema
-from latent_assets.encode.store import ShardEmbeddings
+from latent_assets.embeddings.store import ShardEmbeddings
 from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage

@@ -1,6 +1,6 @@
 """Thumbnails of the table: small WebP or JPEG files, made from the stored images.
 
-Decoding is shared with the encoders (`encode.images`), so both see the same picture.
+Decoding is shared with the encoders (`models.preprocessing`), so both see the same picture.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from itertools import islice
 
 from PIL import Image
 
-from latent_assets.encode.images import to_rgb
 from latent_assets.errors import DataError
+from latent_assets.models.preprocessing import to_rgb
 from latent_assets.profile import Table
 
 _IN_FLIGHT = 64

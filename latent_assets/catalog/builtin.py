@@ -29,7 +29,7 @@ _STANDBY_SECONDS = 0.2
 
 def prepare(profile: Profile, storage: Storage) -> Path:
     """Write the built-in data set below the root (once) and return the path of its metadata parquet."""
-    from latent_assets.demo import dataset, server
+    from latent_assets.openmoji import dataset, server
 
     folder = _folder(profile, storage)
     metadata, stamp = folder / "metadata.parquet", folder / "version.json"
@@ -102,7 +102,7 @@ class _Standby:
                 return
 
     def _serve(self) -> bool:
-        from latent_assets.demo import server
+        from latent_assets.openmoji import server
 
         try:
             self._stack.enter_context(server.serve(self._pictures, self._host, self._port))
@@ -132,7 +132,7 @@ def _address(profile: Profile) -> tuple[str, int]:
 
 def _same_pictures(origin: str, pictures: Path) -> bool:
     """Whether the server on `origin` answers with our bytes for one of our pictures."""
-    from latent_assets.demo import server
+    from latent_assets.openmoji import server
 
     sample = min(pictures.glob("*.png"))
     try:

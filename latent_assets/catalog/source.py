@@ -61,7 +61,7 @@ def observe_source(profile: Profile, storage: Storage) -> SourceVersion:
         from latent_assets.catalog.builtin import prepare
 
         metadata = prepare(profile, storage)
-        from latent_assets.demo.dataset import dataset_version
+        from latent_assets.openmoji.dataset import dataset_version
 
         version = fingerprint(profile.source.builtin, dataset_version(), profile.fetch.size, profile.source.origin)
         return SourceVersion(version, 1, metadata.stat().st_size, str(metadata))

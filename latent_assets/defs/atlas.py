@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from latent_assets.defs.materialization import OWNERS, Event, Metadata, picture, run_whole
-from latent_assets.lineage import Lineage, Made, Produced
+from latent_assets.pipeline.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
 
 # name of a check of the staged table -> what it says (atlas.checks makes them)

@@ -21,7 +21,7 @@ import dagster as dg
 from latent_assets.defs import partitions
 from latent_assets.defs.sources import source_names
 from latent_assets.errors import LatentAssetsError
-from latent_assets.lineage import WHOLE, Lineage, Standing, State
+from latent_assets.pipeline.lineage import WHOLE, Lineage, Standing, State
 from latent_assets.storage import process_lives
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -55,7 +55,7 @@ class Builder:
     ) -> Iterator[StageResult]:
         """Run what is not current, stage by stage; `announce(stage, due, total)` comes before each stage.
 
-        `retry`: reasons of failed rows that are fetched once more (see `fetch.outcome.Reason`).
+        `retry`: reasons of failed rows that are fetched once more (see `images.outcome.Reason`).
         A stage whose shards partly failed lets the others go on; what needs all of them then fails and names
         what is missing.
         """

@@ -15,12 +15,12 @@ from latent_assets.defs.materialization import (
     run_whole,
     shard_checks,
 )
-from latent_assets.lineage import Lineage, Made, Produced
+from latent_assets.pipeline.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
-    from latent_assets.encode.shard import EncodeReport
+    from latent_assets.embeddings.shard import EncodeReport
 
 _SPECS = {
     "vae_latents": (
@@ -118,7 +118,7 @@ def encode_images(lineage: Lineage, shard: str, stages: Sequence[str]) -> dict[s
 
 def _made(lineage: Lineage, stage: str, shard: str, report: "EncodeReport | None") -> Made:
     """Check the file that a pass wrote and commit it; without a pass, the one that is there."""
-    from latent_assets.encode.quality import embedding_problems
+    from latent_assets.embeddings.quality import embedding_problems
 
     def produce(wanted: str) -> Produced:
         images, places = lineage.storage.manifest("image_shards", shard), lineage.embeddings(shard)
@@ -147,10 +147,10 @@ def _is_current(lineage: Lineage, stage: str, shard: str) -> bool:
 
 
 def _encode(lineage: Lineage, shard: str, stages: Sequence[str]) -> "EncodeReport":
-    from latent_assets.encode.clip import load_clip
-    from latent_assets.encode.shard import Target, encode_shard
-    from latent_assets.encode.vae import load_vae
-    from latent_assets.fetch.tar import read_images
+    from latent_assets.embeddings.shard import Target, encode_shard
+    from latent_assets.images.tar import read_images
+    from latent_assets.models.clip import load_clip
+    from latent_assets.models.vae import load_vae
 
     models, places = lineage.profile.models, lineage.embeddings(shard)
     targets = []

@@ -7,14 +7,14 @@ from pydantic import Field
 
 from latent_assets.defs import partitions
 from latent_assets.defs.materialization import OWNERS, Event, Metadata, ShardOutcomes, picture, run_shards, shard_checks
-from latent_assets.lineage import Lineage, Made, Produced
+from latent_assets.pipeline.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
 
 
 class FetchConfig(dg.Config):
     """Run configuration of `image_shards`.
 
-    `retry`: reasons (fetch.outcome.Reason) whose rows are fetched once more; rows with other outcomes stay.
+    `retry`: reasons (images.outcome.Reason) whose rows are fetched once more; rows with other outcomes stay.
     """
 
     retry: list[str] = Field(default_factory=list)
@@ -76,9 +76,9 @@ def _image_shards(layout: Lineage) -> dg.AssetsDefinition:
 
 def fetch_images(lineage: Lineage, shard: str, retry: Sequence[str] = ()) -> Produced:
     """Fetch what a shard still lacks. Too few images is a problem that must not travel."""
-    from latent_assets.fetch.contact_sheet import contact_sheet
-    from latent_assets.fetch.shard import fetch_shard
-    from latent_assets.fetch.tar import read_images
+    from latent_assets.images.contact_sheet import contact_sheet
+    from latent_assets.images.shard import fetch_shard
+    from latent_assets.images.tar import read_images
 
     report = fetch_shard(lineage.profile, lineage.storage, shard, retry=retry)
     catalog = lineage.storage.manifest("shard_catalog", shard)

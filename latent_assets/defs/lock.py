@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latent_assets.errors import StorageError
-from latent_assets.lineage import Lineage
+from latent_assets.pipeline.lineage import Lineage
 
 _held: set[str] = set()
 

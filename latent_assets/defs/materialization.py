@@ -17,7 +17,7 @@ import dagster as dg
 
 from latent_assets.defs.lock import exclusive
 from latent_assets.errors import DataError
-from latent_assets.lineage import WHOLE, Lineage, Made, Produced
+from latent_assets.pipeline.lineage import WHOLE, Lineage, Made, Produced
 from latent_assets.progress import Progress, current_listener, listening
 
 OWNERS = ["team:atlas"]

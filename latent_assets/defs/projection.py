@@ -17,7 +17,7 @@ from latent_assets.defs.materialization import (
     run_whole,
     shard_checks,
 )
-from latent_assets.lineage import Lineage, Made, Produced
+from latent_assets.pipeline.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
 from latent_assets.storage import fingerprint
 
@@ -76,7 +76,7 @@ def _check_model(made: Made) -> list[dg.AssetCheckResult]:
 
 def fit_umap(lineage: Lineage, wanted: str) -> Produced:
     """Fit all spaces on the embeddings that the manifest lists."""
-    from latent_assets.project.fit import fit_map
+    from latent_assets.projection.fit import fit_map
 
     shards = [lineage.embeddings(shard) for shard in lineage.shards()]
     report = fit_map(lineage.profile, lineage.storage, shards, wanted)
@@ -103,8 +103,8 @@ def _picture(lineage: Lineage, model_fingerprint: str, spaces: Mapping[str, Any]
     import polars as pl
 
     from latent_assets.catalog.shards import read_shard
-    from latent_assets.project.model import load_model
-    from latent_assets.project.pictures import map_picture
+    from latent_assets.projection.model import load_model
+    from latent_assets.projection.pictures import map_picture
 
     model = load_model(lineage.storage, model_fingerprint)
     rows = np.unique(np.linspace(0, len(model.ids) - 1, min(len(model.ids), 20_000)).astype(int))
@@ -182,7 +182,7 @@ def _umap_projection(layout: Lineage) -> dg.AssetsDefinition:
 
 def project(lineage: Lineage, shard: str) -> Produced:
     """Coordinates of one shard under the current model."""
-    from latent_assets.project.shard import project_shard
+    from latent_assets.projection.shard import project_shard
 
     model = lineage.storage.manifest("umap_model")
     assert model is not None  # `expected` asked for it

@@ -10,8 +10,8 @@ from typing import cast
 import dagster as dg
 
 from latent_assets.defs.materialization import OWNERS
-from latent_assets.encode.weights import ModelFiles
-from latent_assets.lineage import Lineage
+from latent_assets.models.weights import ModelFiles
+from latent_assets.pipeline.lineage import Lineage
 from latent_assets.profile import Profile
 
 _MODELS = {

@@ -15,15 +15,15 @@ from PIL import Image
 from latent_assets.atlas.release import ModelInfo, ReleaseInfo, describe_release
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 from latent_assets.catalog.shards import catalog_name
-from latent_assets.encode.store import ShardEmbeddings
-from latent_assets.fetch.ledger import ledger_frame, ledger_name
-from latent_assets.fetch.outcome import LedgerRow
-from latent_assets.fetch.tar import TarWriter, tar_name
+from latent_assets.embeddings.store import ShardEmbeddings
+from latent_assets.images.ledger import ledger_frame, ledger_name
+from latent_assets.images.outcome import LedgerRow
+from latent_assets.images.tar import TarWriter, tar_name
 from latent_assets.profile import Profile
-from latent_assets.project.fit import fit_map
-from latent_assets.project.shard import project_shard
+from latent_assets.projection.fit import fit_map
+from latent_assets.projection.shard import project_shard
 from latent_assets.storage import Storage
-from latent_assets_tests.project import synthetic
+from latent_assets_tests.projection import synthetic
 
 PROJECTION = "f" * 32
 CATEGORIES = ("animals", "food", "flags")

@@ -45,7 +45,7 @@ def test_paths_inside_packages_are_portable() -> None:
     package = Path(latent_assets.__file__).parent
     spec = {"config": str(package / "demo/x.json"), "weights": "/elsewhere/w", "name": None, "batch_size": 3}
     assert portable(spec) == {
-        "config": "package:latent_assets/demo/x.json",
+        "config": "package:latent_assets/openmoji/x.json",
         "weights": "/elsewhere/w",
         "name": None,
         "batch_size": 3,

@@ -25,12 +25,12 @@ from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.table import Release, Staged, clean, move_live, publish, stage
 from latent_assets.catalog.shards import catalog_name
 from latent_assets.errors import DataError, NotBuiltError, StorageError
-from latent_assets.fetch.tar import TarWriter, tar_name
+from latent_assets.images.tar import TarWriter, tar_name
 from latent_assets.progress import Progress, listening
-from latent_assets.project.shard import coords_name, read_coords
+from latent_assets.projection.shard import coords_name, read_coords
 from latent_assets.storage import Storage
 from latent_assets_tests.atlas.built import CATEGORIES, PROJECTION, Built, build, picture, release
-from latent_assets_tests.project import synthetic
+from latent_assets_tests.projection import synthetic
 
 
 def staged(built: Built, info: ReleaseInfo | None = None) -> Staged:
@@ -211,7 +211,7 @@ from latent_assets.atlas.release import ReleaseInfo
 from latent_assets.atlas.rows import table_batches
 from latent_assets.storage import Storage
 from latent_assets_tests.atlas.built import release
-from latent_assets_tests.project import synthetic
+from latent_assets_tests.projection import synthetic
 root, point = sys.argv[1:]
 profile, storage = synthetic.profile(root), Storage(root)
 shards = [synthetic.names(f"{i:05d}") for i in range(3)]

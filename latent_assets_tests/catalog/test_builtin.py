@@ -16,8 +16,8 @@ from latent_assets import progress
 from latent_assets.catalog import builtin
 from latent_assets.catalog.build import build_catalog
 from latent_assets.catalog.source import observe_source
-from latent_assets.demo import dataset
 from latent_assets.errors import ProfileError, SourceError
+from latent_assets.openmoji import dataset
 from latent_assets.profile import ClipModel, Fetch, Filters, Models, Profile, Projection, Source
 from latent_assets.storage import Storage
 
@@ -57,7 +57,7 @@ def answers(profile: Profile) -> bool:
 
 
 def test_it_enters_like_any_other_source_and_is_fetched_over_http(profile: Profile) -> None:
-    from latent_assets.fetch.shard import fetch_shard
+    from latent_assets.images.shard import fetch_shard
 
     storage = Storage(profile.root)
     seen: list[progress.Progress] = []

@@ -14,7 +14,7 @@ import dagster as dg
 from latent_assets.definitions import build_defs
 from latent_assets.defs.build import Builder, StageResult
 from latent_assets.defs.instance import open_instance
-from latent_assets.lineage import Lineage
+from latent_assets.pipeline.lineage import Lineage
 from latent_assets.profile import Profile
 
 

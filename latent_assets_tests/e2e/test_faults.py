@@ -180,7 +180,7 @@ def test_a_read_only_root_is_refused_at_once(small_profile: Callable[..., Profil
 
 def test_two_builds_at_once_are_refused(small_profile: Callable[..., Profile], tmp_path: Path) -> None:
     from latent_assets.defs.lock import exclusive
-    from latent_assets.lineage import Lineage
+    from latent_assets.pipeline.lineage import Lineage
 
     profile = small_profile()
     file = write_profile(profile, tmp_path / "profile.toml")
@@ -248,7 +248,7 @@ def test_metadata_that_cannot_be_used(small_profile: Callable[..., Profile], gal
 def test_retry_fetches_the_named_failures_only(small_profile: Callable[..., Profile], gallery: Gallery) -> None:
     from latent_assets.definitions import build_defs
     from latent_assets.defs.build import Builder
-    from latent_assets.lineage import Lineage
+    from latent_assets.pipeline.lineage import Lineage
 
     names = sorted(gallery.files)
     gallery.statuses |= {names[0]: 404, names[1]: 404, names[2]: 403}

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from latent_assets.defs.instance import instance_home
-from latent_assets.lineage import State
+from latent_assets.pipeline.lineage import State
 from latent_assets.profile import Profile
 from latent_assets_tests.conftest import Gallery, drawing
 from latent_assets_tests.e2e.dagster_ui import serving_ui
@@ -40,7 +40,7 @@ def table(atlas: SmallAtlas) -> pl.DataFrame:
 
 
 def test_first_build_makes_everything_and_the_second_nothing(atlas: SmallAtlas, gallery: Gallery) -> None:
-    from latent_assets.encode import clip, vae
+    from latent_assets.embeddings import clip, vae
 
     loaded = clip._load.cache_info().misses, vae._load.cache_info().misses
     made = atlas.rebuild()
@@ -196,7 +196,7 @@ def test_what_another_instance_made_is_recorded_without_work(
 def test_a_value_that_must_not_travel_fails_its_check_and_stops(
     atlas: SmallAtlas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latent_assets.encode.clip import ClipEncoder
+    from latent_assets.models.clip import ClipEncoder
 
     encode = ClipEncoder.encode_pixels
     monkeypatch.setattr(ClipEncoder, "encode_pixels", lambda self, pixels: encode(self, pixels) * float("nan"))
@@ -262,7 +262,7 @@ def observe(atlas: SmallAtlas) -> None:
     """Record the sources' versions, as the UI's Observe button does."""
     from latent_assets.definitions import build_defs
     from latent_assets.defs.build import Builder
-    from latent_assets.lineage import Lineage
+    from latent_assets.pipeline.lineage import Lineage
 
     lineage = Lineage(atlas.profile)
     Builder(build_defs(atlas.profile, lineage=lineage), lineage, atlas.instance)._observe()
@@ -272,7 +272,7 @@ def run_catalog(atlas: SmallAtlas) -> None:
     """Build up to and including `shard_catalog`."""
     from latent_assets.definitions import build_defs
     from latent_assets.defs.build import Builder
-    from latent_assets.lineage import Lineage
+    from latent_assets.pipeline.lineage import Lineage
 
     lineage = Lineage(atlas.profile)
     steps = Builder(build_defs(atlas.profile, lineage=lineage), lineage, atlas.instance).build()

@@ -1,0 +1,308 @@
+"""One shard from catalog rows to finished tars and ledgers, continuing from whatever is known already.
+
+The order of things lives here; how a row is downloaded in `rows`, what is known of it in `journal` and `ledger`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import xxhash
+
+from latent_assets.catalog.schema import CATALOG_COLUMNS
+from latent_assets.catalog.shards import read_shard
+from latent_assets.errors import StorageError
+from latent_assets.images.arrival import Wanted
+from latent_assets.images.health import Health, health_of
+from latent_assets.images.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
+from latent_assets.images.ledger import ledger_frame, ledger_name, read_ledger, stored_rows
+from latent_assets.images.outcome import LedgerRow, Outcome, Reason
+from latent_assets.images.parts import known_parts, part_names, split, stored_parts
+from latent_assets.images.rows import fetch_rows
+from latent_assets.images.tar import IMAGE_EXTENSIONS, TarWriter, index_members, tar_name
+from latent_assets.images.web import Network
+from latent_assets.storage import fingerprint
+
+if TYPE_CHECKING:
+    from latent_assets.profile import Profile
+    from latent_assets.storage import Storage
+
+_CODE_REVISION = 2  # raise when the same bytes would be stored differently
+_ROUNDS = 3  # for rows whose outcomes get lost
+_OPT_OUT = "kept although opted out"
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+_SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """What is in a shard now, and what this call did.
+
+    `rows` of the catalog have an outcome each; `ok` of them an image; `reasons` counts the rows by reason.
+    `fetched` rows were asked for by this call, the others were known. `bytes` are those of the tars, `seconds` and
+    `rate` (rows a second) this call's. `version` is a hash over (id, sha256 of the stored image) of all images.
+    `written` tells whether a tar and its ledger were written anew.
+    """
+
+    shard: str
+    rows: int
+    ok: int
+    reasons: dict[str, int]
+    fetched: int
+    bytes: int
+    seconds: float
+    rate: float
+    version: str
+    health: Health
+    written: bool
+
+
+def recipe(profile: Profile) -> str:
+    """Identifies how images are stored: 16 hexadecimal digits. A row stored by another recipe is fetched again."""
+    fetch = profile.fetch
+    quality = fetch.quality if fetch.format in ("jpeg", "webp") else None
+    size = fetch.size if fetch.resize != "none" and fetch.format != "raw" else None
+    resize = fetch.resize if fetch.format != "raw" else "none"
+    return fingerprint("images", _CODE_REVISION, resize, size, fetch.format, quality)[:16]
+
+
+def fetch_shard(
+    profile: Profile,
+    storage: Storage,
+    shard: str,
+    *,
+    retry: Collection[Reason | str] = (),
+    network: Network | None = None,
+) -> FetchReport:
+    """Give every catalog row of `shard` an outcome; write its tar and ledger, or those of its parts (see `parts`).
+
+    Rows that have an outcome are left alone, except failures whose reason is in `retry`. Rows that left the catalog
+    leave the tar; rows whose caption or scores changed get new sidecars from what is stored. When nothing is
+    to be done nothing is written. Raises StorageError when the root cannot be written.
+    """
+    started = time.monotonic()
+    frame = read_shard(storage, shard)
+    parts = part_names(shard, frame.height, profile.shards.rows)
+    outdated = [part for part in known_parts(storage, shard) if part not in parts]
+    fetcher = _PartFetcher(profile, storage, retry, network or Network(), outdated, frame.height)
+    for part, rows in split(frame, parts):
+        fetcher.fetch(part, rows)
+    for part in outdated:
+        # the ledger last: by it the others are found when this is interrupted
+        for name in (journal_folder(part), tar_name(part), ledger_name(part)):
+            storage.delete(name)
+    written = fetcher.written or bool(outdated)
+    return _report(profile, storage, shard, fetcher.fetched, written, time.monotonic() - started)
+
+
+class _PartFetcher:
+    """Finishes the parts of a shard, one after the other: only one part's rows are in memory.
+
+    `outdated` are parts of an earlier layout, finished or not: what they hold is not fetched again.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        storage: Storage,
+        retry: Collection[Reason | str],
+        network: Network,
+        outdated: Sequence[str],
+        total: int,
+    ) -> None:
+        self._profile, self._storage, self._network = profile, storage, network
+        self._again = _again(profile, retry)
+        self._outdated, self._total, self._done = outdated, total, 0
+        self.fetched = 0
+        self.written = False
+
+    def fetch(self, part: str, frame: pl.DataFrame) -> None:
+        """Give the rows of a part their outcomes and write its tar and ledger if anything about them is new."""
+        wanted = _wanted(self._profile, frame)
+        journal = Journal(self._storage, part)
+        stored = {row.id: row for row in stored_rows(self._storage, part)}
+        pending = journal.entries()
+        known = self._moved({row.id for row in wanted}) | _known(self._storage, part, stored) | pending
+        missing = [
+            replace(row, attempts=known[row.id].row.attempts if row.id in known else 0)
+            for row in wanted
+            if not _settled(known.get(row.id), row, self._again)
+        ]
+        self._done += len(wanted) - len(missing)
+        if missing:
+            known |= self._outcomes(part, missing, journal, pending)
+        finished = self._storage.exists(ledger_name(part))
+        if missing or pending or not finished or not _up_to_date(wanted, stored):
+            _write(self._storage, part, frame, wanted, known)
+            self.written = True
+        journal.delete()
+        self._done += len(missing)
+        self.fetched += len(missing)
+
+    def _outcomes(
+        self, part: str, missing: list[Wanted], journal: Journal, pending: dict[str, Entry]
+    ) -> dict[str, Entry]:
+        """What the journal says when every row of `missing` has an outcome that is not among those `pending`.
+
+        On S3 a process that stores images and is killed takes along what it had not put yet: that is fetched again.
+        """
+        left = missing
+        for _ in range(_ROUNDS):
+            so_far = (self._done + len(missing) - len(left), self._total)
+            fetch_rows(self._profile, self._storage, part, left, self._network, so_far)
+            entries = journal.entries()
+            left = [row for row in left if entries.get(row.id) in (None, pending.get(row.id))]
+            if not left:
+                return entries
+        raise StorageError(
+            f"{len(left)} rows of shard {part} were fetched, but their outcomes are gone: another process works on "
+            "this shard, or ends those that store images. Build it again; what is stored is kept."
+        )
+
+    def _moved(self, ids: set[str]) -> dict[str, Entry]:
+        """What the parts of an earlier layout know of rows."""
+        found: dict[str, Entry] = {}
+        for part in self._outdated:
+            stored = {row.id: row for row in stored_rows(self._storage, part) if row.id in ids}
+            pending = Journal(self._storage, part).entries()
+            found |= _known(self._storage, part, stored)
+            found |= {key: entry for key, entry in pending.items() if key in ids}
+        return found
+
+
+def shard_report(profile: Profile, storage: Storage, shard: str) -> FetchReport:
+    """What a finished shard holds, without doing anything. Raises StorageError when it was never finished."""
+    return _report(profile, storage, shard, 0, False, 0.0)
+
+
+def shard_version(ledger: pl.DataFrame) -> str:
+    """Hash over (id, sha256 of the stored image) of every row with an image, sorted by id."""
+    images = ledger.filter(pl.col("outcome") == Outcome.OK.value).select("id", "stored_sha256").sort("id")
+    return fingerprint([list(row) for row in images.iter_rows()])
+
+
+def _wanted(profile: Profile, frame: pl.DataFrame) -> list[Wanted]:
+    made_by = recipe(profile)
+    rows = _row_hashes(frame, CATALOG_COLUMNS)
+    # a file's size and time decide whether it is read again; a link's scores do not
+    origins = _row_hashes(frame, ["url", "path"] if profile.source.kind == "metadata" else ["path", "source_hash"])
+    return [
+        Wanted(id=key, url=url, path=path, origin=origin, row_hash=row, recipe=made_by)
+        for key, url, path, origin, row in zip(frame["id"], frame["url"], frame["path"], origins, rows, strict=True)
+    ]
+
+
+def _row_hashes(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
+    """One hash per row over the named columns: 16 hexadecimal digits each."""
+    names = list(columns)
+    digest = xxhash.xxh3_64_hexdigest
+    return [digest(repr(row).encode("utf-8", "surrogatepass")) for row in frame.select(names).iter_rows()]
+
+
+def _known(storage: Storage, part: str, stored: dict[str, LedgerRow]) -> dict[str, Entry]:
+    """The outcomes of a finished ledger, with the places of the images. An outcome whose image is gone is none."""
+    places: dict[str, Place] = {}
+    if stored and storage.exists(tar_name(part)):
+        with storage.open(tar_name(part)) as file:
+            for name, (offset, size) in index_members(file).items():
+                key, _, extension = name.rpartition(".")
+                if extension in IMAGE_EXTENSIONS:
+                    places[key] = Place(tar_name(part), offset, size)
+    known: dict[str, Entry] = {}
+    for key, row in stored.items():
+        place = places.get(key)
+        if row.outcome != Outcome.OK:
+            known[key] = Entry(row, None)
+        elif place is not None and place.size == row.stored_bytes:
+            known[key] = Entry(row, place)
+    return known
+
+
+def _again(profile: Profile, retry: Collection[Reason | str]) -> frozenset[str]:
+    """The reasons to try again; _OPT_OUT when images kept in spite of an opt-out may not be kept any more."""
+    reasons = {Reason(reason).value for reason in retry}
+    return frozenset(reasons | {_OPT_OUT} if profile.fetch.respect_opt_out else reasons)
+
+
+def _settled(entry: Entry | None, wanted: Wanted, again: Collection[str]) -> bool:
+    """Whether a row has an outcome that holds: of the same link or file, stored the same way, not to be retried."""
+    if entry is None or entry.row.origin != wanted.origin:
+        return False
+    if entry.row.outcome == Outcome.OK:
+        return entry.row.recipe == wanted.recipe and not (entry.row.evidence and _OPT_OUT in again)
+    return entry.row.reason not in again
+
+
+def _up_to_date(wanted: list[Wanted], stored: dict[str, LedgerRow]) -> bool:
+    return len(stored) == len(wanted) and all(
+        row.id in stored and stored[row.id].row_hash == row.row_hash for row in wanted
+    )
+
+
+def _write(storage: Storage, part: str, frame: pl.DataFrame, wanted: list[Wanted], known: dict[str, Entry]) -> None:
+    """Tar and ledger in the catalog's order: the same content gives the same bytes."""
+    rows: list[LedgerRow] = []
+    with storage.writing(tar_name(part)) as path, path.open("wb", buffering=0) as file, TarWriter(file) as tar:
+        with stored_images(storage) as images:
+            for catalog_row, want in zip(frame.iter_rows(named=True), wanted, strict=True):
+                entry = known[want.id]
+                row = entry.row
+                if (row.row_hash, row.url) != (want.row_hash, want.url):
+                    row = replace(row, row_hash=want.row_hash, url=want.url)
+                rows.append(row)
+                if entry.place is not None:
+                    _write_image(tar, images, entry.place, row, catalog_row)
+        ledger = ledger_frame(rows)  # while the disk takes the images
+        tar.close()
+    storage.write_parquet(ledger_name(part), ledger, compression="zstd")
+
+
+def _write_image(
+    tar: TarWriter, images: StoredImages, place: Place, row: LedgerRow, catalog_row: dict[str, Any]
+) -> None:
+    tar.copy(f"{row.id}.{row.extension}", images.handle(place), place.offset, place.size)
+    tar.add(f"{row.id}.txt", (catalog_row["caption"] or "").encode())
+    tar.add(f"{row.id}.json", _ENCODER.encode(_sidecar(row, catalog_row)).encode())
+
+
+def _sidecar(row: LedgerRow, catalog_row: dict[str, Any]) -> dict[str, Any]:
+    """`key.json`: the names img2dataset's users know, and the catalog's columns."""
+    return {
+        "key": row.id,
+        "url": row.url,
+        "caption": catalog_row["caption"],
+        "status": "success",
+        "error_message": None,
+        "width": row.stored_width,
+        "height": row.stored_height,
+        "original_width": row.width,
+        "original_height": row.height,
+        "sha256": row.sha256,
+        "source_url": catalog_row["source_url"],
+        "category": catalog_row["category"],
+        **{name: catalog_row[name] for name in _SCORES},
+    }
+
+
+def _report(profile: Profile, storage: Storage, shard: str, fetched: int, written: bool, seconds: float) -> FetchReport:
+    ledger = read_ledger(storage, shard)
+    counted = ledger.group_by("reason").len().select(pl.col("reason").cast(pl.String), "len")
+    reasons = dict(sorted(counted.iter_rows(), key=lambda item: (-item[1], item[0])))
+    return FetchReport(
+        shard=shard,
+        rows=ledger.height,
+        ok=reasons.get(Reason.OK, 0),
+        reasons=reasons,
+        fetched=fetched,
+        bytes=sum(storage.size(tar_name(part)) for part in stored_parts(storage, shard)),
+        seconds=seconds,
+        rate=fetched / seconds if seconds else 0.0,
+        version=shard_version(ledger),
+        health=health_of(profile.fetch, reasons),
+        written=written,
+    )

@@ -1,0 +1,142 @@
+"""CLIP through open_clip: text and images to unit vectors of one space.
+
+Loads a named model with its pretrained weights, or a config file with weights and a Hugging Face text
+encoder kept elsewhere. Which rows are encoded, and where the vectors go, is not decided here.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.hf_model import HFTextEncoder
+from open_clip.transform import PreprocessCfg
+from PIL import Image
+from safetensors.torch import load_file
+
+from latent_assets.errors import ModelError
+from latent_assets.models.device import best_device, dtype_on
+from latent_assets.models.preprocessing import square, to_rgb
+from latent_assets.models.weights import clip_files, open_clip_weights, quiet_loading
+from latent_assets.profile import ClipModel, resolve_path
+
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class ClipEncoder:
+    """A loaded CLIP. Vectors are float32, unit length; pixels are uint8 [size, size, 3]."""
+
+    model: torch.nn.Module
+    tokenizer: Any
+    preprocess: PreprocessCfg
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        """Side of the square image that the model sees, in pixels."""
+        size = self.preprocess.size
+        return size if isinstance(size, int) else size[0]
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """What open_clip's transform shows the model, before normalisation: uint8 [size, size, 3]."""
+        return square(image, self.size, _RESAMPLING[self.preprocess.interpolation])
+
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, size, size, 3] to unit vectors float32 [n, d] on the model's device, without waiting for it."""
+        x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        statistics = (self.preprocess.mean, self.preprocess.std)
+        mean, std = (torch.tensor(value, device=self.device).view(1, 3, 1, 1) for value in statistics)
+        with torch.inference_mode():
+            vectors = self.model.encode_image(((x - mean) / std).to(self.dtype))  # type: ignore[operator]
+            return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Unit vectors float32 [n, d] of images of any size and mode."""
+        batch = np.stack([self.pixels(to_rgb(image)) for image in images])
+        return self.encode_pixels(torch.from_numpy(batch)).cpu().numpy()
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32 [n, d] of texts; longer ones are cut at the model's context length."""
+        with torch.inference_mode():
+            vectors = self.model.encode_text(self.tokenizer(list(texts)).to(self.device))  # type: ignore[operator]
+            return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
+
+
+def load_clip(spec: ClipModel, device: torch.device | None = None) -> ClipEncoder:
+    """Load the CLIP of a profile, once per process and weights.
+
+    Raises ModelError when it cannot be found, or when weights and architecture disagree.
+    """
+    return _load(spec, device or best_device(), clip_files(spec).digest)
+
+
+@lru_cache(maxsize=2)
+def _load(spec: ClipModel, device: torch.device, digest: str) -> ClipEncoder:
+    """`digest` is part of the cache's key: weights that changed on disk are another model."""
+    dtype = dtype_on(device, spec.dtype, torch.float16)
+    model, tokenizer, preprocess = _named(spec) if spec.name else _configured(spec)
+    model = model.eval().to(device=device, dtype=dtype)
+    return ClipEncoder(model, tokenizer, preprocess, device, dtype)
+
+
+def _named(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
+    assert spec.name is not None and spec.pretrained is not None
+    open_clip_weights(spec)  # a clear error when they cannot be had
+    with quiet_loading():
+        model = open_clip.create_model(spec.name, pretrained=spec.pretrained)
+    return model, open_clip.get_tokenizer(spec.name), PreprocessCfg(**model.visual.preprocess_cfg)
+
+
+def _configured(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
+    config_file, weights_file = Path(resolve_path(str(spec.config))), Path(resolve_path(str(spec.weights)))
+    encoder = resolve_path(spec.text_encoder) if spec.text_encoder else None
+    model, tokenizer = build_open_clip(config_file, encoder)
+    fill_weights(model, weights_file, config_file)
+    return model, tokenizer, PreprocessCfg(**model.visual.preprocess_cfg)
+
+
+def build_open_clip(config_file: Path, text_encoder: str | None) -> tuple[Any, Any]:
+    """An open_clip model in float32, as its factory builds it from an `open_clip_config.json`, and its tokenizer.
+
+    A text tower that is a Hugging Face encoder is loaded from the directory `text_encoder`; everything else keeps
+    its random start. Raises ModelError when the configuration needs an encoder and none is given.
+    """
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    text = config["model_cfg"]["text_cfg"]
+    if "hf_model_name" in text:
+        if text_encoder is None:
+            raise ModelError(f"{config_file}: the text tower is a Hugging Face encoder: set models.clip.text_encoder.")
+        text["hf_model_name"] = text["hf_tokenizer_name"] = text_encoder
+    with tempfile.TemporaryDirectory(prefix="latent-assets-") as folder, quiet_loading():
+        Path(folder, "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    length = text.get("context_length", 77)
+    if "hf_model_name" in text:
+        return model, open_clip.tokenizer.HFTokenizer(text_encoder, context_length=length)
+    return model, open_clip.SimpleTokenizer(context_length=length)
+
+
+def fill_weights(model: torch.nn.Module, weights_file: Path, config_file: Path) -> None:
+    """Load safetensors into a model of `build_open_clip`. Raises ModelError naming what is missing or too much.
+
+    Only a Hugging Face encoder (`text.transformer.*` of a custom text tower) may be absent: it came with weights
+    of its own.
+    """
+    state = {name: value.float() for name, value in load_file(weights_file).items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    own = isinstance(getattr(model, "text", None), HFTextEncoder)
+    absent = [name for name in missing if not (own and name.startswith("text.transformer."))]
+    if absent or unexpected:
+        raise ModelError(
+            f"{weights_file} does not fit {config_file}: missing {absent[:3]}, unexpected {list(unexpected)[:3]}."
+        )

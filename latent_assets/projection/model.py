@@ -1,0 +1,152 @@
+"""The fitted maps as one file: what a later row needs to be placed, and what a person wants to know of the fit.
+
+projection/{fingerprint}/model.safetensors
+  ids uint8 [n, w] (ASCII, zero-padded); clip float16 [n, d]; vae float16 [n, k] (the chosen map feature)
+  coords_{space} float32 [n, 3]; header `model`: JSON of recipes, settings, versions and the fit's report
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from latent_assets.errors import NotBuiltError
+from latent_assets.profile import Projection, SpaceName
+from latent_assets.projection.features import SpaceRecipe, VaeFeature
+from latent_assets.projection.placement import Placer
+from latent_assets.storage import Storage
+
+_KEPT_MODELS = 2
+_loaded: OrderedDict[tuple[str, str], MapModel] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class MapModel:
+    """Fitted rows of all spaces. Arrays share the order of `ids`.
+
+    clip: float16 [n, d] or None; vae: float16 [n, k] or None; coords: float32 [n, 3] per space.
+    """
+
+    fingerprint: str
+    ids: list[str]
+    clip: np.ndarray | None
+    vae: np.ndarray | None
+    coords: dict[SpaceName, np.ndarray]
+    recipes: tuple[SpaceRecipe, ...]
+    vae_feature: VaeFeature | None
+    n_neighbors: int
+    report: dict[str, Any]
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Position of each fitted id."""
+        return {row_id: position for position, row_id in enumerate(self.ids)}
+
+    @cached_property
+    def placers(self) -> dict[SpaceName, Placer]:
+        """What places further rows, per space; made at first use."""
+        return {
+            recipe.space: Placer(
+                recipe.features(self.clip, self.vae), self.coords[recipe.space], recipe.metric, self.n_neighbors
+            )
+            for recipe in self.recipes
+        }
+
+    @property
+    def version(self) -> str:
+        """Hash of everything that decides where rows fall: 32 hexadecimal characters."""
+        return str(self.report["version"])
+
+
+def model_name(fingerprint: str) -> str:
+    """Storage name of the fitted maps of a fingerprint."""
+    return f"projection/{fingerprint}/model.safetensors"
+
+
+def content_version(arrays: dict[str, np.ndarray], decisions: Any) -> str:
+    """Hash over named arrays and JSON-able decisions: 32 hexadecimal characters."""
+    digest = hashlib.sha256(json.dumps(decisions, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def model_arrays(
+    ids: list[str], clip: np.ndarray | None, vae: np.ndarray | None, coords: dict[SpaceName, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The arrays of the model file."""
+    width = max((len(row_id.encode()) for row_id in ids), default=1)
+    packed = np.array([row_id.encode() for row_id in ids], dtype=f"S{width}")
+    arrays = {"ids": packed.view(np.uint8).reshape(len(ids), width)}
+    arrays |= {name: values for name, values in (("clip", clip), ("vae", vae)) if values is not None}
+    return arrays | {f"coords_{space}": values for space, values in coords.items()}
+
+
+def write_model(storage: Storage, fingerprint: str, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
+    """Store the model atomically; processes that keep models loaded read it anew."""
+    with storage.writing(model_name(fingerprint)) as path:
+        save_file(
+            {name: np.ascontiguousarray(values) for name, values in arrays.items()},
+            path,
+            metadata={"model": json.dumps(header, sort_keys=True)},
+        )
+    _loaded.pop((storage.root, fingerprint), None)
+
+
+def read_header(storage: Storage, fingerprint: str) -> dict[str, Any]:
+    """The JSON of a model file, without its arrays. Raises NotBuiltError when the model is not there."""
+    name = model_name(fingerprint)
+    if not storage.exists(name):
+        raise NotBuiltError(f"{storage.uri(name)} is not there: no map was fitted. Run `latent-assets build`.")
+    with storage.open(name) as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(json.loads(file.read(length))["__metadata__"]["model"])
+    return header
+
+
+def load_model(storage: Storage, fingerprint: str) -> MapModel:
+    """The fitted maps, read once per process (the last two stay loaded)."""
+    key = (storage.root, fingerprint)
+    if key in _loaded:
+        _loaded.move_to_end(key)
+        return _loaded[key]
+    header = read_header(storage, fingerprint)
+    with storage.local(model_name(fingerprint)) as path:
+        arrays = load_file(path)
+    ids = arrays["ids"]
+    model = MapModel(
+        fingerprint=fingerprint,
+        ids=[row_id.decode() for row_id in ids.reshape(-1).view(f"S{ids.shape[1]}").tolist()],
+        clip=arrays.get("clip"),
+        vae=arrays.get("vae"),
+        coords={recipe["space"]: arrays[f"coords_{recipe['space']}"] for recipe in header["recipes"]},
+        recipes=tuple(SpaceRecipe(**recipe) for recipe in header["recipes"]),
+        vae_feature=header["vae_feature"],
+        n_neighbors=header["settings"]["n_neighbors"],
+        report=header["report"],
+    )
+    _loaded[key] = model
+    while len(_loaded) > _KEPT_MODELS:
+        _loaded.popitem(last=False)
+    return model
+
+
+def header_of(
+    recipes: tuple[SpaceRecipe, ...], vae_feature: VaeFeature | None, dims: dict[str, int], settings: Projection
+) -> dict[str, Any]:
+    """The part of the header that decides where rows fall."""
+    return {
+        "recipes": [asdict(recipe) for recipe in recipes],
+        "vae_feature": vae_feature,
+        "dims": dims,
+        "settings": settings.model_dump(mode="json"),
+    }

@@ -1,0 +1,200 @@
+"""The same on a real S3 server: catalog, tars, ledgers and resuming, with credentials from the environment only."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import s3fs
+from PIL import Image
+
+from latent_assets.catalog.build import build_catalog
+from latent_assets.catalog.shards import read_shard
+from latent_assets.catalog.source import observe_source
+from latent_assets.errors import SourceError, StorageError
+from latent_assets.images import workers
+from latent_assets.images.arrival import Arrival
+from latent_assets.images.journal import Journal, journal_folder
+from latent_assets.images.outcome import LedgerRow
+from latent_assets.images.parts import part_names, stored_parts
+from latent_assets.images.tar import read_images, tar_name
+from latent_assets.profile import Source
+from latent_assets.storage import Storage
+from latent_assets_tests.images.conftest import JPEG, World, links_to
+from latent_assets_tests.images.site import Site
+from latent_assets_tests.s3_server import BUCKET, SECRET, s3_server
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def s3_world(world: World, server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A World whose root is on S3."""
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    s3fs.S3FileSystem.clear_instance_cache()
+    world.root = f"s3://{BUCKET}/{world.folder.name}"
+    yield world
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def everything(storage: Storage) -> dict[str, bytes]:
+    """Every object below the root."""
+    return {name: bytes(storage._fs.cat_file(name)) for name in storage._fs.find(storage.root)}
+
+
+def test_shard_on_s3(s3_world: World, site: Site) -> None:
+    links = links_to(site, 8)
+    s3_world.catalog([*links, site.url("/gone")])
+    report = s3_world.run()
+    assert (report.rows, report.ok, report.written) == (9, 8, True)
+    rows = read_shard(s3_world.storage, "00000").filter(~pl.col("url").str.ends_with("/gone"))
+    images = dict(read_images(s3_world.storage, "00000"))
+    assert list(images) == rows["id"].to_list()
+    assert all(Image.open(io.BytesIO(data)).size == (80, 60) for data in images.values())
+    assert sorted(name.removeprefix(f"{BUCKET}/{s3_world.folder.name}/") for name in everything(s3_world.storage)) == [
+        "catalog/00000.parquet", "catalog/index.parquet", "images/00000.parquet", "images/00000.tar",
+    ]  # fmt: skip
+    asked = len(site.requests)
+    again = s3_world.run()
+    assert (again.fetched, again.written, again.version) == (0, False, report.version)
+    # a changed caption: new sidecars, from what is stored
+    s3_world.catalog([*links, site.url("/gone")], [f"new {n}" for n in range(9)])
+    assert (s3_world.run().written, len(site.requests)) == (True, asked)
+
+
+def test_local_and_s3_give_the_same(s3_world: World, site: Site, tmp_path: Path) -> None:
+    links = links_to(site, 5)
+    s3_world.catalog(links)
+    s3_world.run()
+    local = World(tmp_path / "local", dict(s3_world.settings))
+    local.folder.mkdir()
+    local.catalog(links)
+    local.run()
+    assert local.storage.read_bytes(tar_name("00000")) == s3_world.storage.read_bytes(tar_name("00000"))
+
+
+def test_killed_run_continues_on_s3(s3_world: World, site: Site) -> None:
+    s3_world.settings |= {"per_host": 2}
+    s3_world.catalog(links_to(site, 60, delay=0.15))
+    s3_world.killed_run(lambda: len(site.requests) >= 40)
+    assert not s3_world.storage.exists(tar_name("00000")), "no partial object is visible"
+    known = Journal(s3_world.storage, "00000").entries()
+    assert 10 <= len(known) <= 40
+    asked = len(site.requests)
+    report = s3_world.run()
+    assert (report.rows, report.ok, report.fetched) == (60, 60, 60 - len(known))
+    assert len(site.requests) - asked == report.fetched
+    assert s3_world.storage.list(journal_folder("00000"), ".jsonl") == []
+    assert s3_world.run().fetched == 0
+
+
+@pytest.mark.parametrize("killed", ["at work", "before it ended its job"])
+def test_rows_that_a_lost_worker_took_along_are_fetched_again(
+    s3_world: World, site: Site, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    links = links_to(site, 40)
+    s3_world.catalog(links)
+    monkeypatch.setattr("latent_assets.images.desk._processors", lambda: 1)  # who ends has all rows
+    enter, close, entered = workers.StoreRoom.enter, workers.StoreRoom.close, [0]
+
+    def lose(room: workers.StoreRoom) -> None:
+        if room._worker is not None:
+            os.kill(room._worker._process.pid, signal.SIGKILL)
+            room._worker._process.wait()
+
+    def losing_enter(room: workers.StoreRoom, arrivals: Sequence[Arrival]) -> None:
+        entered[0] += len(arrivals)
+        enter(room, arrivals)
+        if 10 <= entered[0] < 1000 and killed == "at work":
+            entered[0] = 1000
+            lose(room)
+
+    def losing_close(room: workers.StoreRoom) -> None:
+        if entered[0] < 1000 and killed != "at work":
+            entered[0] = 1000
+            lose(room)
+        close(room)
+
+    monkeypatch.setattr(workers.StoreRoom, "enter", losing_enter)
+    monkeypatch.setattr(workers.StoreRoom, "close", losing_close)
+    report = s3_world.run()
+    assert (report.rows, report.ok) == (40, 40)
+    assert entered[0] >= 1000 and len(site.requests) > 40
+    assert s3_world.run().fetched == 0
+
+
+def test_journal_is_put_every_few_seconds(s3_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(s3_world.storage, "00000")
+    row = LedgerRow(id="a", url="u", outcome="ok", reason="ok", stored_sha256="0")
+    journal.add([(row, b"data")])
+    assert Journal(s3_world.storage, "00000").entries() == {}
+    monkeypatch.setattr("latent_assets.images.journal.SEGMENT_SECONDS", 0.0)
+    journal.add([(replace(row, id="b"), b"more")])
+    assert set(Journal(s3_world.storage, "00000").entries()) == {"a", "b"}
+
+
+def test_group_of_tars_on_s3(s3_world: World, site: Site) -> None:
+    s3_world.shards = {"rows": 10, "max_partitions": 1}
+    s3_world.catalog(links_to(site, 25))
+    first = s3_world.run()
+    assert stored_parts(s3_world.storage, "00000") == part_names("00000", 25, 10)
+    assert len(dict(read_images(s3_world.storage, "00000"))) == first.ok == 25
+    asked = len(site.requests)
+    s3_world.shards = {"rows": 30, "max_partitions": 1}
+    second = s3_world.run()
+    assert (second.fetched, second.version, len(site.requests)) == (0, first.version, asked)
+    assert s3_world.storage.list("images") == ["00000.parquet", "00000.tar"]
+    assert s3_world.storage.list("images/00000") == []
+
+
+def test_sources_on_s3(s3_world: World, site: Site) -> None:
+    link = site.add("/a.jpg", JPEG)
+    source = Storage(f"s3://{BUCKET}/source-{s3_world.folder.name}")
+    source.write_parquet("part-0.parquet", pl.DataFrame({"URL": [link], "TEXT": ["one"]}))
+    source.write_bytes("pictures/x/a.jpg", JPEG)
+    s3_world.source = Source(path=f"{source.root}/*.parquet")
+    before = observe_source(s3_world.profile, s3_world.storage)
+    assert (before.files, before.version) == (1, observe_source(s3_world.profile, s3_world.storage).version)
+    assert build_catalog(s3_world.profile, s3_world.storage).rows_kept == 1
+    source.write_parquet("part-1.parquet", pl.DataFrame({"URL": [f"{link}?2"], "TEXT": ["two"]}))
+    assert observe_source(s3_world.profile, s3_world.storage).version != before.version
+    assert build_catalog(s3_world.profile, s3_world.storage).added == ("00001",)
+    s3_world.root += "-folder"
+    s3_world.source = Source(kind="folder", path=f"{source.root}/pictures")
+    assert build_catalog(s3_world.profile, s3_world.storage).rows_kept == 1
+    assert s3_world.run().ok == 1
+    s3_world.source = Source(path=f"s3://{BUCKET}/nothing/*.parquet")
+    with pytest.raises(SourceError, match=r"nothing at `source\.path`"):
+        observe_source(s3_world.profile, s3_world.storage)
+
+
+def test_credentials_appear_nowhere(
+    s3_world: World, site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with caplog.at_level(logging.INFO):
+        s3_world.catalog([site.add("/a.jpg", JPEG)])
+        report = s3_world.run()
+        s3_world.storage.write_json("manifests/x/y.json", {"report": repr(report), "storage": repr(s3_world.storage)})
+    ours = "\n".join(r.getMessage() for r in caplog.records if r.name.startswith("latent_assets"))
+    assert SECRET not in ours
+    assert not [name for name, content in everything(s3_world.storage).items() if SECRET.encode() in content]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-0c8d")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StorageError, match="credentials") as refused:
+        s3_world.storage.check_writable()
+    assert "wrong-secret-0c8d" not in str(refused.value)

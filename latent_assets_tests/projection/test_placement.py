@@ -1,0 +1,114 @@
+"""Placement: the paper's weights, a place that depends on the row alone, honest spread and distance."""
+
+import numpy as np
+import pytest
+
+from latent_assets.errors import DataError
+from latent_assets.projection.neighbors import unit
+from latent_assets.projection.placement import Placer, membership
+from latent_assets_tests.projection import synthetic
+
+
+@pytest.fixture(scope="module")
+def placer() -> Placer:
+    features, _ = synthetic.clip_vectors(400)
+    coords = np.random.default_rng(3).normal(size=(400, 3)).astype(np.float32)
+    return Placer(features, coords, "cosine", 15)
+
+
+def test_membership_is_that_of_umap_learn() -> None:
+    """The independent judge: umap-learn's own smooth kNN distances on the same neighbours."""
+    from umap.umap_ import compute_membership_strengths, smooth_knn_dist
+
+    rng = np.random.default_rng(0)
+    distances = np.sort(rng.gamma(2.0, size=(50, 15)), axis=1)
+    with_self = np.hstack([np.zeros((50, 1)), distances]).astype(np.float32)
+    sigmas, rhos = smooth_knn_dist(with_self, 15.0)
+    indices = np.hstack([np.full((50, 1), 99), np.tile(np.arange(100, 115), (50, 1))]).astype(np.int32)
+    _, _, expected, _ = compute_membership_strengths(indices, with_self, sigmas, rhos)
+    np.testing.assert_allclose(membership(distances), expected.reshape(50, 16)[:, 1:], atol=2e-4)
+
+
+def test_membership_sums_to_log2_of_k_and_nearest_is_certain() -> None:
+    distances = np.sort(np.random.default_rng(1).uniform(0.1, 1.0, size=(30, 15)), axis=1)
+    weights = membership(distances)
+    np.testing.assert_allclose(weights.sum(axis=1), np.log2(15), atol=1e-4)
+    assert (weights[:, 0] == 1.0).all()
+    assert (np.diff(weights, axis=1) <= 0).all()
+
+
+def test_membership_of_degenerate_distances_is_finite() -> None:
+    weights = membership(np.array([[0.0] * 5, [0.3] * 5, [0.0, 0.0, 1e-30, 1e30, 1e30], [7.0, 7.0, 7.0, 7.0, 8.0]]))
+    assert np.isfinite(weights).all() and (weights > 0).any(axis=1).all()
+
+
+def test_a_row_has_the_same_bits_alone_in_a_batch_and_in_another_order(placer: Placer) -> None:
+    rows, _ = synthetic.clip_vectors(150, seed=9)
+    # rows that coincide with fitted ones, and rows that coincide with each other
+    fitted, _ = synthetic.clip_vectors(400)
+    rows = np.concatenate([rows, fitted[:20], rows[:5]])
+    together = placer.place(rows)
+    order = np.random.default_rng(4).permutation(len(rows))
+    shuffled = placer.place(rows[order])
+    for name in ("coords", "spread", "distance"):
+        whole = getattr(together, name)
+        alone = np.concatenate([getattr(placer.place(rows[i : i + 1]), name) for i in range(len(rows))])
+        batched = np.concatenate([getattr(placer.place(rows[i : i + 64]), name) for i in range(0, len(rows), 64)])
+        assert alone.tobytes() == whole.tobytes(), name
+        assert batched.tobytes() == whole.tobytes(), name
+        assert getattr(shuffled, name).tobytes() == whole[order].tobytes(), name
+
+
+def test_equal_rows_share_the_place_of_their_fitted_twins() -> None:
+    features = np.array([[1, 0], [0, 1], [0, 1], [-1, 0]], np.float32)
+    coords = np.array([[0, 0, 0], [4, 0, 0], [6, 2, 0], [9, 9, 9]], np.float32)
+    placed = Placer(features, coords, "euclidean", 4).place(features[:2])
+    np.testing.assert_array_equal(placed.coords, [[0, 0, 0], [5, 1, 0]])
+    np.testing.assert_allclose(placed.spread, [0.0, np.sqrt(2.0)], rtol=1e-6)
+    np.testing.assert_array_equal(placed.distance, [0.0, 0.0])
+
+
+def test_place_is_the_weighted_mean_and_spread_its_deviation(placer: Placer) -> None:
+    row = synthetic.clip_vectors(1, seed=21)[0]
+    features, _ = synthetic.clip_vectors(400)
+    coords = np.random.default_rng(3).normal(size=(400, 3)).astype(np.float32)
+    distances = 1.0 - features.astype(np.float64) @ row[0].astype(np.float64)
+    nearest = np.argsort(distances)[:15]
+    weights = membership(distances[nearest][None])[0]
+    mean = np.average(coords[nearest], axis=0, weights=weights)
+    spread = np.sqrt(np.average(((coords[nearest] - mean) ** 2).sum(axis=1), weights=weights))
+    placed = placer.place(row)
+    np.testing.assert_allclose(placed.coords[0], mean, atol=1e-4)
+    np.testing.assert_allclose(placed.spread[0], spread, atol=1e-4)
+    np.testing.assert_allclose(placed.distance[0], distances.min(), atol=1e-6)
+    assert set(placed.neighbors[0]) == set(nearest)
+
+
+def test_held_out_rows_land_in_their_own_cluster() -> None:
+    features, labels = synthetic.clip_vectors(600)
+    centres = 10.0 * np.random.default_rng(5).normal(size=(6, 3))
+    coords = centres[labels] + np.random.default_rng(6).normal(size=(600, 3)) * 0.1
+    placed = Placer(features[:400], coords[:400].astype(np.float32), "cosine", 15).place(features[400:])
+    nearest = np.linalg.norm(placed.coords[:, None] - centres[None], axis=2).argmin(axis=1)
+    assert (nearest == labels[400:]).mean() == 1.0
+
+
+def test_fewer_fitted_rows_than_neighbours() -> None:
+    placed = Placer(np.ones((1, 4), np.float32), np.full((1, 3), 2.0), "euclidean", 15).place(
+        np.zeros((2, 4), np.float32)
+    )
+    np.testing.assert_array_equal(placed.coords, np.full((2, 3), 2.0))
+    np.testing.assert_array_equal(placed.distance, [2.0, 2.0])
+
+
+def test_no_rows_no_places_no_model(placer: Placer) -> None:
+    assert placer.place(np.zeros((0, 32), np.float32)).coords.shape == (0, 3)
+    with pytest.raises(ValueError, match="nothing was fitted"):
+        Placer(np.zeros((0, 4), np.float32), np.zeros((0, 3)), "cosine", 15)
+
+
+def test_nan_is_refused_with_its_position(placer: Placer) -> None:
+    rows = unit(np.random.default_rng(7).normal(size=(3, 32)))
+    rows[1, 4] = np.nan
+    with pytest.raises(DataError, match="1 rows cannot be placed, the first at position 1"):
+        placer.place(rows)
