@@ -5,6 +5,7 @@ Parsing, validation and its errors live here. What a profile means is the busine
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tomllib
 from importlib import resources
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from latent_assets.errors import ProfileError
+from latent_assets.spaces import Embedding, embeddings
 
 PROFILE_VARIABLE = "LATENT_ASSETS_PROFILE"
 HOME_VARIABLE = "LATENT_ASSETS_HOME"
@@ -171,6 +173,10 @@ class Models(_Section):
     vae: VaeModel | None = None
     diffusion: DiffusionModel | None = None
 
+    def of(self, name: str) -> Any:
+        """The table of an embedding's model."""
+        return getattr(self, name)
+
 
 class Projection(_Section):
     """UMAP settings, shared by all spaces. Names as in umap-learn."""
@@ -219,6 +225,16 @@ class Profile(_Section):
     models: Models
     projection: Projection = Projection()
     table: Table = Table()
+
+    @property
+    def embeddings(self) -> tuple[Embedding, ...]:
+        """The embeddings that the profile names a model for."""
+        return tuple(row for row in embeddings().values() if getattr(self.models, row.name, None) is not None)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the resolved profile: 16 hexadecimal digits."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @model_validator(mode="after")
     def _spaces_have_models(self) -> Profile:
