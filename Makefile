@@ -28,7 +28,7 @@ dev: $(INSTALLED)
 
 ## Train the demo's models from scratch (hours).
 train: $(INSTALLED)
-	$(BIN)/python -m latent_assets.openmoji.train all
+	$(BIN)/python -m infra.training.train all
 
 ## Pin the newest versions that pyproject.toml admits.
 lock: $(INSTALLED)

@@ -308,6 +308,16 @@ def load_profile(selection: str | os.PathLike[str] | None = None) -> Profile:
     return parse_profile(values, file, base)
 
 
+def profile_toml(profile: Profile) -> str:
+    """A resolved profile as TOML text, defaults filled in: `load_profile` of that text is the same profile again.
+
+    TOML has no null: a key without a value is left out.
+    """
+    import tomli_w
+
+    return tomli_w.dumps(profile.model_dump(mode="json", exclude_none=True))
+
+
 def parse_profile(values: dict[str, Any], file: Path, base: Path) -> Profile:
     """Check the parsed TOML `values` of `file` and make its relative paths absolute, from `base`.
 

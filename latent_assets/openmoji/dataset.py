@@ -1,7 +1,7 @@
 """The demo's data set: OpenMoji pictures with their English names, categories and source pages.
 
 Here: the table, rendering SVG to PNG, and the metadata file in LAION's schema. Not here: serving the pictures
-(`server`) and learning from them (`training`).
+(`server`) and learning from them (`infra/training`).
 """
 
 from __future__ import annotations

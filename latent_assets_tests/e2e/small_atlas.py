@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
@@ -15,7 +13,7 @@ from latent_assets.definitions import build_defs
 from latent_assets.defs.build import Builder, StageResult
 from latent_assets.defs.instance import open_instance
 from latent_assets.pipeline.lineage import Lineage
-from latent_assets.profile import Profile
+from latent_assets.profile import Profile, profile_toml
 
 
 @dataclass
@@ -59,8 +57,5 @@ def small_atlas(profile: Profile) -> Iterator[SmallAtlas]:
 
 def write_profile(profile: Profile, file: Path) -> Path:
     """A resolved profile as a TOML file, for a process of its own."""
-    from latent_assets.cli import _toml_lines
-
-    values: dict[str, Any] = json.loads(profile.model_dump_json(exclude_none=True))
-    file.write_text("\n".join(_toml_lines(values)) + "\n", encoding="utf-8")
+    file.write_text(profile_toml(profile), encoding="utf-8")
     return file

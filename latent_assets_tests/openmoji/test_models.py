@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from infra.training import evaluate
 from latent_assets.errors import ModelError
-from latent_assets.openmoji import evaluate
 from latent_assets.openmoji.models import (
     CLIP,
     CLIP_CONFIG,
@@ -84,25 +83,6 @@ def test_clip_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "short.safetensors")
     with pytest.raises(ModelError, match=r"text\.proj\.weight"):
         load_open_clip(CLIP_CONFIG, tmp_path / "short.safetensors", text_encoder_directory())
-
-
-def test_queries_are_words_and_not_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    queries = evaluate.load_queries()
-    assert len(queries) == 60 and all(queries.values())
-    wrong = tmp_path / "queries.toml"
-    wrong.write_text('[queries]\n"Dog Face" = ["dog"]\n', "utf-8")
-    monkeypatch.setattr(evaluate, "QUERIES", wrong)
-    with pytest.raises(ValueError, match="Dog Face"):
-        evaluate.load_queries()
-    assert tomllib.loads(wrong.read_text("utf-8"))
-
-
-def test_evaluation_prompts_are_drawn_evenly() -> None:
-    prompts = evaluate.evaluation_prompts()
-    assert len(set(prompts)) == 100
-    counts = {category: sum(c == category for _, c in prompts) for _, category in prompts}
-    assert len(counts) == 9 and set(counts.values()) == {11, 12}
-    assert prompts == evaluate.evaluation_prompts()
 
 
 def test_the_pipeline_is_diffusers_own_and_draws(capsys: pytest.CaptureFixture[str]) -> None:

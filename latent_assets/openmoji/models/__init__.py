@@ -1,6 +1,6 @@
 """The shipped demo models and how to load each with its own library, unmodified.
 
-Here: paths and loaders. Training lives in `demo.training`, figures in `demo.evaluate`. Heavy libraries are
+Here: paths and loaders. Training and the figures of the cards are in `infra/training`. Heavy libraries are
 imported inside the loaders, so importing this module costs nothing.
 """
 

@@ -1,4 +1,4 @@
-"""Judges the shipped models: `python -m latent_assets.openmoji.evaluate [--json] [--quick]`.
+"""Judges the shipped models: `python -m infra.training.evaluate [--json] [--quick]`.
 
 Here: the figures the model cards state and the tests demand, always from the shipped float16 weights. Not here:
 training, and anything that needs the atlas.
@@ -129,7 +129,7 @@ def evaluate_clip() -> ClipFigures:
 
 def evaluate_diffusion(count: int = PROMPT_COUNT) -> DiffusionFigures:
     """Generate `count` named emojis and see among which pictures of the data set they land by CLIP."""
-    from latent_assets.openmoji.training.sheet import generate
+    from infra.training.sheet import generate
 
     pipeline = load_pipeline()
     prompts = evaluation_prompts(count)
@@ -241,7 +241,7 @@ def _thinned(images: tuple[Image.Image, ...], limit: int | None) -> tuple[Image.
 
 def main() -> None:
     """Evaluate everything and print a table, or JSON; --quick thins the slow parts."""
-    parser = argparse.ArgumentParser(prog="python -m latent_assets.openmoji.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m infra.training.evaluate", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--quick", action="store_true", help="400 pictures for the vae, 18 generated pictures")
     arguments = parser.parse_args()

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from infra.training.loop import Schedule, train
+from infra.training.pictures import Augmentation, Pictures
+from infra.training.texts import alias_texts
 from latent_assets.openmoji.dataset import emoji_table
-from latent_assets.openmoji.training.loop import Schedule, train
-from latent_assets.openmoji.training.pictures import Augmentation, Pictures
-from latent_assets.openmoji.training.texts import alias_texts
 
 SCHEDULE = Schedule(steps=8, batch=4, rate=0.1, warmup=2, log_every=2, save_every=2)
 

@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from latent_assets.openmoji.training.loop import Loss, Schedule, train
-from latent_assets.openmoji.training.pictures import Augmentation, Pictures, load_pictures, to_image
+from infra.training.loop import Loss, Schedule, train
+from infra.training.pictures import Augmentation, Pictures, load_pictures, to_image
 
 SCHEDULE = Schedule(steps=4300, batch=16, rate=1e-3, save_every=500)
 AUGMENTATION = Augmentation(affine=0.3, flip=0.2, colour=0.2, jpeg=0.03)

@@ -1,6 +1,6 @@
-"""Trains the demo's models: `python -m latent_assets.openmoji.train {data,vae,clip,diffusion,all}`.
+"""Trains the demo's models: `python -m infra.training.train {data,vae,clip,diffusion,all}`.
 
-Here: the command line and the order of the stages. The recipes are in `training`.
+Here: the command line and the order of the stages. Each model's recipe is in the module of its name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ STAGES = ("data", "vae", "clip", "diffusion")
 
 def main() -> None:
     """Parse the command line and run the chosen stage, or all of them in order."""
-    parser = argparse.ArgumentParser(prog="python -m latent_assets.openmoji.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m infra.training.train", description=__doc__)
     parser.add_argument("stage", choices=(*STAGES, "all"))
     parser.add_argument("--out", type=Path, default=Path("build/demo-models"), help="working directory")
     parser.add_argument("--steps", type=int, help="training steps instead of the recipe's")
@@ -35,19 +35,19 @@ def run_stage(stage: str, out: Path, steps: int | None, resume: bool, threads: i
     if threads:
         torch.set_num_threads(threads)
     if stage == "data":
-        from latent_assets.openmoji.training.pictures import load_pictures
+        from infra.training.pictures import load_pictures
 
         load_pictures(out / "data")
     elif stage == "vae":
-        from latent_assets.openmoji.training.vae import train_vae
+        from infra.training.vae import train_vae
 
         print(train_vae(out, steps, resume))
     elif stage == "clip":
-        from latent_assets.openmoji.training.clip import train_clip
+        from infra.training.clip import train_clip
 
         print(train_clip(out, steps, resume))
     elif stage == "diffusion":
-        from latent_assets.openmoji.training.diffusion import train_diffusion
+        from infra.training.diffusion import train_diffusion
 
         print(train_diffusion(out, steps, resume))
 
@@ -62,14 +62,14 @@ def ship(stage: str, out: Path) -> None:
     if stage == "vae":
         import torch
 
-        from latent_assets.openmoji.training.pictures import load_pictures
-        from latent_assets.openmoji.training.vae import reconstruction_sheet
+        from infra.training.pictures import load_pictures
+        from infra.training.vae import reconstruction_sheet
 
         pictures = load_pictures(out / "data")
         sample = pictures.plain(torch.arange(7, len(pictures.small), len(pictures.small) // 32)[:32])
         reconstruction_sheet(load_vae(), sample).save(VAE / "reconstructions.webp", quality=88)
     elif stage == "diffusion":
-        from latent_assets.openmoji.training.sheet import SHEET_PROMPTS, generated_sheet
+        from infra.training.sheet import SHEET_PROMPTS, generated_sheet
 
         generated_sheet(load_pipeline(), SHEET_PROMPTS).save(DIFFUSION / "sheet.webp", quality=88)
 

@@ -1,0 +1,44 @@
+"""The program: its commands in the order in which the help shows them."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from latent_assets.cli import asking, building
+from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
+from latent_assets.cli.profiles import profile_app
+
+app = typer.Typer(
+    help="Build, inspect and search a versioned 3D atlas of latent space.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """Options that come before the command."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+for _command in (
+    building.build,
+    building.status,
+    building.demo,
+    building.ui,
+    asking.search,
+    asking.neighbors,
+    asking.info,
+    asking.schema,
+    asking.models,
+):
+    app.command()(_command)
+app.add_typer(profile_app, name="profile")
+
+main = explaining(app)

@@ -1,0 +1,123 @@
+"""Commands that ask what is there: `search` and `neighbors`, `info`, `schema` and `models`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from latent_assets.cli.console import out, print_json
+from latent_assets.cli.options import CountOption, JsonOption, ProfileOption, selected_profile
+from latent_assets.errors import LatentAssetsError, NotBuiltError
+
+if TYPE_CHECKING:
+    from latent_assets.client import Atlas, Hit
+
+
+def _open_atlas(profile: str | None) -> Atlas:
+    from latent_assets.client import Atlas
+    from latent_assets.storage import Storage
+
+    chosen = selected_profile(profile)
+    try:
+        return Atlas.open(Storage(chosen.root).lance_uri)
+    except NotBuiltError as error:
+        option = f" -p {profile}" if profile else ""
+        raise NotBuiltError(f"{error} Build it with `latent-assets build{option}`.") from error
+
+
+def _print_hits(hits: Sequence[Hit], as_json: bool) -> None:
+    if as_json:
+        print_json([asdict(hit) for hit in hits])
+        return
+    if hits:
+        out.print(f"{'':>3} {hits[0].measure}", style="dim", highlight=False)
+    for place, hit in enumerate(hits, 1):
+        caption = (hit.caption or "(no caption)").replace("\n", " ")
+        shown = caption if len(caption) <= 200 else f"{caption[:200]}…"
+        category = f"  [{hit.category}]" if hit.category else ""
+        out.print(f"{place:>3} {hit.score:.3f}  {shown}{category}", highlight=False, markup=False)
+        out.print(f"{'':>3} {hit.id}  {hit.source_url or hit.url}", style="dim", highlight=False, markup=False)
+
+
+def search(
+    text: Annotated[str, typer.Argument(help="What to look for, in words.")],
+    count: CountOption = 10,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Images that resemble a text, by CLIP."""
+    _print_hits(_open_atlas(profile).search_text(text, k=count), as_json)
+
+
+def neighbors(
+    row_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a row, as `search` prints it.")],
+    count: CountOption = 10,
+    space: Annotated[str, typer.Option(help="clip (meaning) or vae (colour and layout).")] = "clip",
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Images that resemble an image of the atlas."""
+    hits = _open_atlas(profile).neighbors(row_id, k=count, space=space)
+    _print_hits(hits, as_json)
+
+
+def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+    """What the published atlas is: where, how many rows, which spaces, models and digests."""
+    atlas = _open_atlas(profile)
+    values = {"lance_uri": atlas.uri, "version": atlas.version, **asdict(atlas.info), "rows": len(atlas)}
+    if as_json:
+        print_json(values)
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in values.items():
+        if key == "models":
+            for name, model in value.items():
+                table.add_row(f"model {name}", f"{model.get('name', '')} {model.get('digest', '')}")
+        else:
+            table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    out.print(table)
+
+
+def schema() -> None:
+    """The columns of the table `atlas`, as Markdown."""
+    from latent_assets.atlas.schema import schema_markdown
+
+    sys.stdout.write(schema_markdown())
+
+
+def models(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+    """The profile's models: files, sizes and the digest of their weights."""
+    from latent_assets.pipeline.lineage import Lineage
+
+    chosen = selected_profile(profile)
+    lineage = Lineage(chosen)
+    found: dict[str, dict[str, Any]] = {}
+    problems = False
+    for name in ("clip", "vae", "diffusion"):
+        if getattr(chosen.models, name) is None:
+            continue
+        try:
+            files = getattr(lineage, f"{name}_files")
+            found[name] = {"name": files.name, "digest": files.digest, "files": files.files, "bytes": files.bytes}
+        except LatentAssetsError as error:
+            problems = True
+            found[name] = {"error": str(error)}
+    if as_json:
+        print_json(found)
+    else:
+        table = Table("model", "name", "digest", "files", "MB", box=None, pad_edge=False)
+        for name, values in found.items():
+            if "error" in values:
+                table.add_row(name, Text(values["error"], style="red"))
+            else:
+                size = f"{values['bytes'] / 1e6:.1f}"
+                table.add_row(name, values["name"], values["digest"], str(values["files"]), size)
+        out.print(table)
+    if problems:
+        raise typer.Exit(5)

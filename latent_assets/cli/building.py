@@ -1,0 +1,211 @@
+"""Commands that build the atlas and say how far it is: `build`, `status`, `demo` and `ui`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from latent_assets.cli.console import err, out, print_json
+from latent_assets.cli.options import JsonOption, ProfileOption, selected_profile
+from latent_assets.errors import ProfileError
+from latent_assets.profile import PROFILE_VARIABLE
+
+if TYPE_CHECKING:
+    from latent_assets.pipeline.lineage import Lineage
+
+
+def build(
+    profile: ProfileOption = None,
+    retry: Annotated[
+        list[str] | None, typer.Option(help="Fetch rows that failed for this reason once more (repeatable).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring the atlas up to date: only what is missing or stale is redone."""
+    from dagster import DagsterExecutionInterruptedError
+
+    from latent_assets.definitions import build_defs
+    from latent_assets.defs.build import Builder
+    from latent_assets.defs.display import BuildDisplay
+    from latent_assets.defs.instance import open_instance
+    from latent_assets.defs.lock import exclusive
+    from latent_assets.pipeline.lineage import Lineage
+
+    chosen = selected_profile(profile)
+    lineage = Lineage(chosen)
+    reasons = _checked_reasons(retry or [])
+    started = time.perf_counter()
+    results = []
+    try:
+        with exclusive(lineage), open_instance(chosen) as instance, BuildDisplay(err) as display:
+            builder = Builder(build_defs(chosen, lineage=lineage), lineage, instance)
+            for result in builder.build(display.begin, reasons):
+                display.end(result)
+                results.append(result)
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        err.print("Stopped. What is finished is kept; `latent-assets build` goes on from here.")
+        raise typer.Exit(130) from None
+    seconds = time.perf_counter() - started
+    failed = {result.stage: result.failed for result in results if result.failed}
+    done = sum(result.done for result in results)
+    if as_json:
+        print_json(
+            {
+                "profile": chosen.name,
+                "root": chosen.root,
+                "lance_uri": lineage.storage.lance_uri,
+                "seconds": round(seconds, 2),
+                "done": {result.stage: result.done for result in results},
+                "unchanged": {result.stage: result.unchanged for result in results},
+                "failed": failed,
+            }
+        )
+    elif not failed:
+        work = f"{done} artefacts made" if done else "nothing changed, nothing to do"
+        out.print(f"[bold]{chosen.title or chosen.name}[/bold] is up to date: {work} ({seconds:.1f} s).")
+        _show_examples(lineage)
+    if failed:
+        _show_failures(failed)
+        err.print(
+            "What is finished is kept; `latent-assets status` shows all, `latent-assets build` goes on from here."
+        )
+        raise typer.Exit(1)
+
+
+def _show_failures(failed: dict[str, dict[str, str]]) -> None:
+    """Each reason once, with the artefacts it stopped; what merely waits for them is named after."""
+    waiting = [stage for stage, shards in failed.items() if all(_waits(why) for why in shards.values())]
+    for stage, shards in failed.items():
+        by_reason: dict[str, list[str]] = {}
+        for key, why in shards.items():
+            by_reason.setdefault(why, []).append(key)
+        for why, keys in by_reason.items():
+            if stage not in waiting:
+                which = "" if keys == ["all"] else f" {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
+                err.print(f"{stage}{which}: {why}", style="red", highlight=False, markup=False)
+    if waiting:
+        err.print(f"Waiting for that: {', '.join(waiting)}.", highlight=False)
+
+
+def _waits(why: str) -> bool:
+    return " needs " in why and "not there" in why
+
+
+def _checked_reasons(reasons: Sequence[str]) -> list[str]:
+    from latent_assets.images.outcome import Reason
+
+    known = {reason.value for reason in Reason} - {Reason.OK.value}
+    if unknown := sorted(set(reasons) - known):
+        raise ProfileError(f"--retry {unknown[0]}: no such reason. Known: {', '.join(sorted(known))}.")
+    return list(reasons)
+
+
+def _show_examples(lineage: Lineage) -> None:
+    """Where the atlas is, and queries to begin with."""
+    option = "" if lineage.profile.name == "demo" else f" -p {os.environ.get(PROFILE_VARIABLE, lineage.profile.name)}"
+    program = Path(sys.argv[0])
+    name = program.name if shutil.which(program.name) else os.path.relpath(program)
+    out.print(f"Atlas (LanceDB): {lineage.storage.lance_uri}", highlight=False)
+    out.print("Try:", highlight=False)
+    for query in lineage.profile.examples:
+        out.print(f'  {name} search "{query}"{option}', highlight=False)
+
+
+def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+    """What is there, missing, stale or failed, stage by stage, and why."""
+    from latent_assets.pipeline.lineage import Lineage, State
+
+    chosen = selected_profile(profile)
+    lineage = Lineage(chosen)
+    standings = lineage.standings()
+    if as_json:
+        print_json(
+            {
+                "profile": chosen.name,
+                "root": chosen.root,
+                "current": all(s.state is State.CURRENT for stage in standings.values() for s in stage),
+                "stages": {
+                    name: [
+                        {"key": s.key, "state": s.state, "why": s.why, "rows": s.manifest.rows if s.manifest else None}
+                        for s in stage
+                    ]
+                    for name, stage in standings.items()
+                },
+            }
+        )
+        return
+    table = Table("stage", "current", "missing", "stale", "failed", "waiting", "rows", "why", box=None, pad_edge=False)
+    for name, stage in standings.items():
+        counts = [sum(s.state is state for s in stage) for state in State]
+        rows = sum(s.manifest.rows for s in stage if s.manifest)
+        reasons = list(dict.fromkeys(f"{'' if s.key == 'all' else s.key + ': '}{s.why}" for s in stage if s.why))
+        why = "; ".join(reasons[:3]) + (f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else "")
+        if not stage:
+            why = "no shards yet"
+        order = (State.CURRENT, State.MISSING, State.STALE, State.FAILED, State.WAITING)
+        cells = [str(dict(zip(State, counts, strict=True))[state] or "·") for state in order]
+        table.add_row(name, *cells, f"{rows:,}", Text(why[:400]))
+    out.print(table)
+    _print_losses(lineage)
+
+
+def _print_losses(lineage: Lineage) -> None:
+    """Where the rows of the source went that are not in the atlas."""
+    metadata = lineage.storage.manifest("laion_metadata")
+    if metadata is None:
+        return
+    dropped = {str(reason): int(count) for reason, count in metadata.details["funnel"] if count}
+    outcomes: dict[str, int] = {}
+    for manifest in lineage.storage.manifests("image_shards").values():
+        for reason, count in manifest.details["reasons"].items():
+            outcomes[reason] = outcomes.get(reason, 0) + count
+    out.print(f"\n{metadata.details['rows_read']:,} rows read, {metadata.rows:,} in the catalog", highlight=False)
+    for title, counts in (("dropped by the catalog", dropped), ("fetch outcomes", outcomes)):
+        if counts:
+            out.print(
+                f"{title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()), highlight=False
+            )
+
+
+def demo(
+    serve: Annotated[bool, typer.Option(help="Open the Dagster UI on the atlas when it is built.")] = True,
+    port: Annotated[int, typer.Option(help="Port of the UI.")] = 3000,
+) -> None:
+    """Build the embedded default atlas and open the Dagster UI on it."""
+    build("demo")
+    if serve:
+        ui("demo", port)
+
+
+def ui(
+    profile: ProfileOption = None, port: Annotated[int, typer.Option(help="Port of the UI, on loopback.")] = 3000
+) -> None:
+    """Open the Dagster UI on the atlas's instance (loopback only)."""
+    from latent_assets.defs.instance import open_instance
+
+    chosen = selected_profile(profile)
+    os.environ.setdefault(PROFILE_VARIABLE, chosen.name)
+    open_instance(chosen).dispose()
+    out.print(f"Dagster UI: http://127.0.0.1:{port}  (stop with Ctrl+C)", highlight=False)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "dagster",
+        "dev",
+        "-m",
+        "latent_assets.definitions",
+        "-h",
+        "127.0.0.1",
+    ]
+    os.execv(sys.executable, [*command, "-p", str(port), "--log-level", "warning"])

@@ -1,0 +1,33 @@
+"""How a command ends that failed: one paragraph and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from latent_assets.cli.console import err
+from latent_assets.errors import LatentAssetsError
+
+DEBUG_VARIABLE = "LATENT_ASSETS_DEBUG"
+
+
+def explaining(run: Callable[[], Any]) -> Callable[[], None]:
+    """Errors as one paragraph and an exit code; with --debug as they are."""
+
+    @wraps(run)
+    def main() -> None:
+        try:
+            run()
+        except Exception as error:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            known = isinstance(error, LatentAssetsError)
+            text = str(error) if known else f"unexpected {type(error).__name__}: {error} (more with --debug)"
+            err.print("error:", style="bold red", end=" ")
+            err.print(text, highlight=False, markup=False)
+            sys.exit(error.exit_code if isinstance(error, LatentAssetsError) else 70)
+
+    return main
