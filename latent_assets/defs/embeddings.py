@@ -148,7 +148,7 @@ def _is_current(lineage: Lineage, stage: str, shard: str) -> bool:
 
 def _encode(lineage: Lineage, shard: str, stages: Sequence[str]) -> "EncodeReport":
     from latent_assets.embeddings.shard import Target, encode_shard
-    from latent_assets.images.tar import read_images
+    from latent_assets.images.store.tar import read_images
     from latent_assets.models.clip import load_clip
     from latent_assets.models.vae import load_vae
 

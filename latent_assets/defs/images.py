@@ -78,7 +78,7 @@ def fetch_images(lineage: Lineage, shard: str, retry: Sequence[str] = ()) -> Pro
     """Fetch what a shard still lacks. Too few images is a problem that must not travel."""
     from latent_assets.images.contact_sheet import contact_sheet
     from latent_assets.images.shard import fetch_shard
-    from latent_assets.images.tar import read_images
+    from latent_assets.images.store.tar import read_images
 
     report = fetch_shard(lineage.profile, lineage.storage, shard, retry=retry)
     catalog = lineage.storage.manifest("shard_catalog", shard)
