@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import dagster as dg
 
 from latent_assets.defs.assets import stage_assets
+from latent_assets.defs.instance import instance_home
 from latent_assets.defs.jobs import jobs, schedules, sensors
 from latent_assets.defs.sources import source_assets
 from latent_assets.pipeline.lineage import Lineage
-from latent_assets.profile import Profile, load_profile
+from latent_assets.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, load_profile
 
 
 def build_defs(profile: Profile | None = None, lineage: Lineage | None = None) -> dg.Definitions:
@@ -30,5 +34,18 @@ def build_defs(profile: Profile | None = None, lineage: Lineage | None = None) -
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The selected profile's definitions ($LATENT_ASSETS_PROFILE, else the demo)."""
-    return build_defs()
+    """Definitions of the selected profiles: $LATENT_ASSETS_PROFILE, several with commas in between; else the demo."""
+    _warn_without_home()
+    selected = os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
+    return dg.Definitions.merge(*(build_defs(load_profile(name)) for name in selected.split(",")))
+
+
+def _warn_without_home() -> None:
+    """Say why a UI that was started by hand is empty: without DAGSTER_HOME, Dagster keeps nothing."""
+    if "DAGSTER_HOME" not in os.environ and {"grpc", "code-server"} & set(sys.argv):
+        profile = load_profile((os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE).split(",")[0])
+        print(  # noqa: T201
+            f"DAGSTER_HOME is not set, so this UI is empty and keeps nothing: stop it and start `latent-assets ui`, or "
+            f"set DAGSTER_HOME={instance_home(profile)}",
+            file=sys.stderr,
+        )

@@ -21,6 +21,7 @@ from latent_assets.spaces import Embedding, embeddings
 PROFILE_VARIABLE = "LATENT_ASSETS_PROFILE"
 HOME_VARIABLE = "LATENT_ASSETS_HOME"
 DEFAULT_PROFILE = "demo"
+PICTURES_VARIABLE = "LATENT_ASSETS_PICTURES"  # where `latent-assets ui` serves the pictures of its atlases
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 SpaceName = Literal["clip", "vae", "joint"]

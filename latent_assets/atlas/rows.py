@@ -17,9 +17,9 @@ from latent_assets.atlas.thumbnails import thumbnails
 from latent_assets.catalog.shards import read_shard
 from latent_assets.embeddings.store import ShardEmbeddings
 from latent_assets.errors import DataError
-from latent_assets.images.ledger import read_ledger
 from latent_assets.images.outcome import Outcome
-from latent_assets.images.tar import read_images
+from latent_assets.images.store.ledger import read_ledger
+from latent_assets.images.store.tar import read_images
 from latent_assets.profile import Profile
 from latent_assets.progress import report
 from latent_assets.projection.rows import ShardRows, read_shard_rows

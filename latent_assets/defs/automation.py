@@ -8,7 +8,7 @@ import dagster as dg
 _DEPTH = 9
 
 
-def rebuild_when_due(depth: int = _DEPTH) -> dg.AutomationCondition:
+def rebuild_when_due(depth: int = _DEPTH) -> dg.AutomationCondition[dg.AssetKey]:
     """Rebuild what is missing, or made by other code or from other data, once everything before it has settled.
 
     - `missing`, newly: a shard that the list grew by; on the first tick, everything that was never built.

@@ -67,3 +67,15 @@ def limit_pools(instance: dg.DagsterInstance, profile: Profile) -> None:
         name = f"{profile.name}/{pool}"
         if name not in known:
             instance.event_log_storage.set_concurrency_slots(name, limit)
+
+
+LOCATION = "latent_assets"  # the code location's name, as in workspace.yaml
+
+
+def write_workspace(profile: Profile) -> Path:
+    """The workspace file of the instance: the code location under its usual name, whatever directory this is."""
+    file = instance_home(profile) / "workspace.yaml"
+    location = {"module_name": "latent_assets.definitions", "location_name": LOCATION}
+    lines = ["load_from:", "  - python_module:", *(f"      {key}: {value}" for key, value in location.items())]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file

@@ -14,12 +14,12 @@ import dagster as dg
 from latent_assets.pipeline.lineage import Lineage, Materialized
 from latent_assets.pipeline.manifests import Manifest
 from latent_assets.pipeline.stages import Columns
+from latent_assets.profile import PICTURES_VARIABLE
 from latent_assets.spaces import resolve
 
 Metadata = dict[str, Any]
 
 OWNERS = ["team:atlas"]
-PICTURES_VARIABLE = "LATENT_ASSETS_PICTURES_URL"  # where `latent-assets ui` serves the pictures of the atlas
 _INLINE = 20_000  # bytes of a picture that an event may hold
 
 

@@ -1,6 +1,6 @@
 """One shard from catalog rows to finished tars and ledgers, continuing from whatever is known already.
 
-The order of things lives here; how a row is downloaded in `rows`, what is known of it in `journal` and `ledger`.
+The order of things lives here; how a row is downloaded in `fetcher`, what is known of it in `store`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import xxhash
 from latent_assets.catalog.schema import CATALOG_COLUMNS
 from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import StorageError
-from latent_assets.images.arrival import Wanted
-from latent_assets.images.health import Health, health_of
-from latent_assets.images.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
-from latent_assets.images.ledger import ledger_frame, ledger_name, read_ledger, stored_rows
+from latent_assets.images.download.health import Health, health_of
+from latent_assets.images.download.http_client import Network
+from latent_assets.images.download.request import FetchRequest
+from latent_assets.images.fetcher import fetch_rows
 from latent_assets.images.outcome import LedgerRow, Outcome, Reason
-from latent_assets.images.parts import known_parts, part_names, split, stored_parts
-from latent_assets.images.rows import fetch_rows
-from latent_assets.images.tar import IMAGE_EXTENSIONS, TarWriter, index_members, tar_name
-from latent_assets.images.web import Network
+from latent_assets.images.store.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
+from latent_assets.images.store.ledger import ledger_frame, ledger_name, read_ledger, stored_rows
+from latent_assets.images.store.parts import known_parts, part_names, split, stored_parts
+from latent_assets.images.store.tar import IMAGE_EXTENSIONS, TarWriter, index_members, tar_name
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
@@ -116,36 +116,36 @@ class _PartFetcher:
         total: int,
     ) -> None:
         self._profile, self._storage, self._network = profile, storage, network
-        self._again = _again(profile, retry)
+        self._retried = _retried(profile, retry)
         self._outdated, self._total, self._done = outdated, total, 0
         self.fetched = 0
         self.written = False
 
     def fetch(self, part: str, frame: pl.DataFrame) -> None:
         """Give the rows of a part their outcomes and write its tar and ledger if anything about them is new."""
-        wanted = _wanted(self._profile, frame)
+        requests = _requests(self._profile, frame)
         journal = Journal(self._storage, part)
         stored = {row.id: row for row in stored_rows(self._storage, part)}
         pending = journal.entries()
-        known = self._moved({row.id for row in wanted}) | _known(self._storage, part, stored) | pending
+        known = self._moved({row.id for row in requests}) | _known(self._storage, part, stored) | pending
         missing = [
             replace(row, attempts=known[row.id].row.attempts if row.id in known else 0)
-            for row in wanted
-            if not _settled(known.get(row.id), row, self._again)
+            for row in requests
+            if not _settled(known.get(row.id), row, self._retried)
         ]
-        self._done += len(wanted) - len(missing)
+        self._done += len(requests) - len(missing)
         if missing:
             known |= self._outcomes(part, missing, journal, pending)
         finished = self._storage.exists(ledger_name(part))
-        if missing or pending or not finished or not _up_to_date(wanted, stored):
-            _write(self._storage, part, frame, wanted, known)
+        if missing or pending or not finished or not _up_to_date(requests, stored):
+            _write(self._storage, part, frame, requests, known)
             self.written = True
         journal.delete()
         self._done += len(missing)
         self.fetched += len(missing)
 
     def _outcomes(
-        self, part: str, missing: list[Wanted], journal: Journal, pending: dict[str, Entry]
+        self, part: str, missing: list[FetchRequest], journal: Journal, pending: dict[str, Entry]
     ) -> dict[str, Entry]:
         """What the journal says when every row of `missing` has an outcome that is not among those `pending`.
 
@@ -186,13 +186,13 @@ def shard_version(ledger: pl.DataFrame) -> str:
     return fingerprint([list(row) for row in images.iter_rows()])
 
 
-def _wanted(profile: Profile, frame: pl.DataFrame) -> list[Wanted]:
+def _requests(profile: Profile, frame: pl.DataFrame) -> list[FetchRequest]:
     made_by = recipe(profile)
     rows = _row_hashes(frame, CATALOG_COLUMNS)
     # a file's size and time decide whether it is read again; a link's scores do not
     origins = _row_hashes(frame, ["url", "path"] if profile.source.kind == "metadata" else ["path", "source_hash"])
     return [
-        Wanted(id=key, url=url, path=path, origin=origin, row_hash=row, recipe=made_by)
+        FetchRequest(id=key, url=url, path=path, origin=origin, row_hash=row, recipe=made_by)
         for key, url, path, origin, row in zip(frame["id"], frame["url"], frame["path"], origins, rows, strict=True)
     ]
 
@@ -223,37 +223,39 @@ def _known(storage: Storage, part: str, stored: dict[str, LedgerRow]) -> dict[st
     return known
 
 
-def _again(profile: Profile, retry: Collection[Reason | str]) -> frozenset[str]:
+def _retried(profile: Profile, retry: Collection[Reason | str]) -> frozenset[str]:
     """The reasons to try again; _OPT_OUT when images kept in spite of an opt-out may not be kept any more."""
     reasons = {Reason(reason).value for reason in retry}
     return frozenset(reasons | {_OPT_OUT} if profile.fetch.respect_opt_out else reasons)
 
 
-def _settled(entry: Entry | None, wanted: Wanted, again: Collection[str]) -> bool:
+def _settled(entry: Entry | None, request: FetchRequest, retried: Collection[str]) -> bool:
     """Whether a row has an outcome that holds: of the same link or file, stored the same way, not to be retried."""
-    if entry is None or entry.row.origin != wanted.origin:
+    if entry is None or entry.row.origin != request.origin:
         return False
     if entry.row.outcome == Outcome.OK:
-        return entry.row.recipe == wanted.recipe and not (entry.row.evidence and _OPT_OUT in again)
-    return entry.row.reason not in again
+        return entry.row.recipe == request.recipe and not (entry.row.evidence and _OPT_OUT in retried)
+    return entry.row.reason not in retried
 
 
-def _up_to_date(wanted: list[Wanted], stored: dict[str, LedgerRow]) -> bool:
-    return len(stored) == len(wanted) and all(
-        row.id in stored and stored[row.id].row_hash == row.row_hash for row in wanted
+def _up_to_date(requests: list[FetchRequest], stored: dict[str, LedgerRow]) -> bool:
+    return len(stored) == len(requests) and all(
+        row.id in stored and stored[row.id].row_hash == row.row_hash for row in requests
     )
 
 
-def _write(storage: Storage, part: str, frame: pl.DataFrame, wanted: list[Wanted], known: dict[str, Entry]) -> None:
+def _write(
+    storage: Storage, part: str, frame: pl.DataFrame, requests: list[FetchRequest], known: dict[str, Entry]
+) -> None:
     """Tar and ledger in the catalog's order: the same content gives the same bytes."""
     rows: list[LedgerRow] = []
     with storage.writing(tar_name(part)) as path, path.open("wb", buffering=0) as file, TarWriter(file) as tar:
         with stored_images(storage) as images:
-            for catalog_row, want in zip(frame.iter_rows(named=True), wanted, strict=True):
-                entry = known[want.id]
+            for catalog_row, request in zip(frame.iter_rows(named=True), requests, strict=True):
+                entry = known[request.id]
                 row = entry.row
-                if (row.row_hash, row.url) != (want.row_hash, want.url):
-                    row = replace(row, row_hash=want.row_hash, url=want.url)
+                if (row.row_hash, row.url) != (request.row_hash, request.url):
+                    row = replace(row, row_hash=request.row_hash, url=request.url)
                 rows.append(row)
                 if entry.place is not None:
                     _write_image(tar, images, entry.place, row, catalog_row)

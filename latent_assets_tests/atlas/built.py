@@ -16,9 +16,9 @@ from latent_assets.atlas.release import ModelInfo, ReleaseInfo, describe_release
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 from latent_assets.catalog.shards import catalog_name
 from latent_assets.embeddings.store import ShardEmbeddings
-from latent_assets.images.ledger import ledger_frame, ledger_name
 from latent_assets.images.outcome import LedgerRow
-from latent_assets.images.tar import TarWriter, tar_name
+from latent_assets.images.store.ledger import ledger_frame, ledger_name
+from latent_assets.images.store.tar import TarWriter, tar_name
 from latent_assets.profile import Profile
 from latent_assets.projection.fit import fit_map
 from latent_assets.projection.shard import project_shard

@@ -25,7 +25,7 @@ from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.table import Release, Staged, clean, move_live, publish, stage
 from latent_assets.catalog.shards import catalog_name
 from latent_assets.errors import DataError, NotBuiltError, StorageError
-from latent_assets.images.tar import TarWriter, tar_name
+from latent_assets.images.store.tar import TarWriter, tar_name
 from latent_assets.progress import Progress, listening
 from latent_assets.projection.shard import coords_name, read_coords
 from latent_assets.storage import Storage

@@ -18,11 +18,11 @@ from PIL import Image
 from latent_assets import progress
 from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import DataError
-from latent_assets.images.journal import Entry, Journal, journal_folder
-from latent_assets.images.ledger import LEDGER_SCHEMA, read_ledger
 from latent_assets.images.outcome import OUTCOME_OF, Outcome, Reason
 from latent_assets.images.shard import shard_report
-from latent_assets.images.tar import TarWriter, read_images, tar_name
+from latent_assets.images.store.journal import Entry, Journal, journal_folder
+from latent_assets.images.store.ledger import LEDGER_SCHEMA, read_ledger
+from latent_assets.images.store.tar import TarWriter, read_images, tar_name
 from latent_assets.storage import Storage
 from latent_assets_tests.images.conftest import JPEG, World, links_to, photo
 from latent_assets_tests.images.site import Site
@@ -131,7 +131,7 @@ def test_what_the_disk_has_of_a_tar_is_not_kept_in_memory(tmp_path: Path, monkey
     done: list[str | int] = []
     monkeypatch.setattr(os, "fdatasync", lambda _: done.append("on disk"))
     monkeypatch.setattr(os, "posix_fadvise", lambda _, begin, size, advice: done.append(advice))
-    monkeypatch.setattr("latent_assets.images.tar._SYNC_EVERY", 1 << 20)
+    monkeypatch.setattr("latent_assets.images.store.tar._SYNC_EVERY", 1 << 20)
     with (tmp_path / "tar").open("wb", buffering=0) as file, TarWriter(file) as tar:
         for number in range(4):
             tar.add(f"{number}.jpg", bytes(1 << 20))
@@ -149,8 +149,8 @@ def test_tar_is_the_same_however_much_is_written_at_once(
     other = World(tmp_path / "other", world.settings)
     (tmp_path / "other").mkdir()
     other.catalog(links)
-    monkeypatch.setattr("latent_assets.images.tar._GATHER", gathered)
-    monkeypatch.setattr("latent_assets.images.tar._SYNC_EVERY", 2000)
+    monkeypatch.setattr("latent_assets.images.store.tar._GATHER", gathered)
+    monkeypatch.setattr("latent_assets.images.store.tar._SYNC_EVERY", 2000)
     other.run()
     assert tar_bytes(other) == tar_bytes(world)
     assert len(members(other)) == 15

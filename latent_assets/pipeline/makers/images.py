@@ -32,7 +32,7 @@ def make_images(
     from latent_assets.catalog.builtin import serving
     from latent_assets.images.contact_sheet import contact_sheet
     from latent_assets.images.shard import fetch_shard
-    from latent_assets.images.tar import read_images
+    from latent_assets.images.store.tar import read_images
 
     with serving(lineage.profile, lineage.storage):
         report = fetch_shard(lineage.profile, lineage.storage, key, retry=options.retry)

@@ -1,10 +1,12 @@
 # temporary bridge to the rooms as they are
 from __future__ import annotations
+
 import sys
 from pathlib import Path
+
+from latent_assets.embeddings.store import ShardEmbeddings, embedding_name
 from latent_assets.pipeline.stages import Finding, Output
 from latent_assets.storage import fingerprint
-from latent_assets.embeddings.store import ShardEmbeddings, embedding_name
 
 
 def device_kind():
@@ -44,13 +46,14 @@ def places(lineage, shard):
 
 
 def make_embeddings(lineage, key, recipes):
-    from latent_assets.models.clip import load_clip
-    from latent_assets.embeddings.shard import Target, encode_shard
-    from latent_assets.models.vae import load_vae
-    from latent_assets.images.tar import read_images
-    from latent_assets.atlas.thumbnails import thumbnails
-    from latent_assets.pipeline.makers.embeddings import EmbeddingDetails, ThumbnailDetails
     import polars as pl
+
+    from latent_assets.atlas.thumbnails import thumbnails
+    from latent_assets.embeddings.shard import Target, encode_shard
+    from latent_assets.images.store.tar import read_images
+    from latent_assets.models.clip import load_clip
+    from latent_assets.models.vae import load_vae
+    from latent_assets.pipeline.makers.embeddings import EmbeddingDetails, ThumbnailDetails
 
     models, where = lineage.profile.models, places(lineage, key)
     targets = []

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-from latent_assets.images import robots
-from latent_assets.images.optout import opt_out
+from latent_assets.images.download import robots
+from latent_assets.images.download.host_queue import HostQueue
+from latent_assets.images.download.http_client import Network, retry_after, user_agent
+from latent_assets.images.download.optout import opt_out
 from latent_assets.images.outcome import Reason
-from latent_assets.images.politeness import Hosts
-from latent_assets.images.tar import read_images
-from latent_assets.images.web import Network, retry_after, user_agent
+from latent_assets.images.store.tar import read_images
 from latent_assets_tests.images.conftest import JPEG, World
 from latent_assets_tests.images.site import Page, Request, Site, answer, head, serve
 
@@ -162,7 +162,7 @@ def test_backoff_grows_and_attempts_end(world: World, site: Site) -> None:
 
 async def test_nothing_more_is_asked_of_a_host_that_is_about_to_be_given_up() -> None:
     """Eight requests hang. When the first has failed, a ninth would hang as long as they did."""
-    hosts: Hosts[int] = Hosts(per_host=8, rate=None, patience=10)
+    hosts: HostQueue[int] = HostQueue(per_host=8, rate=None, patience=10)
     hosts.add([("silent", number) for number in range(20)])
     for _ in range(8):
         assert await hosts.take() is not None
@@ -183,7 +183,7 @@ async def test_nothing_more_is_asked_of_a_host_that_is_about_to_be_given_up() ->
 
 
 async def test_host_that_answers_after_failures_is_asked_as_before() -> None:
-    hosts: Hosts[int] = Hosts(per_host=8, rate=None, patience=10)
+    hosts: HostQueue[int] = HostQueue(per_host=8, rate=None, patience=10)
     hosts.add([("flaky", number) for number in range(20)])
     for _ in range(8):
         await hosts.take()

@@ -17,10 +17,10 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageCms
 
-from latent_assets.images import jpeg
-from latent_assets.images.limits import check_pixels, decoding
+from latent_assets.images.decode import jpeg
+from latent_assets.images.decode.limits import check_pixels, decoding
+from latent_assets.images.decode.resize import target_size, upright
 from latent_assets.images.outcome import FetchError, Reason
-from latent_assets.images.resize import target_size, upright
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch

@@ -22,23 +22,23 @@ import pytest
 
 from latent_assets import progress
 from latent_assets.errors import StorageError
-from latent_assets.images import worker, workers
-from latent_assets.images.journal import Journal, write_all
-from latent_assets.images.tar import tar_name
+from latent_assets.images.store import worker, worker_pool
+from latent_assets.images.store.journal import Journal, write_all
+from latent_assets.images.store.tar import tar_name
 from latent_assets_tests.images.conftest import World, encoded, links_to, picture
 from latent_assets_tests.images.site import Site
 
 _START = """
 import os, sys
 sys.path[:] = {{path!r}}
-from latent_assets.images import clerk, worker
-store = clerk.store_image
+from latent_assets.images.store import recorder, worker
+store = recorder.store_image
 def changed(body, settings):
     {change}
     return store(body, settings)
-clerk.store_image = changed
+recorder.store_image = changed
 {first}
-worker.serve({{bodies}}, {{turn}})
+worker.serve({{bodies}}, {{lock}})
 """
 
 
@@ -47,22 +47,22 @@ def processes() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE and "fetch" in " ".join(child.cmdline())
+        if child.status() != psutil.STATUS_ZOMBIE and "serve(" in " ".join(child.cmdline())
     ]
 
 
 @pytest.fixture(autouse=True)
 def only_new_workers() -> Iterator[None]:
     """Workers of other tests are not used, and those of this test by no other."""
-    workers._end_idle()
+    worker_pool._end_idle()
     yield
-    workers._end_idle()
+    worker_pool._end_idle()
     assert not processes()
 
 
 def start_with(monkeypatch: pytest.MonkeyPatch, change: str, first: str = "") -> None:
     """Workers run a line of Python at first and another before each image: `body` are its bytes."""
-    monkeypatch.setattr(workers, "_START", _START.format(change=change, first=first))
+    monkeypatch.setattr(worker_pool, "_START", _START.format(change=change, first=first))
 
 
 MARK = b"this one crashes the decoder"
@@ -112,7 +112,7 @@ def test_full_disk_is_one_clear_error_and_loses_no_outcome(
 ) -> None:
     room_for_nine_writes = """
 import itertools
-from latent_assets.images import journal
+from latent_assets.images.store import journal
 write, calls = journal.write_all, itertools.count()
 def limited(file, pieces):
     if next(calls) < 9:
@@ -124,13 +124,14 @@ journal.write_all = limited
     world.settings |= {"per_host": 1}
     world.catalog(links_to(site, 40))
     with monkeypatch.context() as patch:
-        patch.setattr("latent_assets.images.desk._TOGETHER", 1)  # or a slow machine stores all in nine writes a worker
+        # or a slow machine stores all in nine writes a worker
+        patch.setattr("latent_assets.images.store.store_queue._TOGETHER", 1)
         start_with(patch, "pass", first=room_for_nine_writes)
         with pytest.raises(StorageError, match="is full"):
             world.run()
     kept = len(Journal(world.storage, "00000").entries())
     assert 4 <= kept < 40
-    workers._end_idle()
+    worker_pool._end_idle()
     report = world.run()
     assert (report.ok, report.fetched) == (40, 40 - kept)
 
@@ -161,7 +162,7 @@ def test_no_image_is_called_corrupt_when_the_machine_is_at_fault(
         with pytest.raises(StorageError, match=message):
             world.run()
     assert Journal(world.storage, "00000").entries() == {}
-    workers._end_idle()
+    worker_pool._end_idle()
     assert world.run().ok == 10
 
 
@@ -173,16 +174,16 @@ def test_workers_are_not_ended_by_polite_signals(world: World, site: Site, monke
 def test_second_worker_that_cannot_begin_is_done_without(
     world: World, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, taken = workers._take, threading.Lock()
+    take, taken = worker_pool._acquire, threading.Lock()
 
-    def only_one(job: worker.Job) -> workers._Worker:
+    def only_one(job: worker.Job) -> worker_pool._Worker:
         if not taken.acquire(blocking=False):
             raise OSError(11, "no more processes")
         return take(job)
 
-    monkeypatch.setattr(workers, "_take", only_one)
-    monkeypatch.setattr("latent_assets.images.desk._ROWS_A_WORKER", 1)
-    monkeypatch.setattr("latent_assets.images.desk._processors", lambda: 3)
+    monkeypatch.setattr(worker_pool, "_acquire", only_one)
+    monkeypatch.setattr("latent_assets.images.store.store_queue._ROWS_A_WORKER", 1)
+    monkeypatch.setattr("latent_assets.images.store.store_queue._processors", lambda: 3)
     world.catalog(links_to(site, 30))
     assert world.run().ok == 30
     taken.release()
@@ -192,10 +193,10 @@ def test_second_worker_that_cannot_begin_is_done_without(
 def test_forked_process_has_workers_of_its_own(world: World, site: Site) -> None:
     world.catalog(links_to(site, 5))
     world.run()
-    assert workers._idle
+    assert worker_pool._idle
     child = os.fork()
     if not child:
-        os._exit(len(workers._idle))
+        os._exit(len(worker_pool._idle))
     assert os.waitpid(child, 0)[1] == 0
     world.storage.delete(tar_name("00000"))
     assert world.run().fetched == 5
@@ -221,19 +222,19 @@ def test_interrupt_that_hits_the_loop_ends_the_run(world: World, site: Site) -> 
 
 def test_worker_that_has_ended_is_neither_written_to_nor_kept(world: World, site: Site) -> None:
     world.fetch(*links_to(site, 3))
-    worker = workers._idle.pop()
+    worker = worker_pool._idle.pop()
     number = worker._requests
     worker.end()
     read, write = os.pipe()
     os.set_blocking(read, False)
     if write != number:
         os.dup2(write, number)
-    with pytest.raises(workers.WorkerLostError):
+    with pytest.raises(worker_pool.WorkerLostError):
         worker.close()
     with pytest.raises(BlockingIOError):
         os.read(read, 1)
-    workers._give_back(worker)
-    assert worker not in workers._idle
+    worker_pool._release(worker)
+    assert worker not in worker_pool._idle
     for file in {read, write, number}:
         os.close(file)
 
@@ -263,7 +264,7 @@ def test_idle_workers_end_by_themselves_and_others_begin(
 def test_workers_that_cannot_begin_are_an_error_and_no_row_gets_an_outcome(
     world: World, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_START", "raise SystemExit(3)")
+    monkeypatch.setattr(worker_pool, "_START", "raise SystemExit(3)")
     world.catalog(links_to(site, 5))
     with pytest.raises(StorageError, match="ended with code 3 when it was begun"):
         world.run()
@@ -279,7 +280,7 @@ def test_an_error_in_a_worker_is_raised_with_its_place(
     world.catalog(links_to(site, 5))
     with pytest.raises(LookupError, match="of a library") as raised:
         world.run()
-    assert "clerk.py" in "".join(raised.value.__notes__)
+    assert "recorder.py" in "".join(raised.value.__notes__)
 
 
 def test_what_a_library_prints_is_no_reply(
@@ -294,8 +295,8 @@ def test_what_a_library_prints_is_no_reply(
 def test_huge_images_take_turns_between_processes() -> None:
     holder = """
 import sys, time
-from latent_assets.images.worker import _Turn
-with _Turn(int(sys.argv[1])):
+from latent_assets.images.store.worker import _ProcessLock
+with _ProcessLock(int(sys.argv[1])):
     print("held", flush=True)
     time.sleep(1)
 """
@@ -306,7 +307,7 @@ with _Turn(int(sys.argv[1])):
         ) as process:
             assert process.stdout and process.stdout.readline() == b"held\n"
             began = time.monotonic()
-            with worker._Turn(number):
+            with worker._ProcessLock(number):
                 waited = time.monotonic() - began
     assert waited > 0.5
 
@@ -323,7 +324,7 @@ def test_bodies_larger_than_the_memory_that_is_kept(world: World, site: Site) ->
     for number, body in enumerate(bodies):
         row = rows[site.url(f"/{number}.jpg")]
         assert (row["reason"], row["sha256"]) == ("ok", hashlib.sha256(body).hexdigest())
-    assert {os.fstat(idle._bodies.fileno()).st_size for idle in workers._idle} == {worker.BODY_BYTES}
+    assert {os.fstat(idle._bodies.fileno()).st_size for idle in worker_pool._idle} == {worker.BODY_BYTES}
 
 
 def test_no_room_for_what_arrived_is_one_clear_error(world: World, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +335,7 @@ def test_no_room_for_what_arrived_is_one_clear_error(world: World, site: Site, m
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(workers, "write_all", full)
+        patch.setattr(worker_pool, "write_all", full)
         with pytest.raises(StorageError, match=r"No room in .*No space left on device"):
             world.run()
     left = processes()
@@ -355,7 +356,7 @@ def test_library_that_cannot_be_loaded_is_no_fault_of_the_images(
         with pytest.raises(StorageError, match=r"cannot be decoded: .*simplejpeg.*Install"):
             world.run()
     assert Journal(world.storage, "00000").entries() == {}
-    workers._end_idle()
+    worker_pool._end_idle()
     assert world.run().ok == 1
 
 

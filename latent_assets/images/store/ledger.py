@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from latent_assets.images.outcome import LedgerRow, Outcome, Reason
-from latent_assets.images.parts import stored_parts
+from latent_assets.images.store.parts import stored_parts
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage

@@ -1,6 +1,6 @@
-"""Where answers wait to be stored: threads beside the event loop, each of which drives a worker (see `workers`).
+"""The queue of results that wait to be stored: threads beside the event loop, each driving a worker (`worker_pool`).
 
-How rows come by their answers is the business of `rows`, what is made of them that of `clerk`.
+How rows come by their results is the business of `fetcher`, what is made of them that of `recorder`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from latent_assets.images.arrival import Arrival
-from latent_assets.images.worker import Job
-from latent_assets.images.workers import StoreRoom
+from latent_assets.images.download.request import FetchResult
+from latent_assets.images.store.worker import Job
+from latent_assets.images.store.worker_pool import RemoteRecorder
 
 _TOGETHER, _TOGETHER_BYTES = 16, 4_000_000
 _ROWS_A_WORKER = 200  # for fewer, another is begun when the others are busy
 
 
-class Desk:
+class StoreQueue:
     """Takes rows that are through with the network. Lives in one event loop; `failed` is its first error.
 
     `done` is told in the loop how many rows more are stored; about so many `rows` will come.
@@ -32,7 +32,7 @@ class Desk:
         self._done = done
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()  # holds who listens to progress
-        self._waiting: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[FetchResult | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
         self._last: BaseException | None = None
@@ -47,14 +47,14 @@ class Desk:
         for _ in range(self._at_once):
             self._begin()
 
-    def put(self, arrival: Arrival) -> None:
+    def put(self, result: FetchResult) -> None:
         """Take a row. Another thread begins when the others are busy, as many as there are processors."""
-        self._waiting.put(arrival)
+        self._waiting.put(result)
         if len(self._threads) < self._count and not self._idle.acquire(blocking=False):
             self._begin()
 
     def close(self) -> None:
-        """Wait until everything that arrived is stored."""
+        """Wait until everything put is stored."""
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
@@ -73,10 +73,10 @@ class Desk:
         self._threads.append(thread)
 
     def _work(self) -> None:
-        room = StoreRoom(self._job)
+        recorder = RemoteRecorder(self._job)
         broken = False
         try:
-            room.open()
+            recorder.open()
         except BaseException as error:
             with self._lock:
                 self._working -= 1
@@ -85,42 +85,42 @@ class Desk:
             broken = True
             self._tell(self.fail, error)
         while (first := self._next()) is not None:
-            arrivals = [first, *self._more(first)]
+            results = [first, *self._more(first)]
             if broken:
                 continue
             try:
-                room.enter(arrivals)
+                recorder.record(results)
             except BaseException as error:  # a full disk, not a row: rows have outcomes
                 broken = True
                 self._tell(self.fail, error)
             else:
-                self._tell(self._finish, len(arrivals))
+                self._tell(self._finish, len(results))
         try:
-            room.close()
+            recorder.close()
         except BaseException as error:
             self._last = error
 
-    def _next(self) -> Arrival | None:
+    def _next(self) -> FetchResult | None:
         with suppress(queue.Empty):
             return self._waiting.get_nowait()
         self._idle.release()
         return self._waiting.get()
 
-    def _more(self, first: Arrival) -> Iterator[Arrival]:
+    def _more(self, first: FetchResult) -> Iterator[FetchResult]:
         """What waits besides `first` and may be stored with it: this thread's share, as long as it is small."""
         size = first.size
         for _ in range(min(self._waiting.qsize() // max(1, self._working), _TOGETHER - 1)):
             if size > _TOGETHER_BYTES:
                 return
             try:
-                arrival = self._waiting.get_nowait()
+                result = self._waiting.get_nowait()
             except queue.Empty:
                 return
-            if arrival is None:
+            if result is None:
                 self._waiting.put(None)
                 return
-            size += arrival.size
-            yield arrival
+            size += result.size
+            yield result
 
     def _finish(self, rows: int) -> None:
         try:

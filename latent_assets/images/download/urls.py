@@ -25,12 +25,12 @@ _PATH_SAFE = "!$%&'()*+,/:;=@~-._|[]"
 _QUERY_SAFE = _PATH_SAFE + "?"
 
 
-def parse_link(link: str) -> URL:
-    """The URL of a link. Raises FetchError: `scheme_not_allowed` or `bad_url`."""
-    if len(link) > LONGEST_URL:
-        raise FetchError(Reason.BAD_URL, f"a URL of {len(link)} characters")
+def parse_url(text: str) -> URL:
+    """The URL that a row of the metadata gives. Raises FetchError: `scheme_not_allowed` or `bad_url`."""
+    if len(text) > LONGEST_URL:
+        raise FetchError(Reason.BAD_URL, f"a URL of {len(text)} characters")
     try:
-        parts = urlsplit(link.strip())
+        parts = urlsplit(text.strip())
         scheme = parts.scheme.lower()
         if scheme not in ("http", "https"):
             raise FetchError(Reason.SCHEME, f"scheme {scheme!r}" if scheme else "no scheme")
@@ -41,8 +41,8 @@ def parse_link(link: str) -> URL:
     default = port == (443 if scheme == "https" else 80)
     place = f"[{host}]" if ":" in host else host
     query = f"?{_quoted(parts.query, _QUERY_SAFE)}" if parts.query else ""
-    text = f"{scheme}://{place}{'' if default else f':{port}'}{_quoted(parts.path, _PATH_SAFE) or '/'}{query}"
-    return URL(text, encoded=True)
+    url = f"{scheme}://{place}{'' if default else f':{port}'}{_quoted(parts.path, _PATH_SAFE) or '/'}{query}"
+    return URL(url, encoded=True)
 
 
 def origin_of(url: URL) -> str:

@@ -1,4 +1,7 @@
-"""How many pixels are decoded: limits per image, and turns for huge ones."""
+"""How many pixels are decoded: limits per image, and a lock for huge ones.
+
+Decoding itself is in `pixels`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
     from latent_assets.profile import Fetch
 
 _LARGE_PIXELS = 20_000_000
-_turn: AbstractContextManager[object] = threading.Lock()
+_decode_lock: AbstractContextManager[object] = threading.Lock()
 
 
 def check_pixels(width: int, height: int, frames: int, settings: Fetch) -> None:
@@ -25,12 +28,12 @@ def check_pixels(width: int, height: int, frames: int, settings: Fetch) -> None:
         raise FetchError(Reason.ANIMATION_TOO_LARGE, f"{frames} frames of {width} x {height} pixels")
 
 
-def take_turns(turn: AbstractContextManager[object]) -> None:
-    """Decode huge images in `turn` only: never two at once, in this process and others. Without, in this one."""
-    global _turn
-    _turn = turn
+def use_decode_lock(lock: AbstractContextManager[object]) -> None:
+    """Hold `lock` while decoding a huge image: never two at once, in this process and others. Without, in this one."""
+    global _decode_lock
+    _decode_lock = lock
 
 
 def decoding(width: int, height: int) -> AbstractContextManager[object]:
     """The context to decode an image of that size in."""
-    return _turn if width * height > _LARGE_PIXELS else nullcontext()
+    return _decode_lock if width * height > _LARGE_PIXELS else nullcontext()

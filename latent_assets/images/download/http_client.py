@@ -1,7 +1,7 @@
 """Downloading one URL: safely (checked addresses, bounded bytes and redirects) and politely.
 
 One client per shard: one TLS context, kept-alive connections, cached names. What may be asked when is decided in
-`politeness`, what becomes of the bytes in `image`.
+`host_queue`, what becomes of the bytes in `decode`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from yarl import URL
 
 from latent_assets import __version__
 from latent_assets.errors import ProfileError
-from latent_assets.images import robots
-from latent_assets.images.addresses import (
+from latent_assets.images.decode.formats import sniff
+from latent_assets.images.download import robots
+from latent_assets.images.download.addresses import (
     CheckedResolver,
     Lookup,
     NameLookupError,
@@ -34,11 +35,10 @@ from latent_assets.images.addresses import (
     is_public,
     literal_address,
 )
-from latent_assets.images.formats import sniff
-from latent_assets.images.links import origin_of, parse_link
-from latent_assets.images.optout import opt_out
+from latent_assets.images.download.host_queue import HostQueue
+from latent_assets.images.download.optout import opt_out
+from latent_assets.images.download.urls import origin_of, parse_url
 from latent_assets.images.outcome import FetchError, Reason
-from latent_assets.images.politeness import Hosts
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch
@@ -89,10 +89,10 @@ def user_agent(contact: str | None) -> str:
     return f"{AGENT}/{__version__} (+{contact})" if contact else f"{AGENT}/{__version__}"
 
 
-class Web:
+class HttpClient:
     """The client of one shard. Use as an async context; lives in one event loop."""
 
-    def __init__(self, settings: Fetch, hosts: Hosts[Any], network: Network) -> None:
+    def __init__(self, settings: Fetch, hosts: HostQueue[Any], network: Network) -> None:
         self._settings = settings
         self._hosts = hosts
         self._network = network
@@ -101,7 +101,7 @@ class Web:
         self._stack = AsyncExitStack()
         self.robots = robots.Robots(AGENT, self._get_robots) if settings.robots else None
 
-    async def __aenter__(self) -> Web:
+    async def __aenter__(self) -> HttpClient:
         resolver = CheckedResolver(self._network.lookup)
         self._stack.push_async_callback(resolver.close)
         guarded = aiohttp.TCPConnector(
@@ -121,7 +121,7 @@ class Web:
 
     def target(self, url: str) -> Target:
         """Check a URL as far as that goes without the network. Raises FetchError."""
-        parsed = parse_link(url)
+        parsed = parse_url(url)
         origin = origin_of(parsed)
         exempt = origin in self._allowed
         address = literal_address(parsed.raw_host or "")
@@ -146,7 +146,7 @@ class Web:
         redirects = 0
         seen: set[str] = set()
         while True:
-            async with self._hosts.guest(target.origin) if polite and redirects else nullcontext():
+            async with self._hosts.slot(target.origin) if polite and redirects else nullcontext():
                 if polite:
                     await self._ask_robots(target, redirects)
                 async with await self._open(target, redirects) as answer:
@@ -201,31 +201,31 @@ class Web:
         return b"".join(await self._read(answer, redirects, robots.MAX_BYTES, image=False))
 
     async def _read(self, answer: aiohttp.ClientResponse, redirects: int, limit: int, *, image: bool) -> list[bytes]:
-        """The body in pieces, at most `limit` bytes: an image that has more is refused, a text is cut."""
+        """The body in chunks, at most `limit` bytes: an image that has more is refused, a text is cut."""
         try:
-            return await self._pieces(answer, limit, image)
+            return await self._chunks(answer, limit, image)
         except FetchError as problem:
             problem.status, problem.redirects = answer.status, redirects
             raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise problem_of(error, redirects, status=answer.status) from error
 
-    async def _pieces(self, answer: aiohttp.ClientResponse, limit: int, image: bool) -> list[bytes]:
+    async def _chunks(self, answer: aiohttp.ClientResponse, limit: int, image: bool) -> list[bytes]:
         """Large bodies are read a few at a time, so that memory stays bounded."""
         if image and (answer.content_length or 0) > limit:
             raise FetchError(Reason.TOO_MANY_BYTES, f"Content-Length {answer.content_length}, the limit is {limit}")
-        pieces: list[bytes] = []
+        chunks: list[bytes] = []
         size, large, sniffed = 0, False, not image
         try:
-            async for piece in answer.content.iter_any():
-                pieces.append(piece)
-                size += len(piece)
+            async for chunk in answer.content.iter_any():
+                chunks.append(chunk)
+                size += len(chunk)
                 if size > limit:
                     if not image:
                         break
                     raise FetchError(Reason.TOO_MANY_BYTES, f"more than {limit} bytes", body_bytes=size)
                 if not sniffed and size >= _SNIFFED:
-                    sniff(b"".join(pieces))
+                    sniff(b"".join(chunks))
                     sniffed = True
                 if size > _LARGE_BODY and not large:
                     await self._large.acquire()
@@ -235,7 +235,7 @@ class Web:
                 self._large.release()
         if image and not size:
             raise FetchError(Reason.EMPTY, "the answer has no body")
-        return pieces
+        return chunks
 
     async def _get_robots(self, url: str) -> bytes:
         """robots.txt, following redirects. The asking row already holds a slot of that host."""
@@ -291,7 +291,7 @@ def _system_tls() -> ssl.SSLContext | Literal[True]:
 
 def _allowed_origins(settings: Fetch) -> frozenset[str]:
     try:
-        return frozenset(origin_of(parse_link(origin)) for origin in settings.allow_origins)
+        return frozenset(origin_of(parse_url(origin)) for origin in settings.allow_origins)
     except FetchError as error:
         raise ProfileError(
             f"`fetch.allow_origins` = {list(settings.allow_origins)}: {error}. Write origins as http://HOST:PORT."

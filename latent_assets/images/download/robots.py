@@ -1,6 +1,6 @@
 """robots.txt: asked once per origin, remembered for a day, read with protego (RFC 9309).
 
-Downloading it safely is the business of `web`, which passes its own `get`.
+Downloading it safely is the business of `http_client`, which passes its own `get`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A process in which images are made and stored: does what comes through a pipe and answers.
+"""The worker process in which images are decoded and stored: does what comes through a pipe and answers.
 
-Who drives it, and what becomes of rows at which it crashes, is the business of `workers`. Messages are pickled tuples
-and a header with two sizes: the message's, and that of the bodies, which lie in memory that both processes share.
+Who drives it, and what becomes of rows at which it crashes, is the business of `worker_pool`. Messages are pickled
+tuples and a header with two sizes: the message's, and that of the bodies, which lie in shared memory.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from latent_assets.errors import LatentAssetsError
-from latent_assets.images.arrival import Arrival
-from latent_assets.images.journal import write_all
-from latent_assets.images.limits import take_turns
+from latent_assets.images.decode.limits import use_decode_lock
+from latent_assets.images.download.request import FetchResult
+from latent_assets.images.store.journal import write_all
 
 if TYPE_CHECKING:
-    from latent_assets.images.clerk import Clerk
+    from latent_assets.images.store.recorder import Recorder
     from latent_assets.profile import Fetch
     from latent_assets.storage import Storage
 
 BODY_BYTES = 6_000_000  # memory for bodies that is kept; for larger ones it is taken and given back
 _IDLE_SECONDS = 60.0
-_CPU_SECONDS = 300.0  # for what is entered together; a decoder that takes longer does not end
+_CPU_SECONDS = 300.0  # for what is recorded together; a decoder that takes longer does not end
 _HEAD = struct.Struct("<QQ")
 
 
@@ -75,10 +75,10 @@ def _read(file: int, size: int) -> bytearray:
     return data
 
 
-def serve(bodies: int, turn: int) -> None:
+def serve(bodies: int, lock: int) -> None:
     """Do what comes on standard input until it ends.
 
-    `bodies` is a file in memory with what arrived, `turn` one whose lock is held while decoding huge images.
+    `bodies` is a file in memory with bodies of answers, `lock` one that is locked while decoding huge images.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it ends with the process that began it
@@ -88,38 +88,38 @@ def serve(bodies: int, turn: int) -> None:
         os.dup2(2, 1)  # what libraries print is no reply
     except OSError:  # there is no standard error
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    take_turns(_Turn(turn))
-    clerk: Clerk | None = None
+    use_decode_lock(_ProcessLock(lock))
+    recorder: Recorder | None = None
     kept = _mapped(bodies, BODY_BYTES)
-    while select.select([requests], [], [], None if clerk else _IDLE_SECONDS)[0]:
+    while select.select([requests], [], [], None if recorder else _IDLE_SECONDS)[0]:
         try:
             message, body_bytes = receive(requests)
         except EOFError:
             break
-        room = kept if body_bytes <= BODY_BYTES else _mapped(bodies, body_bytes)
+        buffer = kept if body_bytes <= BODY_BYTES else _mapped(bodies, body_bytes)
         problem: BaseException | None = None
         try:
             if message[0] == "open":
-                clerk = _clerk(*message[1:])
+                recorder = _recorder(*message[1:])
             elif message[0] == "close":
-                ended, clerk = clerk, None
+                ended, recorder = recorder, None
                 if ended is not None:
                     ended.close()
-            elif clerk is not None:
+            elif recorder is not None:
                 with _limited_time():
-                    if message[0] == "enter":
-                        clerk.enter(_arrivals(message[1], room))
+                    if message[0] == "record":
+                        recorder.record(_results(message[1], buffer))
                     else:
-                        clerk.probe()
+                        recorder.probe()
         except BaseException as error:
             problem = _portable(error)
-        del message, room
+        del message, buffer
         try:
             send(replies, problem)
         except BrokenPipeError:
             break
-    if clerk is not None:  # whoever drove was killed; what came is kept
-        clerk.close()
+    if recorder is not None:  # whoever drove was killed; what came is kept
+        recorder.close()
     os._exit(0)  # nothing is left to tidy up
 
 
@@ -133,10 +133,10 @@ def _limited_time() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _clerk(job: Job, environment: dict[str, str]) -> Clerk:
-    from latent_assets.images.clerk import Clerk
-    from latent_assets.images.image import load_decoders
-    from latent_assets.images.journal import Journal
+def _recorder(job: Job, environment: dict[str, str]) -> Recorder:
+    from latent_assets.images.decode.image import load_decoders
+    from latent_assets.images.store.journal import Journal
+    from latent_assets.images.store.recorder import Recorder
     from latent_assets.storage import Storage
 
     if job.settings["format"] != "raw":
@@ -144,21 +144,21 @@ def _clerk(job: Job, environment: dict[str, str]) -> Clerk:
     if dict(os.environ) != environment:  # where S3 is and what is shown to it
         os.environ.clear()
         os.environ.update(environment)
-    return Clerk(cast("Fetch", SimpleNamespace(**job.settings)), Journal(Storage(job.root), job.part))
+    return Recorder(cast("Fetch", SimpleNamespace(**job.settings)), Journal(Storage(job.root), job.part))
 
 
 def _mapped(file: int, size: int) -> memoryview:
     return memoryview(mmap.mmap(file, size, access=mmap.ACCESS_READ))
 
 
-def _arrivals(rows: Sequence[tuple[Arrival, int]], bodies: memoryview) -> list[Arrival]:
+def _results(rows: Sequence[tuple[FetchResult, int]], bodies: memoryview) -> list[FetchResult]:
     """The rows with their bodies, one after the other; size -1 is that of a row without one."""
     at = 0
-    arrivals = []
-    for arrival, size in rows:
-        arrivals.append(arrival if size < 0 else arrival.with_body((bodies[at : at + size],)))
+    results = []
+    for result, size in rows:
+        results.append(result if size < 0 else result.with_body((bodies[at : at + size],)))
         at += max(0, size)
-    return arrivals
+    return results
 
 
 def _portable(error: BaseException) -> BaseException:
@@ -172,7 +172,7 @@ def _portable(error: BaseException) -> BaseException:
     return error
 
 
-class _Turn:
+class _ProcessLock:
     """A lock between processes, which ends with the process that holds it."""
 
     def __init__(self, file: int) -> None:

@@ -1,9 +1,9 @@
-"""Processes in which images are made and stored, beside the one that fetches them: beginning and driving them.
+"""Worker processes in which images are decoded and stored: starting, driving and reusing them.
 
-As threads, decoding, hashing and writing took the interpreter's lock from the event loop thousands of times a second.
-And bytes of unknown origin meet decoders written in C here: one that crashes takes a row with it, not the run.
+As threads, decoding, hashing and writing took the GIL from the event loop thousands of times a second. And bytes of
+unknown origin meet decoders written in C here: one that crashes takes a row with it, not the run.
 
-A worker is driven by one thread at a time, which sends what arrived and waits until it is stored. Workers that nobody
+A worker is driven by one thread at a time, which sends results and waits until they are stored. Workers that nobody
 drives are kept for the next shard and end by themselves after a while, or when the process that began them ends. What
 goes on in one is in `worker`.
 """
@@ -25,12 +25,12 @@ from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from latent_assets.errors import StorageError
-from latent_assets.images.journal import write_all
 from latent_assets.images.outcome import FetchError, Reason
-from latent_assets.images.worker import BODY_BYTES, Job, receive, send
+from latent_assets.images.store.journal import write_all
+from latent_assets.images.store.worker import BODY_BYTES, Job, receive, send
 
 if TYPE_CHECKING:
-    from latent_assets.images.arrival import Arrival
+    from latent_assets.images.download.request import FetchResult
 
 _TRIES = 3
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGPROF})
@@ -45,8 +45,8 @@ _ENVIRONMENT = {
 _START = """
 import sys
 sys.path[:] = {path!r}
-from latent_assets.images.worker import serve
-serve({bodies}, {turn})
+from latent_assets.images.store.worker import serve
+serve({bodies}, {lock})
 """
 
 
@@ -70,37 +70,37 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-class StoreRoom:
-    """Enters arrivals through a worker. Used by one thread."""
+class RemoteRecorder:
+    """A Recorder in a worker process. Used by one thread."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._worker: _Worker | None = None
 
     def open(self) -> None:
-        """Have a worker ready; `enter` does so as well."""
+        """Have a worker ready; `record` does so as well."""
         self._opened()
 
-    def enter(self, arrivals: Sequence[Arrival]) -> None:
-        """Store images, or the reasons why they are none (see Clerk). What went wrong in the worker is raised here.
+    def record(self, results: Sequence[FetchResult]) -> None:
+        """Store images, or the reasons why they are none (see Recorder). What went wrong in the worker is raised here.
 
         A row at which a worker crashes, twice, is `corrupt_image`. Raises StorageError when workers end for another
         reason, or crash at an image that is in order.
         """
         try:
-            self._opened().enter(arrivals)
+            self._opened().record(results)
         except WorkerLostError:
-            for arrival in arrivals:
-                self._enter_alone(arrival)
+            for result in results:
+                self._record_alone(result)
 
-    def _enter_alone(self, arrival: Arrival) -> None:
+    def _record_alone(self, result: FetchResult) -> None:
         for _ in range(_TRIES):
             try:
-                self._opened().enter([arrival])
+                self._opened().record([result])
                 return
             except WorkerLostError as error:
                 lost = error
-            if lost.crashed and not isinstance(arrival.result, FetchError):
+            if lost.crashed and not isinstance(result.content, FetchError):
                 break
         else:
             raise StorageError(
@@ -117,11 +117,11 @@ class StoreRoom:
         problem = FetchError(
             Reason.CORRUPT,
             f"the process that decodes images {lost} at it",
-            status=arrival.status,
-            redirects=arrival.redirects,
-            body_bytes=arrival.size,
+            status=result.status,
+            redirects=result.redirects,
+            body_bytes=result.size,
         )
-        self._opened().enter([replace(arrival, result=problem)])
+        self._opened().record([replace(result, content=problem)])
 
     def close(self) -> None:
         """End the job; the worker is free for others. What a lost worker had not stored yet is not in the journal."""
@@ -132,14 +132,14 @@ class StoreRoom:
             with suppress(WorkerLostError):
                 worker.close()
         finally:
-            _give_back(worker)
+            _release(worker)
 
     def _opened(self) -> _Worker:
         if self._worker is not None and not self._worker.lives:
             self._worker.end()
             self._worker = None
         if self._worker is None:
-            self._worker = _take(self._job)
+            self._worker = _acquire(self._job)
         return self._worker
 
 
@@ -148,7 +148,7 @@ class _Worker:
 
     def __init__(self) -> None:
         with _idle_lock:
-            turn = _turn_file().fileno()
+            lock = _lock_file().fileno()
         self._bodies = _nameless_file()
         try:
             self._bodies.truncate(BODY_BYTES)
@@ -157,10 +157,10 @@ class _Worker:
             raise _no_room(BODY_BYTES, error) from error
         bodies = self._bodies.fileno()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START.format(path=sys.path, bodies=bodies, turn=turn)],
+            [sys.executable, "-c", _START.format(path=sys.path, bodies=bodies, lock=lock)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[bodies, turn],
+            pass_fds=[bodies, lock],
             env={**os.environ, **_ENVIRONMENT},
             bufsize=0,
             start_new_session=True,  # whoever drives decides what an interrupt means
@@ -176,16 +176,16 @@ class _Worker:
         """Begin a job. Raises WorkerLostError when the process is not there (any more)."""
         self._ask(("open", job, dict(os.environ)))
 
-    def enter(self, arrivals: Sequence[Arrival]) -> None:
+    def record(self, results: Sequence[FetchResult]) -> None:
         bodies: list[bytes | memoryview] = []
         rows = []
-        for arrival in arrivals:
-            if isinstance(arrival.result, FetchError):
-                rows.append((arrival, -1))
+        for result in results:
+            if isinstance(result.content, FetchError):
+                rows.append((result, -1))
             else:
-                bodies += arrival.result
-                rows.append((arrival.with_body(()), arrival.size))
-        self._ask(("enter", rows), bodies)
+                bodies += result.content
+                rows.append((result.with_body(()), result.size))
+        self._ask(("record", rows), bodies)
 
     def probe(self) -> None:
         """Store nothing, but make an image that could be stored."""
@@ -252,7 +252,7 @@ _idle: list[_Worker] = []
 _idle_lock = threading.Lock()
 
 
-def _take(job: Job) -> _Worker:
+def _acquire(job: Job) -> _Worker:
     """A worker that has begun the job, of those that are idle if there is one."""
     begun = 0
     while True:
@@ -269,11 +269,11 @@ def _take(job: Job) -> _Worker:
                     f"The process that stores images {error} when it was begun; what it wrote to the log says why."
                 ) from error
         except BaseException:
-            _give_back(worker)
+            _release(worker)
             raise
 
 
-def _give_back(worker: _Worker) -> None:
+def _release(worker: _Worker) -> None:
     if not worker.lives:
         worker.end()
         return
@@ -282,7 +282,7 @@ def _give_back(worker: _Worker) -> None:
 
 
 @cache
-def _turn_file() -> FileIO:
+def _lock_file() -> FileIO:
     """A file for workers to lock; it lives as long as this process."""
     return _nameless_file()
 
@@ -294,7 +294,7 @@ def _nameless_file() -> FileIO:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _forget() -> None:
+def _disown_idle() -> None:
     """In a forked process: the workers are those of the process it came from."""
     global _idle_lock
     _idle_lock = threading.Lock()
@@ -302,7 +302,7 @@ def _forget() -> None:
         _idle.pop().disown()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_disown_idle)
 
 
 @atexit.register

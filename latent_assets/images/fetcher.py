@@ -1,6 +1,7 @@
 """Giving rows their outcomes: many downloads at a time, attempts and deadlines.
 
-Which rows those are is decided in `shard`; how one URL is downloaded in `web`, what is kept of it in `desk`.
+Which rows those are is decided in `shard`; how one URL is downloaded in
+`download.http_client`, what is kept of it in `store`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from latent_assets import progress
-from latent_assets.images.arrival import Arrival, Wanted
-from latent_assets.images.desk import Desk
+from latent_assets.images.download.host_queue import HostQueue
+from latent_assets.images.download.http_client import Download, HttpClient, Network, Target
+from latent_assets.images.download.request import FetchRequest, FetchResult
 from latent_assets.images.outcome import FetchError, Reason
-from latent_assets.images.politeness import Hosts
-from latent_assets.images.web import Download, Network, Target, Web
-from latent_assets.images.worker import Job
+from latent_assets.images.store.store_queue import StoreQueue
+from latent_assets.images.store.worker import Job
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch, Profile
@@ -34,10 +35,10 @@ _COLLECT_EVERY = 20_000  # container objects: about 300 downloads
 
 
 @dataclass
-class _Attempted:
+class _QueuedRow:
     """A row in the queue, with what happened to it so far."""
 
-    row: Wanted
+    request: FetchRequest
     target: Target | None
     problem: FetchError | None = None
     attempts: int = 0
@@ -48,7 +49,7 @@ def fetch_rows(
     profile: Profile,
     storage: Storage,
     part: str,
-    rows: list[Wanted],
+    rows: list[FetchRequest],
     network: Network,
     so_far: tuple[int, int],
 ) -> None:
@@ -101,8 +102,8 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-async def _fetch_links(settings: Fetch, job: Job, rows: list[Wanted], network: Network, count: _Count) -> None:
-    hosts: Hosts[_Attempted] = Hosts(settings.per_host, settings.per_host_rate, settings.timeout)
+async def _fetch_links(settings: Fetch, job: Job, rows: list[FetchRequest], network: Network, count: _Count) -> None:
+    hosts: HostQueue[_QueuedRow] = HostQueue(settings.per_host, settings.per_host_rate, settings.timeout)
     slots = asyncio.Semaphore(settings.concurrency)
 
     def stored(more: int) -> None:
@@ -113,33 +114,33 @@ async def _fetch_links(settings: Fetch, job: Job, rows: list[Wanted], network: N
         finally:
             hosts.finish(more)
 
-    desk = Desk(job, len(rows), stored)
+    store_queue = StoreQueue(job, len(rows), stored)
 
     def unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if error is None or isinstance(error, Exception):
             loop.default_exception_handler(context)
         else:  # an interrupt of Dagster's that came while the loop was busy
-            desk.fail(error)
+            store_queue.fail(error)
 
     asyncio.get_running_loop().set_exception_handler(unexpected)
     try:
-        desk.open()
-        async with Web(settings, hosts, network) as web, asyncio.TaskGroup() as tasks:
-            fetcher = _Fetcher(settings, hosts, web, desk, slots)
+        store_queue.open()
+        async with HttpClient(settings, hosts, network) as client, asyncio.TaskGroup() as tasks:
+            fetcher = _Fetcher(settings, hosts, client, store_queue, slots)
             hosts.add(fetcher.queued(row) for row in rows)
-            watch = tasks.create_task(_raise_from(desk.failed))
+            watch = tasks.create_task(_raise_from(store_queue.failed))
             while True:
                 await slots.acquire()
                 taken = await hosts.take()
                 if taken is None:
                     break
                 tasks.create_task(fetcher.fetch(*taken))
-            if not desk.failed.done():
+            if not store_queue.failed.done():
                 watch.cancel()
     finally:
-        desk.close()
-    desk.check()
+        store_queue.close()
+    store_queue.check()
 
 
 async def _raise_from(failed: asyncio.Future[None]) -> None:
@@ -150,24 +151,29 @@ class _Fetcher:
     """Takes rows through their attempts. A row to be tried again goes back to the queue; it holds nothing."""
 
     def __init__(
-        self, settings: Fetch, hosts: Hosts[_Attempted], web: Web, desk: Desk, slots: asyncio.Semaphore
+        self,
+        settings: Fetch,
+        hosts: HostQueue[_QueuedRow],
+        client: HttpClient,
+        store_queue: StoreQueue,
+        slots: asyncio.Semaphore,
     ) -> None:
         self._settings = settings
         self._hosts = hosts
-        self._web = web
-        self._desk = desk
+        self._client = client
+        self._store_queue = store_queue
         self._slots = slots
         self._loop = asyncio.get_running_loop()
 
-    def queued(self, row: Wanted) -> tuple[str, _Attempted]:
+    def queued(self, row: FetchRequest) -> tuple[str, _QueuedRow]:
         """The host a row waits for, and the row as it waits. A URL that may not be asked waits for nobody."""
         try:
-            target = self._web.target(row.url)
+            target = self._client.target(row.url)
         except FetchError as problem:
-            return _NO_HOST, _Attempted(row, None, problem)
-        return target.origin, _Attempted(row, target)
+            return _NO_HOST, _QueuedRow(row, None, problem)
+        return target.origin, _QueuedRow(row, target)
 
-    async def fetch(self, host: str, item: _Attempted) -> None:
+    async def fetch(self, host: str, item: _QueuedRow) -> None:
         """One attempt at a row; its host's slot was taken and is given back here, its own when it is stored."""
         try:
             answer = await self._attempt(host, item)
@@ -175,15 +181,17 @@ class _Fetcher:
             self._hosts.release(host)
         if answer is not None:
             evidence = answer.opted_out[1] if answer.opted_out else None
-            attempts = item.row.attempts + item.attempts
-            self._desk.put(Arrival(item.row, answer.body, attempts, answer.status, answer.redirects, evidence))
+            attempts = item.request.attempts + item.attempts
+            self._store_queue.put(
+                FetchResult(item.request, answer.body, attempts, answer.status, answer.redirects, evidence)
+            )
         elif self._try_again(host, item):
             self._slots.release()
         else:
             assert item.problem is not None  # no answer
-            self._desk.put(Arrival(item.row, item.problem, item.row.attempts + item.attempts))
+            self._store_queue.put(FetchResult(item.request, item.problem, item.request.attempts + item.attempts))
 
-    async def _attempt(self, host: str, item: _Attempted) -> Download | None:
+    async def _attempt(self, host: str, item: _QueuedRow) -> Download | None:
         """The answer, or None with `item.problem` set."""
         if item.target is None:
             return None
@@ -197,7 +205,7 @@ class _Fetcher:
         item.attempts += 1
         try:
             async with asyncio.timeout_at(item.deadline):
-                return await self._web.download(item.target)
+                return await self._client.download(item.target)
         except TimeoutError:
             item.problem = FetchError(Reason.TIMEOUT, f"no image within {self._settings.timeout:g} s")
         except FetchError as problem:
@@ -210,7 +218,7 @@ class _Fetcher:
             self._hosts.pause(host, item.problem.retry_after)
         return None
 
-    def _try_again(self, host: str, item: _Attempted) -> bool:
+    def _try_again(self, host: str, item: _QueuedRow) -> bool:
         """Put a row back when its problem may pass and there is time for another attempt."""
         problem = item.problem
         if problem is None or not problem.may_pass or item.deadline is None:
@@ -222,30 +230,30 @@ class _Fetcher:
             wait = _FIRST_BACKOFF * 2 ** (item.attempts - 1) * random.uniform(0.5, 1.5)
         if self._loop.time() + wait >= item.deadline:
             return False
-        self._hosts.again(host, item, wait)
+        self._hosts.requeue(host, item, wait)
         return True
 
 
-def _read_files(profile: Profile, storage: Storage, part: str, rows: list[Wanted], count: _Count) -> None:
+def _read_files(profile: Profile, storage: Storage, part: str, rows: list[FetchRequest], count: _Count) -> None:
     """Images that are here already, in the order of their paths (tars are read front to back)."""
     from latent_assets.catalog.source import base_path
-    from latent_assets.images.clerk import Clerk
     from latent_assets.images.files import read_file
-    from latent_assets.images.journal import Journal
+    from latent_assets.images.store.journal import Journal
+    from latent_assets.images.store.recorder import Recorder
 
     base = base_path(profile)
-    clerk = Clerk(profile.fetch, Journal(storage, part))
+    recorder = Recorder(profile.fetch, Journal(storage, part))
 
-    def one(row: Wanted) -> None:
+    def one(row: FetchRequest) -> None:
         try:
             result: list[bytes] | FetchError = [read_file(base, row.path or "", profile.fetch)]
         except FetchError as problem:
             result = problem
-        clerk.enter([Arrival(row, result, row.attempts + 1)])
+        recorder.record([FetchResult(row, result, row.attempts + 1)])
 
     try:
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as workers:
-            for _ in workers.map(one, sorted(rows, key=lambda row: row.path or "")):
+        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as threads:
+            for _ in threads.map(one, sorted(rows, key=lambda row: row.path or "")):
                 count.add(1)
     finally:
-        clerk.close()
+        recorder.close()

@@ -11,8 +11,8 @@ import pytest
 
 from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import StorageError
-from latent_assets.images.journal import Journal, journal_folder
 from latent_assets.images.outcome import LedgerRow
+from latent_assets.images.store.journal import Journal, journal_folder
 from latent_assets_tests.images.conftest import World, links_to
 from latent_assets_tests.images.site import Site
 
@@ -51,7 +51,7 @@ def test_half_written_image_does_not_shift_those_after_it(world: World, monkeypa
 
     journal.add([(row(0), b"zero")])
     with monkeypatch.context() as patch:
-        patch.setattr("latent_assets.images.journal.os.writev", _disk_with_room_for(0))
+        patch.setattr("latent_assets.images.store.journal.os.writev", _disk_with_room_for(0))
         with pytest.raises(StorageError, match="is full"):
             journal.add([(row(1), b"one"), (row(2), b"two")])
     journal.add([(row(3), b"three"), (row(4), b"four")])
@@ -79,7 +79,7 @@ def test_segment_that_cannot_be_begun_does_not_shift_the_next(world: World, monk
 
     handles = len(list(Path("/proc/self/fd").iterdir()))
     with monkeypatch.context() as patch:
-        patch.setattr("latent_assets.images.journal.os.open", opened)
+        patch.setattr("latent_assets.images.store.journal.os.open", opened)
         with pytest.raises(StorageError, match="is full"):
             journal.add([(row(1), b"one")])
         journal.add([(row(2), b"second")])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from latent_assets.images.addresses import is_public, literal_address
-from latent_assets.images.web import Network
+from latent_assets.images.download.addresses import is_public, literal_address
+from latent_assets.images.download.http_client import Network
 from latent_assets_tests.images.conftest import JPEG, World
 from latent_assets_tests.images.site import Site
 

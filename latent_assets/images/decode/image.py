@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from latent_assets.errors import StorageError
-from latent_assets.images import jpeg
-from latent_assets.images.formats import EXTENSIONS, sniff
-from latent_assets.images.limits import check_pixels
-from latent_assets.images.metadata import without_metadata
+from latent_assets.images.decode import jpeg
+from latent_assets.images.decode.formats import EXTENSIONS, sniff
+from latent_assets.images.decode.limits import check_pixels
+from latent_assets.images.decode.metadata import without_metadata
 from latent_assets.images.outcome import FetchError, Reason
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def store_image(data: bytes, settings: Fetch) -> StoredImage:
 def load_decoders() -> None:
     """Load what all but raw JPEGs need, before one comes. Raises StorageError where that cannot be done."""
     try:
-        import_module("latent_assets.images.pixels")
+        import_module("latent_assets.images.decode.pixels")
     except ImportError as error:
         raise _no_library(error) from error
 
@@ -75,8 +75,8 @@ def _no_library(error: ImportError) -> StorageError:
 
 
 def _encoded(data: bytes, kind: str, settings: Fetch) -> StoredImage:
-    from latent_assets.images.pixels import decode, encode
-    from latent_assets.images.resize import fitted
+    from latent_assets.images.decode.pixels import decode, encode
+    from latent_assets.images.decode.resize import fitted
 
     pixels, width, height = decode(data, kind, settings)
     pixels = fitted(pixels, settings)
@@ -105,7 +105,7 @@ def _raw(data: bytes, kind: str, settings: Fetch) -> StoredImage:
         check_pixels(header.width, header.height, 1, settings)
         (width, height), stored = header.upright_size, without_metadata(data, kind)
     else:
-        from latent_assets.images.pixels import checked
+        from latent_assets.images.decode.pixels import checked
 
         width, height, rewritten = checked(data, kind, settings)
         stored = rewritten or without_metadata(data, kind)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
-_PIECES = 1000  # that one call takes at least
+_MOST_BUFFERS = 1000  # that one call takes at least
 SEGMENT_BYTES = 16 << 20
 SEGMENT_SECONDS = 5.0
 
@@ -202,11 +202,11 @@ def _parsed(lines: list[bytes]) -> Iterator[list[Any]]:
     return (values for values in found if isinstance(values, list) and len(values) == 3)
 
 
-def write_all(file: int, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write all of the pieces, one after the other, with as few system calls as the system makes of it."""
-    left = deque(pieces)
+def write_all(file: int, buffers: Iterable[bytes | memoryview]) -> None:
+    """Write all of the buffers, one after the other, with as few system calls as the system makes of it."""
+    left = deque(buffers)
     while left:
-        written = os.writev(file, list(itertools.islice(left, _PIECES)))
+        written = os.writev(file, list(itertools.islice(left, _MOST_BUFFERS)))
         while left and written >= len(left[0]):
             written -= len(left.popleft())
         if left:

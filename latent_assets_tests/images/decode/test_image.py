@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from latent_assets.images.image import StoredImage, store_image
+from latent_assets.images.decode.image import StoredImage, store_image
 from latent_assets.images.outcome import FetchError, Reason
 from latent_assets.profile import Fetch
 from latent_assets_tests.images.conftest import JPEG, encoded, picture
@@ -371,7 +371,7 @@ def test_raw_jpeg_is_stored_without_the_libraries_that_decode(tmp_path: Path) ->
     """Each worker would load them, for as long as hundreds of raw images take to store."""
     (tmp_path / "a.jpg").write_bytes(JPEG)
     code = (
-        "import sys; from types import SimpleNamespace; from latent_assets.images.image import store_image;"
+        "import sys; from types import SimpleNamespace; from latent_assets.images.decode.image import store_image;"
         "settings = SimpleNamespace(format='raw', max_pixels=10**6);"
         "stored = store_image(open(sys.argv[1], 'rb').read(), settings);"
         "print(stored.width, stored.height, {'numpy', 'PIL', 'simplejpeg', 'cv2'} & set(sys.modules))"
@@ -388,13 +388,13 @@ def test_huge_images_are_decoded_in_turn(
     turns: list[str] = []
 
     @contextmanager
-    def turn() -> Iterator[None]:
+    def lock() -> Iterator[None]:
         turns.append("taken")
         yield
         turns.append("given back")
 
     huge = encoded(Image.new("L", (5000, 4100)), format)
-    monkeypatch.setattr("latent_assets.images.limits._turn", turn())
+    monkeypatch.setattr("latent_assets.images.decode.limits._decode_lock", lock())
     assert stored(huge, **{"resize": "longest", "size": 64, **settings}).width == 5000
     assert turns == ([] if (format, settings["format"]) == ("JPEG", "raw") else ["taken", "given back"])
     assert stored(encoded(picture(), format), **settings).width == 96, "others do not wait"

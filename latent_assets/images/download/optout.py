@@ -1,6 +1,6 @@
 """Machine-readable opt-outs in an answer's headers, with the header as evidence.
 
-robots.txt is read in `robots`; what follows from an opt-out is decided in `web`.
+robots.txt is read in `robots`; what follows from an opt-out is decided in `http_client`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from latent_assets.images import jpeg
+from latent_assets.images.decode import jpeg
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA = frozenset({b"tEXt", b"zTXt", b"iTXt", b"tIME"})

@@ -24,7 +24,7 @@ _LONGEST_CRAWL_DELAY = 30.0
 @dataclass
 class _Host(Generic[Row]):
     waiting: deque[Row] = field(default_factory=deque)
-    guests: deque[asyncio.Future[None]] = field(default_factory=deque)
+    waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
     active: int = 0
     queued: bool = False
     next_at: float = 0.0
@@ -36,7 +36,7 @@ class _Host(Generic[Row]):
     why: str = ""
 
 
-class Hosts(Generic[Row]):
+class HostQueue(Generic[Row]):
     """The queue of rows, by host. Lives in one event loop, and one task takes from it.
 
     `per_host` requests at a time and `rate` requests a second for each host; a host that fails eight times in a
@@ -93,7 +93,7 @@ class Hosts(Generic[Row]):
         if self._unfinished == 0:
             self._changed.set()
 
-    def again(self, name: str, row: Row, after: float) -> None:
+    def requeue(self, name: str, row: Row, after: float) -> None:
         """Put a row back, to be taken not before `after` seconds from now."""
         heapq.heappush(self._later, (self._now() + after, next(self._ticket), name, row))
         self._changed.set()
@@ -110,17 +110,17 @@ class Hosts(Generic[Row]):
         self._wake(name)
 
     @asynccontextmanager
-    async def guest(self, name: str) -> AsyncIterator[None]:
+    async def slot(self, name: str) -> AsyncIterator[None]:
         """A slot at a host that a row came to by another way (a redirect, robots.txt); waits for it."""
         host = self._host(name)
         while not self._free(host):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            host.guests.append(turn)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            host.waiters.append(waiter)
             try:
-                await turn
+                await waiter
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._wake(name)  # the turn was given to nobody
+                if waiter.done() and not waiter.cancelled():
+                    self._wake(name)  # the slot was given to nobody
                 raise
         wait = self._not_before(host) - self._now()
         self._enter(host)
@@ -131,7 +131,7 @@ class Hosts(Generic[Row]):
         finally:
             self.release(name)
 
-    # -- manners ---------------------------------------------------------------------------------------
+    # -- politeness ------------------------------------------------------------------------------------
 
     def answered(self, name: str) -> None:
         """The host answered something: it is alive."""
@@ -199,12 +199,12 @@ class Hosts(Generic[Row]):
         return 0.0 if host.down else max(host.next_at, host.paused_until)
 
     def _wake(self, name: str) -> None:
-        """A slot of the host may be free: guests come before rows."""
+        """A slot of the host may be free: waiters come before rows."""
         host = self._hosts[name]
-        while host.guests:
-            guest = host.guests.popleft()
-            if not guest.done():
-                guest.set_result(None)
+        while host.waiters:
+            waiter = host.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
                 return
         self._queue(name)
 
