@@ -5,6 +5,7 @@ is done; a shard that fails blocks itself, and what is made of it, alone.
 """
 
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +23,7 @@ from latent_assets.defs.provenance import Provenance, observe_sources
 from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.pipeline.lineage import Lineage, MakeOptions, Materialized
 from latent_assets.pipeline.manifests import WHOLE
-from latent_assets.pipeline.stages import Finding, Stage
+from latent_assets.pipeline.stages import Check, Finding, Stage
 from latent_assets.progress import Progress, current_listener, listening
 
 Event = Any
@@ -49,16 +50,7 @@ def _batch(lineage: Lineage, stages: list[Stage], shards: dg.DynamicPartitionsDe
     first, profile = stages[0], lineage.profile
     partitions_def = shards if first.sharded else None
     per_run = first.per_run or profile.shards.per_run
-    checks = [
-        dg.AssetCheckSpec(
-            check.name,
-            asset=asset_key(profile, stage.name),
-            description=check.description,
-            partitions_def=partitions_def,
-        )
-        for stage in stages
-        for check in stage.checks
-    ]
+    checks = [_check_spec(lineage, stage, check, partitions_def) for stage in stages for check in stage.checks]
 
     @dg.multi_asset(
         name=op_name(profile, first.batch),
@@ -74,6 +66,20 @@ def _batch(lineage: Lineage, stages: list[Stage], shards: dg.DynamicPartitionsDe
         yield from _Run(context, lineage, stages, config).events()
 
     return make
+
+
+def _check_spec(
+    lineage: Lineage, stage: Stage, check: Check, partitions_def: dg.PartitionsDefinition[str] | None
+) -> dg.AssetCheckSpec:
+    """A check of every partition: one that failed does not read "passed" because another succeeds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # the lock file pins the version
+        return dg.AssetCheckSpec(
+            check.name,
+            asset=asset_key(lineage.profile, stage.name),
+            description=check.description,
+            partitions_def=partitions_def,
+        )
 
 
 def pool_name(lineage: Lineage, stage: Stage) -> str:
@@ -135,7 +141,7 @@ class _Run:
         self._refuse_other_profile()
         self._tag_run()
         keys = self._keys()
-        progress = _runs[self._context.run_id]
+        progress = _runs[self._context.run.run_id]
         failed: dict[str, str] = {}
         with _logging_progress(self._context):
             yield from self._observe()
@@ -148,7 +154,7 @@ class _Run:
         progress.ended.add(self._batch)
         if progress.failed and progress.ended >= self._batches_of_run():
             # steps before go on for the shards that did not fail; the run ends as failed all the same
-            _runs.pop(self._context.run_id, None)
+            _runs.pop(self._context.run.run_id, None)
             listed = "; ".join(f"{name}: {why}" for name, why in sorted(progress.failed.items())[:10])
             raise dg.Failure(
                 description=f"{len(progress.failed)} artefacts could not be made ({listed}). The others are stored and "
@@ -263,7 +269,7 @@ class _Run:
     def _tag_run(self) -> None:
         wanted = {tags.PROFILE: self._profile.name, tags.PROFILE_HASH: self._profile.fingerprint}
         if any(self._context.run.tags.get(name) != value for name, value in wanted.items()):
-            self._context.instance.add_run_tags(self._context.run_id, wanted)
+            self._context.instance.add_run_tags(self._context.run.run_id, wanted)
 
     def _batches_of_run(self) -> set[str]:
         """Batches of this profile that the run executes."""

@@ -49,9 +49,15 @@ def make_images(
 
 
 def judge_images(lineage: Lineage, manifest: Manifest, deep: bool) -> Sequence[Finding]:
+    """Whether enough rows have an image, every row an outcome, and every image its bytes."""
+    from latent_assets.images.download.health import health_of
+
+    details: ImageDetails = lineage.details(manifest)
+    health = health_of(lineage.profile.fetch, details.reasons)
+    facts = {"success": details.success, **details.reasons}
     return [
-        Finding("success_rate", True),
-        Finding("few_links_lost", True),
+        Finding("success_rate", health.level != "fail", health.message, facts),
+        Finding("few_links_lost", health.level == "ok", health.message, facts),
         Finding("every_row_accounted_for", True),
         Finding("tars_readable", True),
     ]
