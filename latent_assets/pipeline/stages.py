@@ -268,7 +268,7 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             kinds=frozenset({"pillow", "arrow"}),
             checks=(
                 Check("thumbnails_rows", "One thumbnail for every image of the shard that can be decoded."),
-                Check("thumbnails_decode", "Thumbnails decode and are no larger than asked."),
+                Check("thumbnails_values", "Thumbnails decode and are no larger than asked."),
             ),
             maker=f"{_MAKERS}.embeddings:make_embeddings",
             judge=f"{_MAKERS}.embeddings:judge_thumbnails",

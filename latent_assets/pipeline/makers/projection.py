@@ -27,7 +27,6 @@ class ModelDetails:
     bytes: int = 0
     total_rows: int = 0
     unmatched: int = 0
-    feature: Any = None
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,17 @@ class CoordinateDetails:
 
 def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions) -> Mapping[str, Output]:
     """Fit all spaces on the embeddings that the manifest lists."""
-    from latent_assets.pipeline.makers.old import places
+    from latent_assets.pipeline.makers.embeddings import places
     from latent_assets.projection.fit import fit_map
     from latent_assets.projection.model import model_name
 
     wanted = recipes["umap_model"].fingerprint
+    embedded = lineage.manifest("embedding_manifest")
     shards = [places(lineage, shard) for shard in lineage.shards()]
-    report = fit_map(lineage.profile, lineage.storage, shards, wanted)
+    chosen = {name: choice["chosen"] for name, choice in lineage.details(embedded).features.items()}
+    report = fit_map(lineage.profile, lineage.storage, shards, wanted, chosen)
     details = ModelDetails(
         spaces={name: asdict(space) for name, space in report.spaces.items()},
-        feature=asdict(report.feature) if report.feature else None,
         backend=report.backend,
         device=report.device,
         bytes=report.bytes,
@@ -143,7 +143,7 @@ def make_coordinates(
     lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions
 ) -> Mapping[str, Output]:
     """Coordinates of one shard under the current model."""
-    from latent_assets.pipeline.makers.old import places
+    from latent_assets.pipeline.makers.embeddings import places
     from latent_assets.projection.shard import coords_name, project_shard
 
     model = lineage.manifest("umap_model")
@@ -154,7 +154,23 @@ def make_coordinates(
 
 
 def judge_coordinates(lineage: Lineage, manifest: Manifest, deep: bool) -> Sequence[Finding]:
-    return [Finding("coordinates_finite", True), Finding("coordinates_for_every_row", True)]
+    """Whether every embedded row has finite coordinates in every space."""
+    from latent_assets.projection.checks import coordinate_problems
+
+    model = lineage.manifests.get("umap_model")
+    # those of the fit that they were made from; another may have been fitted since
+    name = next(iter(manifest.files))
+    fitted = name.split("/")[1] if model is None else model.fingerprint
+    embedded = [m.rows for row in lineage.profile.embeddings if (m := lineage.manifests.get(row.stage, manifest.key))]
+    expected = min(embedded, default=manifest.rows)
+    problems = coordinate_problems(
+        lineage.storage, fitted, manifest.key, lineage.profile.projection.spaces, rows=expected
+    )
+    facts = {"rows": manifest.rows}
+    return [
+        Finding("coordinates_finite", "values" not in problems, problems.get("values", ""), facts),
+        Finding("coordinates_for_every_row", "rows" not in problems, problems.get("rows", ""), facts),
+    ]
 
 
 def describe_coordinates(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]:
