@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from latent_assets.pipeline.manifests import Manifest, Recipe
 from latent_assets.pipeline.makers.embeddings import places
+from latent_assets.pipeline.manifests import Manifest, Recipe
 from latent_assets.pipeline.stages import Columns, Finding, Output
 from latent_assets.storage import fingerprint
 
