@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from PIL import Image
 
-from latent_assets.atlas.release import ModelInfo, ReleaseInfo, describe_release
+from latent_assets.atlas.card import ModelInfo, ReleaseInfo, describe_release
+from latent_assets.atlas.rows import ShardContent
+from latent_assets.atlas.thumbnails import thumbnails
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 from latent_assets.catalog.shards import catalog_name
 from latent_assets.embeddings.store import ShardEmbeddings
 from latent_assets.images.ledger import ledger_frame, ledger_name
 from latent_assets.images.outcome import LedgerRow
 from latent_assets.images.tar import TarWriter, tar_name
-from latent_assets.profile import Profile
+from latent_assets.profile import Profile, Table
 from latent_assets.projection.fit import fit_map
-from latent_assets.projection.shard import project_shard
+from latent_assets.projection.shard import coords_name, project_shard
 from latent_assets.storage import Storage
 from latent_assets_tests.projection import synthetic
 
@@ -35,10 +39,45 @@ class Built:
 
     profile: Profile
     storage: Storage
-    shards: list[ShardEmbeddings]
+    embeddings: list[ShardEmbeddings]
     release: ReleaseInfo
     clip: np.ndarray
     ids: list[str]
+
+    @property
+    def shards(self) -> list[ShardContent]:
+        """The shards as they are stored now: their keys follow the bytes of their files."""
+        return contents(self.storage, self.embeddings)
+
+
+def contents(storage: Storage, embeddings: Sequence[ShardEmbeddings]) -> list[ShardContent]:
+    """Shards with keys made from the bytes of everything the table takes of them."""
+    return [
+        ShardContent(
+            found.shard,
+            _digest(
+                storage,
+                *(catalog_name(found.shard), ledger_name(found.shard), thumbnails_name(found.shard)),
+                *(name for name in (found.clip, found.vae) if name),
+            ),
+            _digest(storage, coords_name(PROJECTION, found.shard)),
+            found,
+            thumbnails_name(found.shard),
+        )
+        for found in embeddings
+    ]
+
+
+def _digest(storage: Storage, *names: str) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(storage.read_bytes(name) if storage.exists(name) else b"")
+    return digest.hexdigest()[:32]
+
+
+def thumbnails_name(shard: str) -> str:
+    """Storage name of a shard's thumbnails."""
+    return f"thumbnails/{'e' * 32}/{shard}.arrow"
 
 
 def picture(index: int) -> bytes:
@@ -74,7 +113,10 @@ def at(built: Built, root: Path) -> Built:
 
 
 def release(
-    profile: Profile, storage: Storage, shards: list[ShardEmbeddings], fingerprint: str = "a" * 32
+    profile: Profile,
+    storage: Storage,
+    shards: Sequence[ShardEmbeddings] | Sequence[ShardContent],
+    fingerprint: str = "a" * 32,
 ) -> ReleaseInfo:
     """The release of the shards as they are stored now."""
     clip = profile.models.clip
@@ -84,7 +126,7 @@ def release(
 
 
 def write_facts(storage: Storage, shard: str, ids: list[str], rows: list[int]) -> None:
-    """Catalog, ledger (with one failed row more than there are images) and images of a shard."""
+    """Catalog, ledger (with one failed row more than there are images), images and thumbnails of a shard."""
     pictures = {ids[i]: picture(i) for i in rows}
     catalog = pl.DataFrame(
         [
@@ -128,3 +170,12 @@ def write_facts(storage: Storage, shard: str, ids: list[str], rows: list[int]) -
             tar.add(f"{row_id}.png", data)
             tar.add(f"{row_id}.json", b"{}")
         tar.close()
+    made = list(thumbnails(pictures.items(), Table(), shard))
+    write_thumbnails(storage, shard, [row_id for row_id, _ in made], [data for _, data in made])
+
+
+def write_thumbnails(storage: Storage, shard: str, ids: list[str], files: list[bytes]) -> None:
+    """Store thumbnails of a shard as the embeddings pass does."""
+    schema = pa.schema([pa.field("id", pa.string(), False), pa.field("thumbnail", pa.binary(), False)])
+    with storage.writing(thumbnails_name(shard)) as path, pa.ipc.new_file(str(path), schema) as writer:
+        writer.write_batch(pa.record_batch([pa.array(ids, pa.string()), pa.array(files, pa.binary())], schema=schema))

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from latent_assets.atlas.checks import Check, check
-from latent_assets.atlas.dataset import open_table, table_uri
-from latent_assets.atlas.table import Staged, stage
+from latent_assets.atlas.release import Staged, stage
+from latent_assets.atlas.table import open_table, table_uri
 from latent_assets_tests.atlas.built import Built
 
 Fault = Callable[[pa.Table], pa.Table]
@@ -23,7 +23,7 @@ Fault = Callable[[pa.Table], pa.Table]
 def with_fault(built: Built, fault: Fault) -> dict[str, Check]:
     """Stage a good release, replace it by one with `fault`, and check that."""
     good = stage(built.profile, built.storage, built.shards, built.release)
-    table = open_table(built.storage.lance_uri, good.version).to_table()
+    table = open_table(built.storage.lance_uri, good.version).to_arrow()
     broken = lance.write_dataset(fault(table), table_uri(built.storage.lance_uri), mode="overwrite")
     return checked(built, replace(good, version=broken.version))
 
@@ -69,6 +69,7 @@ def picture(width: int, height: int) -> bytes:
 def test_a_good_release_passes(built: Built) -> None:
     found = checked(built, stage(built.profile, built.storage, built.shards, built.release))
     assert list(found) == [
+        "data_files",
         "row_count",
         "unique_ids",
         "well_formed_ids",
@@ -122,7 +123,7 @@ def test_vectors_that_search_cannot_find_fail(built: Built) -> None:
 
 def test_an_empty_release_fails(built: Built) -> None:
     good = stage(built.profile, built.storage, built.shards, built.release)
-    empty = open_table(built.storage.lance_uri, good.version).to_table().slice(0, 0)
+    empty = open_table(built.storage.lance_uri, good.version).to_arrow().slice(0, 0)
     broken = lance.write_dataset(empty, table_uri(built.storage.lance_uri), mode="overwrite")
     info = replace(built.release, rows=0, shards={})
     checks = checked(built, replace(good, version=broken.version, release=info))
