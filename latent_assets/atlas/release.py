@@ -136,8 +136,8 @@ def describe_release(
         backend=fit["backend"],
         device=fit["device"],
         quality={name: space["quality"] for name, space in fit["spaces"].items()},
-        vae_feature=header["vae_feature"],
-        vae_recall=fit["feature"]["recall"] if fit["feature"] else None,
+        vae_feature=header["features"].get("vae"),
+        vae_recall=fit["features"]["vae"]["recall"] if "vae" in fit["features"] else None,
     )
 
 

@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from latent_assets.atlas.release import ReleaseInfo
 from latent_assets.atlas.schema import arrow_schema
-from latent_assets.atlas.thumbnails import thumbnails
 from latent_assets.catalog.shards import read_shard
 from latent_assets.embeddings.store import ShardEmbeddings
+from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.errors import DataError
 from latent_assets.images.ledger import read_ledger
 from latent_assets.images.outcome import Outcome
 from latent_assets.images.tar import read_images
+from latent_assets.models.preprocessing import decode
 from latent_assets.profile import Profile
 from latent_assets.progress import report
 from latent_assets.projection.rows import ShardRows, read_shard_rows
@@ -64,7 +65,8 @@ def _shard_columns(
     coords = read_coords(storage, release.projection, shard.shard)
     ids: list[str] = coords["id"].to_list()
     facts = _facts(storage, shard.shard, coords)
-    pictures = dict(thumbnails(_wanted(read_images(storage, shard.shard), set(ids)), profile.table, shard.shard))
+    wanted = _wanted(read_images(storage, shard.shard), set(ids))
+    pictures = {row_id: _thumbnail(row_id, data, shard.shard, profile) for row_id, data in wanted}
     _refuse_missing(shard.shard, "images", [row_id for row_id in ids if row_id not in pictures])
     columns = {"id": pa.array(ids, pa.string()), "shard": pa.array([shard.shard] * len(ids), pa.string())}
     columns |= {name: _plain(facts[name]) for name in (*_CATALOG, *_LEDGER)}
@@ -74,6 +76,17 @@ def _shard_columns(
         values = coords[f"xyz_{space}"].to_numpy().astype(np.float32).reshape(len(ids), 3)
         columns[f"xyz_{space}"] = _fixed(values, pa.float32())
     return columns
+
+
+def _thumbnail(row_id: str, data: bytes, shard: str, profile: Profile) -> bytes:
+    try:
+        return thumbnail(decode(data), profile.table)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"The stored image {row_id} of shard {shard} cannot be decoded ({error}). Fetch the shard again: "
+            f"remove images/{shard}.tar and images/{shard}.parquet (or the folder images/{shard}) and "
+            f"manifests/image_shards/{shard}.json, then run `latent-assets build`."
+        ) from error
 
 
 def _wanted(images: Iterable[tuple[str, bytes]], ids: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -113,10 +126,10 @@ def _vectors(storage: Storage, rows: ShardRows, ids: Sequence[str], release: Rel
     at = {row_id: position for position, row_id in enumerate(rows.ids)}
     _refuse_missing(rows.embeddings.shard, "embeddings", [row_id for row_id in ids if row_id not in at])
     chosen = np.array([at[row_id] for row_id in ids], dtype=np.int64)
-    found = {"clip": rows.read_clip(storage, chosen)}
+    found = {"clip": rows.read(storage, "clip", "vector", chosen)} if "clip" in rows.rows else {}
     if release.vae_feature is not None:
-        found["vae"] = rows.read_vae(storage, release.vae_feature, chosen)
-    return {name: _fixed(values, pa.float16()) for name, values in found.items() if values is not None}
+        found["vae"] = rows.read(storage, "vae", release.vae_feature, chosen)
+    return {name: _fixed(values, pa.float16()) for name, values in found.items()}
 
 
 def _fixed(values: np.ndarray, kind: pa.DataType) -> pa.FixedSizeListArray:

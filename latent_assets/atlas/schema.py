@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
-
-if TYPE_CHECKING:
-    from latent_assets.profile import SpaceName
 
 TABLE = "atlas"
 RELEASE_KEY = "latent_assets.release"
@@ -40,7 +36,7 @@ class Field:
     nullable: bool = False
     shape: str = ""
     model: str | None = None
-    space: SpaceName | None = None
+    space: str | None = None
 
     @property
     def type_text(self) -> str:
