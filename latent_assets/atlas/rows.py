@@ -6,7 +6,6 @@ The only module of this room that knows how those are stored. One shard is in me
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +16,13 @@ import pyarrow.compute as pc
 
 from latent_assets.atlas.schema import PLACE
 from latent_assets.catalog.shards import read_shard
-from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_ids
+from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_id_array, read_thumbnails
 from latent_assets.errors import DataError
 from latent_assets.images.ledger import read_ledger
 from latent_assets.images.outcome import Outcome
 from latent_assets.projection.model import read_header
 from latent_assets.projection.shard import coords_name
-from latent_assets.storage import Storage, explained
+from latent_assets.storage import Storage
 
 _CATALOG = (
     "url",
@@ -44,14 +43,13 @@ class ShardContent:
     """What a shard brings to a release, and the keys that tell whether the table has it already.
 
     `rows_key` stands for everything but places: it changes when the shard's catalog, images, thumbnails or embeddings
-    do. `coords_key` stands for the places. `thumbnails`: storage name of the shard's thumbnails.
+    do. `coords_key` stands for the places. `embeddings` names the files of the vectors and of the thumbnails.
     """
 
     shard: str
     rows_key: str
     coords_key: str
     embeddings: ShardEmbeddings
-    thumbnails: str
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,10 @@ def read_maps(storage: Storage, projection: str) -> Maps:
     return Maps(
         spaces=tuple(recipe["space"] for recipe in header["recipes"]),
         dims=header["dims"],
-        features={name: "vector" if name == "clip" else header["vae_feature"] for name in header["dims"]},
-        feature_recall={"vae": fit["feature"]["recall"]} if fit["feature"] else {},
+        features=header["features"],
+        feature_recall={
+            name: choice["recall"] for name, choice in fit["features"].items() if len(choice["recall"]) > 1
+        },
         settings=header["settings"],
         backend=fit["backend"],
         device=fit["device"],
@@ -125,23 +125,19 @@ def _facts(storage: Storage, shard: str, ids: pa.Array) -> pl.DataFrame:
     )
 
 
-def _thumbnails(storage: Storage, content: ShardContent, ids: pa.Array) -> pa.Array:
-    with ExitStack() as stack:
-        with explained(storage, content.thumbnails):
-            if storage.is_local:
-                source = stack.enter_context(pa.memory_map(storage.uri(content.thumbnails)))
-            else:
-                source = pa.PythonFile(stack.enter_context(storage.open(content.thumbnails)), mode="r")
-        table = pa.ipc.open_file(source).read_all()
-        at = _positions(content.shard, "thumbnails", ids, table["id"])
-        found = table["thumbnail"] if at is None else table["thumbnail"].take(at)
-        return pa.concat_arrays(found.chunks) if found.num_chunks else pa.array([], pa.binary())
+def _thumbnails(storage: Storage, content: ShardContent, ids: pa.Array) -> pa.ChunkedArray:
+    name = content.embeddings.thumbnails
+    if name is None:
+        raise DataError(f"Shard {content.shard} has no thumbnails: encode it again with `latent-assets build`.")
+    table = read_thumbnails(storage, name)
+    at = _positions(content.shard, "thumbnails", ids, table["id"])
+    return table["thumbnail"] if at is None else table["thumbnail"].take(at)
 
 
 def _vectors(storage: Storage, content: ShardContent, name: str, feature: str, ids: pa.Array) -> pa.Array:
     """A feature of an embedding: float16 [n, d] in the order of `ids`."""
-    file = getattr(content.embeddings, name)
-    at = _positions(content.shard, "embeddings", ids, pa.array(read_ids(storage, file), pa.string()))
+    file = content.embeddings.files[name]
+    at = _positions(content.shard, "embeddings", ids, read_id_array(storage, file))
     values = read_column(storage, file, feature)
     return fixed(values if at is None else values[at.to_numpy()])
 

@@ -20,7 +20,7 @@ from latent_assets.profile import Profile
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
-    from latent_assets.embeddings.shard import EncodeReport
+    from latent_assets.embeddings.shard import EmbedReport
 
 _SPECS = {
     "vae_latents": (
@@ -116,23 +116,24 @@ def encode_images(lineage: Lineage, shard: str, stages: Sequence[str]) -> dict[s
     return results
 
 
-def _made(lineage: Lineage, stage: str, shard: str, report: "EncodeReport | None") -> Made:
+def _made(lineage: Lineage, stage: str, shard: str, report: "EmbedReport | None") -> Made:
     """Check the file that a pass wrote and commit it; without a pass, the one that is there."""
     from latent_assets.embeddings.quality import embedding_problems
 
     def produce(wanted: str) -> Produced:
         images, places = lineage.storage.manifest("image_shards", shard), lineage.embeddings(shard)
-        name = places.clip if stage == "clip_embeddings" else places.vae
-        assert report is not None and images is not None and name is not None
+        row = next(row for row in lineage.profile.embeddings if row.stage == stage)
+        name = places.files[row.name]
+        assert report is not None and images is not None
         expected = images.rows - len(report.undecodable)
-        problems, statistics = embedding_problems(lineage.storage, name, stage, expected)
+        problems, statistics = embedding_problems(lineage.storage, row, name, expected)
         details = {
             **statistics,
             "model": lineage.clip_fingerprint if stage == "clip_embeddings" else lineage.vae_fingerprint,
             "undecodable": list(report.undecodable),
             "rate": round(report.rate, 1),
             "bytes": report.bytes[name],
-            "device": report.device,
+            "device": report.devices[name],
             "dtype": report.dtypes[name],
             "code_version": lineage.code_version(stage),
         }
@@ -146,21 +147,21 @@ def _is_current(lineage: Lineage, stage: str, shard: str) -> bool:
     return manifest is not None and manifest.fingerprint == lineage.expected(stage, shard)
 
 
-def _encode(lineage: Lineage, shard: str, stages: Sequence[str]) -> "EncodeReport":
-    from latent_assets.embeddings.shard import Target, encode_shard
+def _encode(lineage: Lineage, shard: str, stages: Sequence[str]) -> "EmbedReport":
+    from latent_assets.embeddings.shard import VectorOutput, embed_shard
     from latent_assets.images.tar import read_images
-    from latent_assets.models.clip import load_clip
-    from latent_assets.models.vae import load_vae
+    from latent_assets.spaces import resolve
 
-    models, places = lineage.profile.models, lineage.embeddings(shard)
+    places = lineage.embeddings(shard)
     targets = []
-    if "clip_embeddings" in stages and models.clip and places.clip:
-        targets.append(Target(load_clip(models.clip), places.clip, models.clip.batch_size))
-    if "vae_latents" in stages and models.vae and places.vae:
-        targets.append(Target(load_vae(models.vae), places.vae, models.vae.batch_size))
+    for row in lineage.profile.embeddings:
+        if row.stage in stages:
+            settings = lineage.profile.models.of(row.name)
+            encoder = resolve(row.load)(settings)
+            targets.append(VectorOutput(encoder, places.files[row.name], settings.batch_size, row.whole))
     manifest = lineage.storage.manifest("image_shards", shard)
     total = manifest.rows if manifest else 0
-    return encode_shard(lineage.storage, read_images(lineage.storage, shard), total, targets)
+    return embed_shard(lineage.storage, read_images(lineage.storage, shard), total, targets)
 
 
 def _describe(stage: str, made: Made) -> Metadata:
@@ -225,8 +226,6 @@ def gather(lineage: Lineage, wanted: str) -> Produced:
     total = sum(images[shard].rows for shard in shards)
     if total != max(rows.values()) + undecodable:
         problems.append(f"{total} images were fetched, but {max(rows.values())} encoded and {undecodable} undecodable")
-    if not total:
-        problems.append("there is no image in any shard")
     carried = {"rows_carried": "; ".join(problems)} if problems else {}
     details = {
         "images": total,

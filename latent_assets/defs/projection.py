@@ -82,7 +82,7 @@ def fit_umap(lineage: Lineage, wanted: str) -> Produced:
     report = fit_map(lineage.profile, lineage.storage, shards, wanted)
     details: dict[str, Any] = {
         "spaces": {name: asdict(space) for name, space in report.spaces.items()},
-        "feature": asdict(report.feature) if report.feature else None,
+        "feature": asdict(report.features["vae"]) if "vae" in report.features else None,
         "backend": report.backend,
         "device": report.device,
         "bytes": report.bytes,

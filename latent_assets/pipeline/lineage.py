@@ -7,7 +7,6 @@ knows Dagster: assets, `build` and `status` all ask this module.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latent_assets.errors import DataError, LatentAssetsError, NotBuiltError, SourceError
+from latent_assets.models.device import device_kind
 from latent_assets.profile import Profile
 from latent_assets.storage import Failure, Manifest, Storage, fingerprint
 
@@ -436,8 +435,9 @@ class Lineage:
         from latent_assets.embeddings.store import ShardEmbeddings, embedding_name
 
         models = self.profile.models
-        clip = embedding_name(self.clip_fingerprint, shard) if models.clip else None
-        return ShardEmbeddings(shard, clip, embedding_name(self.vae_fingerprint, shard) if models.vae else None)
+        files = {"clip": embedding_name(self.clip_fingerprint, shard)} if models.clip else {}
+        files |= {"vae": embedding_name(self.vae_fingerprint, shard)} if models.vae else {}
+        return ShardEmbeddings(shard, files)
 
 
 def _not_current(parents: dict[str, dict[str, Standing]], key: str) -> str:
@@ -453,15 +453,5 @@ def _not_current(parents: dict[str, dict[str, Standing]], key: str) -> str:
 
 def _number_format(dtype: str, accelerated: str) -> list[str]:
     """Number format and device kind of an encoder here: they decide the last bits of what it makes."""
-    kind = _device_kind()
+    kind = device_kind()
     return [dtype if dtype != "auto" else accelerated if kind == "cuda" else "float32", kind]
-
-
-def _device_kind() -> str:
-    """Kind of `models.device.best_device`, without importing torch (1.6 s) where only the CPU can be meant."""
-    drivers = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
-    if sys.platform.startswith("linux") and not any(Path(node).exists() for node in drivers):
-        return "cpu"
-    from latent_assets.models.device import best_device
-
-    return best_device().type

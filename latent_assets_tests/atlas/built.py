@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from PIL import Image
 
 from latent_assets.atlas.card import ModelInfo, ReleaseInfo, describe_release
 from latent_assets.atlas.rows import ShardContent
-from latent_assets.atlas.thumbnails import thumbnails
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 from latent_assets.catalog.shards import catalog_name
-from latent_assets.embeddings.store import ShardEmbeddings
+from latent_assets.embeddings.store import ShardEmbeddings, thumbnail_name, writing_thumbnails
+from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.images.ledger import ledger_frame, ledger_name
 from latent_assets.images.outcome import LedgerRow
 from latent_assets.images.tar import TarWriter, tar_name
+from latent_assets.models.preprocessing import decode
 from latent_assets.profile import Profile, Table
 from latent_assets.projection.fit import fit_map
 from latent_assets.projection.shard import coords_name, project_shard
@@ -58,11 +58,10 @@ def contents(storage: Storage, embeddings: Sequence[ShardEmbeddings]) -> list[Sh
             _digest(
                 storage,
                 *(catalog_name(found.shard), ledger_name(found.shard), thumbnails_name(found.shard)),
-                *(name for name in (found.clip, found.vae) if name),
+                *found.files.values(),
             ),
             _digest(storage, coords_name(PROJECTION, found.shard)),
             found,
-            thumbnails_name(found.shard),
         )
         for found in embeddings
     ]
@@ -77,7 +76,7 @@ def _digest(storage: Storage, *names: str) -> str:
 
 def thumbnails_name(shard: str) -> str:
     """Storage name of a shard's thumbnails."""
-    return f"thumbnails/{'e' * 32}/{shard}.arrow"
+    return thumbnail_name(synthetic.THUMBNAILS, shard)
 
 
 def picture(index: int) -> bytes:
@@ -170,12 +169,11 @@ def write_facts(storage: Storage, shard: str, ids: list[str], rows: list[int]) -
             tar.add(f"{row_id}.png", data)
             tar.add(f"{row_id}.json", b"{}")
         tar.close()
-    made = list(thumbnails(pictures.items(), Table(), shard))
-    write_thumbnails(storage, shard, [row_id for row_id, _ in made], [data for _, data in made])
+    made = {row_id: thumbnail(decode(data), Table()) for row_id, data in pictures.items()}
+    write_thumbnails(storage, shard, list(made), list(made.values()))
 
 
 def write_thumbnails(storage: Storage, shard: str, ids: list[str], files: list[bytes]) -> None:
     """Store thumbnails of a shard as the embeddings pass does."""
-    schema = pa.schema([pa.field("id", pa.string(), False), pa.field("thumbnail", pa.binary(), False)])
-    with storage.writing(thumbnails_name(shard)) as path, pa.ipc.new_file(str(path), schema) as writer:
-        writer.write_batch(pa.record_batch([pa.array(ids, pa.string()), pa.array(files, pa.binary())], schema=schema))
+    with writing_thumbnails(storage, thumbnails_name(shard)) as writer:
+        writer.append(ids, files)
