@@ -294,7 +294,8 @@ def _launched_hash(context: dg.AssetExecutionContext) -> str | None:
     snapshot = context.instance.get_job_snapshot(snapshot_id)
     for definition in snapshot.node_defs_snapshot.op_def_snaps:
         if definition.name == context.op_def.name:
-            return definition.tags.get(tags.PROFILE_HASH)
+            found: str | None = definition.tags.get(tags.PROFILE_HASH)
+            return found
     return None
 
 

@@ -120,11 +120,19 @@ def load_model(storage: Storage, fingerprint: str) -> MapModel:
     if key in _loaded:
         _loaded.move_to_end(key)
         return _loaded[key]
+    model = _loaded[key] = read_model(storage, fingerprint)
+    while len(_loaded) > _KEPT_MODELS:
+        _loaded.popitem(last=False)
+    return model
+
+
+def read_model(storage: Storage, fingerprint: str) -> MapModel:
+    """The fitted maps as they are stored now. Raises NotBuiltError when they are not there."""
     header = read_header(storage, fingerprint)
     with storage.local(model_name(fingerprint)) as path:
         arrays = load_file(path)
     ids = arrays["ids"]
-    model = MapModel(
+    return MapModel(
         fingerprint=fingerprint,
         ids=[row_id.decode() for row_id in ids.reshape(-1).view(f"S{ids.shape[1]}").tolist()],
         vectors={name: arrays[f"{_VECTORS}{name}"] for name in header["features"]},
@@ -137,10 +145,6 @@ def load_model(storage: Storage, fingerprint: str) -> MapModel:
         n_neighbors=header["settings"]["n_neighbors"],
         report=header["report"],
     )
-    _loaded[key] = model
-    while len(_loaded) > _KEPT_MODELS:
-        _loaded.popitem(last=False)
-    return model
 
 
 def header_of(

@@ -117,15 +117,11 @@ def _carried(lineage: Lineage, rows: int) -> Finding:
 
 def describe_table(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]:
     """Figures of the release."""
-    from latent_assets.atlas.schema import table_fields
+    from latent_assets.atlas.schema import fields_of
 
     details: TableDetails = lineage.details(manifest)
-    names, spaces = {row.name for row in lineage.profile.embeddings}, set(lineage.profile.projection.spaces)
-    fields = [
-        f
-        for f in table_fields()
-        if (f.model in names if f.model else True) and (f.space in spaces if f.space else True)
-    ]
+    dims = {row.name: 0 for row in lineage.profile.embeddings}
+    fields = fields_of(dims, lineage.profile.projection.spaces)
     return {
         "dagster/uri": details.uri,
         "dagster/table_name": f"{lineage.profile.name}.atlas",
