@@ -105,7 +105,7 @@ def _histograms(lineage: Lineage, shards: Sequence[str]) -> bytes:
 
 
 def _describe_metadata(made: Made) -> Metadata:
-    from latent_assets.catalog.pictures import funnel_chart
+    from latent_assets.catalog.funnel_chart import funnel_chart
 
     details = made.manifest.details
     histograms = {"histograms": picture(made.report)} if made.report else {}
