@@ -6,7 +6,7 @@ import numpy as np
 
 from latent_assets.atlas.dataset import open_table
 from latent_assets.atlas.release import ReleaseInfo
-from latent_assets.projection.pictures import map_picture
+from latent_assets.plots import map_picture
 
 _DRAWN = 20_000
 

@@ -91,7 +91,7 @@ def _histograms(lineage: Lineage, shards: Sequence[str]) -> bytes:
     import polars as pl
 
     from latent_assets.catalog.shards import read_shard
-    from latent_assets.projection.pictures import histogram_picture
+    from latent_assets.plots import histogram_picture
 
     rows = pl.concat([read_shard(lineage.storage, shard) for shard in shards[:4]]) if shards else pl.DataFrame()
     values: dict[str, Any] = {
