@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from latent_assets.catalog.hashing import shard_hash
 from latent_assets.catalog.funnel_chart import funnel_chart
+from latent_assets.catalog.hashing import shard_hash
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 from latent_assets.catalog.shards import INDEX, catalog_name, catalog_problems, read_index, read_shard
 from latent_assets.errors import SourceError, StorageError
