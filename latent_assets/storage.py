@@ -105,7 +105,7 @@ class Storage:
         with explained(self, name):
             return Path(self.uri(name)).stat().st_size if self.is_local else int(self._fs.size(self.uri(name)))
 
-    def list(self, folder: str, suffix: str = "") -> list[str]:
+    def list(self, folder: str, suffix: str = "") -> Sequence[str]:
         """Names of the files directly in `folder` that end in `suffix`, sorted; [] when there is no folder."""
         names = (name for name, is_file in self._entries(folder) if is_file)
         return sorted(name for name in names if name and name.endswith(suffix) and _PARTIAL not in name)
