@@ -6,21 +6,29 @@ INSTALLED := $(VENV)/.installed
 PORT ?= 3000
 SERVE ?= 1
 
-.PHONY: demo test check dev train lock clean
+.PHONY: demo test check docs dev train lock clean
 
 ## Build the embedded default atlas and open the Dagster UI on it (SERVE=0: stop after the build).
 demo: $(INSTALLED)
 	$(BIN)/latent-assets demo --port $(PORT) $(if $(filter 0,$(SERVE)),--no-serve)
 
-## Everything that must hold: format, lint, types, definitions, tests.
+## Everything that must hold: what `check` looks at, and the tests.
 test: check
 	$(BIN)/python -m pytest
 
+## Format, lint, types, who may import whom, dependencies, dead code, definitions.
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
+	$(BIN)/vulture
 	$(BIN)/dagster definitions validate -w workspace.yaml
+
+## The reference of the package, from its docstrings: build/docs/index.html.
+docs: $(INSTALLED)
+	$(BIN)/pdoc --docformat google --output-directory build/docs $(PUBLIC)
 
 ## Open the Dagster UI on the atlas of the selected profile.
 dev: $(INSTALLED)

@@ -7,10 +7,9 @@ import sys
 
 import dagster as dg
 
-from latent_assets.defs.assets import stage_assets
+from latent_assets.defs.assets import all_assets
 from latent_assets.defs.instance import instance_home
 from latent_assets.defs.jobs import jobs, schedules, sensors
-from latent_assets.defs.sources import source_assets
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, load_profile
 
@@ -22,7 +21,7 @@ def build_defs(profile: Profile | None = None, lineage: Lineage | None = None) -
     """
     chosen = lineage or Lineage(profile or load_profile())
     return dg.Definitions(
-        assets=[*source_assets(chosen), *stage_assets(chosen)],
+        assets=all_assets(chosen),
         jobs=jobs(chosen),
         schedules=schedules(chosen),
         sensors=sensors(chosen),

@@ -97,7 +97,7 @@ class Storage:
                 found[name] = int(item["size"]) if item and item["type"] == "file" else None
         return found
 
-    def list(self, folder: str, suffix: str = "") -> list[str]:
+    def list(self, folder: str, suffix: str = "") -> Sequence[str]:
         """Names of the files directly in `folder` that end in `suffix`, sorted; [] when there is no folder."""
         names = (name for name, is_file in self._entries(folder) if is_file)
         return sorted(name for name in names if name and name.endswith(suffix) and _PARTIAL not in name)

@@ -1,7 +1,6 @@
 """Training the demo's CLIP: a small image tower learns where the sentence encoder puts a picture's names.
 
-Here: the loss and the export in open_clip's format. Not here: loading (`latent_assets.openmoji.models`) and
-figures (`evaluate`).
+Here: the loss and the export in open_clip's format. Not here: loading (`shipped`), figures (`evaluate`).
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from torch.nn import functional
 
 from infra.training.loop import Loss, Schedule, train
 from infra.training.pictures import Augmentation, Pictures, load_pictures
+from infra.training.shipped import CLIP_CONFIG, load_open_clip, text_encoder_directory
 from infra.training.texts import CATEGORIES, TextBank, build_text_bank
-from latent_assets.openmoji.models import CLIP_CONFIG, load_open_clip, text_encoder_directory
 
 SCHEDULE = Schedule(steps=2400, batch=64, rate=1e-3, weight_decay=0.05, warmup=300)
 AUGMENTATION = Augmentation(affine=0.6, scale=0.12, shift=0.06, degrees=8, colour=0.3, colour_strength=0.06)

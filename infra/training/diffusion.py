@@ -18,10 +18,10 @@ from transformers import AutoTokenizer, BertModel
 from infra.training.loop import Loss, Schedule, train
 from infra.training.pictures import load_pictures
 from infra.training.sheet import SHEET_PROMPTS, generated_sheet
+from infra.training.shipped import PROMPT_TOKENS, assemble_pipeline, text_encoder_directory
 from infra.training.texts import alias_texts
 from infra.training.vae import encode_means
 from latent_assets.openmoji.dataset import emoji_table
-from latent_assets.openmoji.models import PROMPT_TOKENS, assemble_pipeline, text_encoder_directory
 
 SCHEDULE = Schedule(steps=9000, batch=64, rate=1e-3, ema=0.9995, save_every=500)
 TONED_WEIGHT = 0.06

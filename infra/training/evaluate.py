@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from infra.training.shipped import load_clip, load_pipeline, load_vae
 from latent_assets.openmoji.dataset import base_caption, emoji_table, render_png
-from latent_assets.openmoji.models import load_clip, load_pipeline, load_vae
 
 QUERIES = Path(__file__).with_name("queries.toml")
 NEIGHBOURS = 10

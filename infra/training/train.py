@@ -54,7 +54,7 @@ def run_stage(stage: str, out: Path, steps: int | None, resume: bool, threads: i
 
 def ship(stage: str, out: Path) -> None:
     """Copy a stage's export into the package and draw its picture from what was shipped."""
-    from latent_assets.openmoji.models import DIFFUSION, MODELS, VAE, load_pipeline, load_vae
+    from infra.training.shipped import DIFFUSION, MODELS, VAE, load_pipeline, load_vae
 
     shutil.copytree(out / stage / "export", MODELS / stage, dirs_exist_ok=True)
     for weights in (MODELS / stage).rglob("*.safetensors"):

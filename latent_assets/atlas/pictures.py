@@ -7,7 +7,7 @@ import numpy as np
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import open_table
-from latent_assets.projection.pictures import map_picture
+from latent_assets.plots import map_picture
 
 _DRAWN = 20_000
 

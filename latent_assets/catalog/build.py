@@ -1,31 +1,31 @@
 """Building the catalog: read, filter, collapse duplicates, shard, write what changed, report.
 
-The steps live in `rows`, `filters`, `buckets` and `sharding`; here is their order.
+The steps live in `batches`, `filters`, `buckets` and `sharding`; here is their order.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from latent_assets import progress
+from latent_assets.catalog.batches import expected_rows, read_rows
 from latent_assets.catalog.buckets import Buckets, bucket_count, spill_folder
 from latent_assets.catalog.filters import DUPLICATE, NOT_SAMPLED, Funnel, RowFilter, read_removals, sample_ranks
 from latent_assets.catalog.hashing import DIGEST, HEAD, row_digests
-from latent_assets.catalog.rows import expected_rows, read_rows
 from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA
 from latent_assets.catalog.sharding import ShardWriter, shard_rows
-from latent_assets.catalog.shards import ShardEntry, catalog_name, catalog_version, read_index, stored_shards
+from latent_assets.catalog.shards import ShardEntry, catalog_version, read_index, shard_files, stored_shard
 from latent_assets.errors import SourceError
 
 if TYPE_CHECKING:
@@ -34,14 +34,22 @@ if TYPE_CHECKING:
     from latent_assets.profile import Profile
     from latent_assets.storage import Storage
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 STAGE = "laion_metadata"
 _AHEAD = 2  # buckets that are prepared at a time
+_READERS = 4  # of stored shards
 _PREVIOUS_SCHEMA: dict[str, type[pl.DataType]] = {"id": pl.String, "shard": pl.String}
 
 
 @dataclass(frozen=True)
 class CatalogReport:
-    """What a build of the catalog did. `funnel` is (reason, rows dropped) in the order the rules apply."""
+    """What a build of the catalog did.
+
+    `funnel` is (reason, rows dropped) in the order the rules apply; `mended` are the shards whose file was missing or
+    damaged and is written again.
+    """
 
     rows_read: int
     funnel: tuple[tuple[str, int], ...]
@@ -50,6 +58,7 @@ class CatalogReport:
     changed: tuple[str, ...]
     added: tuple[str, ...]
     removed: tuple[str, ...]
+    mended: tuple[str, ...]
     version: str
     bytes: int
     seconds: float
@@ -58,7 +67,10 @@ class CatalogReport:
 def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
     """Bring `catalog/` up to date with the profile's source; files whose rows did not change are left alone.
 
-    Raises SourceError when the source cannot be read, lacks a column, has no rows, or no row passes the filters.
+    Every stored file is read: one that is missing or damaged is written again, with the rows that it held. A shard
+    whose rows are all gone keeps its key and has none; that may be so of all shards.
+    Raises SourceError when the source cannot be read, lacks a column, has no rows, or, where there is no catalog yet,
+    when no row passes the filters.
     """
     started = time.monotonic()
     before = read_index(storage)
@@ -67,13 +79,16 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
         links = profile.source.kind == "metadata"
         rows = Buckets(storage, folder, "rows", bucket_count(expected), CATALOG_SCHEMA, ids_of_urls=links)
         funnel = _read(profile, storage, rows, expected if exact else None)
-        previous, present = _previous(storage, folder, rows.count)
+        previous, stored, lost = _previous(storage, folder, rows.count, before, profile.shards.rows)
         threshold = _sample_threshold(profile, rows)
-        added = _count_added(rows, previous) if present or _may_be_too_many(profile, rows.rows) else rows.rows
-        with ShardWriter(storage, shard_rows(profile.shards, added, len(present)), present) as writer:
+        counted = stored or lost or _may_be_too_many(profile, rows.rows)
+        added = max(0, _count_added(rows, previous) - sum(lost.values())) if counted else rows.rows
+        per_shard = shard_rows(profile.shards, added, len(stored) + len(lost))
+        with ShardWriter(storage, per_shard, before, stored, lost) as writer:
             for bucket, kept in enumerate(_distinct(rows, funnel)):
                 writer.add(_sampled(kept, threshold, profile.filters.seed, funnel), previous.read(bucket))
-            _refuse_nothing(profile, funnel)
+            if not (stored or lost):
+                _refuse_nothing(profile, funnel)
             shards = writer.finish()
     return CatalogReport(
         rows_read=funnel.rows,
@@ -83,6 +98,7 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
         changed=tuple(key for key in sorted(shards) if key in before and before[key] != shards[key]),
         added=tuple(key for key in sorted(shards) if key not in before),
         removed=tuple(key for key in sorted(before) if key not in shards),
+        mended=tuple(sorted(lost)),
         version=catalog_version(shards),
         bytes=writer.bytes,
         seconds=time.monotonic() - started,
@@ -117,16 +133,31 @@ def _read(profile: Profile, storage: Storage, rows: Buckets, total: int | None) 
     return funnel
 
 
-def _previous(storage: Storage, folder: Path, buckets: int) -> tuple[Buckets, dict[str, int]]:
-    """Where each row of the stored catalog is (`id`, `shard`), and the rows of every stored shard."""
+def _previous(
+    storage: Storage, folder: Path, buckets: int, index: dict[str, ShardEntry], rows_per_shard: int
+) -> tuple[Buckets, dict[str, ShardEntry], dict[str, int]]:
+    """Where each row of the stored catalog is (`id`, `shard`), what the files hold, and the rows of the lost ones.
+
+    Of a lost file that no index knows (a first build was killed), `rows_per_shard` is the best guess.
+    """
     previous = Buckets(storage, folder, "previous", buckets, _PREVIOUS_SCHEMA)
-    present: dict[str, int] = {}
-    for shard in stored_shards(storage):
-        ids = storage.read_parquet(catalog_name(shard), columns=["id"])
-        present[shard] = ids.height
-        previous.add(ids.with_columns(pl.lit(shard).alias("shard")))
+    stored: dict[str, ShardEntry] = {}
+    lost: dict[str, int] = {}
+
+    def look(shard: str) -> tuple[pl.DataFrame, ShardEntry] | None:
+        found = stored_shard(storage, shard, index.get(shard))
+        return found and (found[0].select("id", shard=pl.lit(shard)), found[1])
+
+    shards = sorted({*index, *shard_files(storage)})
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="catalog") as threads:
+        for shard, found in zip(shards, _ahead(threads, look, shards, 2 * _READERS), strict=True):
+            if found is None:
+                lost[shard] = index[shard].rows if shard in index else rows_per_shard
+                continue
+            ids, stored[shard] = found
+            previous.add(ids)
     previous.finish()
-    return previous, present
+    return previous, stored, lost
 
 
 def _distinct(rows: Buckets, funnel: Funnel) -> Iterator[pl.DataFrame]:
@@ -138,13 +169,19 @@ def _distinct(rows: Buckets, funnel: Funnel) -> Iterator[pl.DataFrame]:
         return _collapsed(frame), frame.height
 
     with ThreadPoolExecutor(_AHEAD, thread_name_prefix="catalog") as threads:
-        buckets = iter(range(rows.count))
-        coming = deque(threads.submit(prepare, bucket) for bucket in islice(buckets, _AHEAD))
-        while coming:
-            distinct, height = coming.popleft().result()
-            coming.extend(threads.submit(prepare, bucket) for bucket in islice(buckets, 1))
+        for distinct, height in _ahead(threads, prepare, range(rows.count), _AHEAD):
             funnel.drop(DUPLICATE, height - distinct.height)
             yield distinct
+
+
+def _ahead(threads: Executor, work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
+    """The results of `work`, in order; the next `count` are on their way while one is used."""
+    left = iter(items)
+    coming = deque(threads.submit(work, item) for item in islice(left, count))
+    while coming:
+        result = coming.popleft().result()
+        coming.extend(threads.submit(work, item) for item in islice(left, 1))
+        yield result
 
 
 def _collapsed(frame: pl.DataFrame) -> pl.DataFrame:

@@ -2,6 +2,10 @@
 
 Rows that had a shard keep it; the others are cut, sorted by id, into new shards numbered on. So the same rows give
 the same shards whatever the order of files, and a change touches only the shards of the rows it is about.
+
+Which rows a lost file held is known nowhere else. Rows that have no shard are dealt out to the lost ones first, in
+the order and in the numbers they had: as long as the source did not change meanwhile, that is what they held (when
+several that different builds made are lost at once, their rows may be exchanged).
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import pyarrow.parquet as pq
 
 from latent_assets.catalog.hashing import DIGEST, hash_of_digests
 from latent_assets.catalog.schema import CATALOG_COLUMNS, empty_catalog, shard_key
-from latent_assets.catalog.shards import INDEX, INDEX_SCHEMA, ShardEntry, catalog_name, read_index
+from latent_assets.catalog.shards import HASH_KEY, INDEX, INDEX_SCHEMA, ShardEntry, catalog_name
 from latent_assets.errors import SourceError
 
 if TYPE_CHECKING:
@@ -61,17 +65,28 @@ def shard_rows(settings: Shards, added: int, present: int) -> int:
 class ShardWriter:
     """Takes the catalog's rows in ascending id ranges and writes each shard once all its rows have come.
 
-    Shards are hashed and written by threads of its own. Use as a context.
+    Shards are hashed and written by threads of its own; a file that holds what it should is left alone. `index` is
+    what the index says, `stored` what the sound files hold, `lost` the rows of the shards whose files are not sound.
+    Use as a context.
     """
 
-    def __init__(self, storage: Storage, rows_per_shard: int, present: dict[str, int]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        rows_per_shard: int,
+        index: dict[str, ShardEntry],
+        stored: dict[str, ShardEntry],
+        lost: dict[str, int],
+    ) -> None:
         self._storage = storage
         self._rows_per_shard = rows_per_shard
-        self._index = read_index(storage)
-        self._awaited = dict(present)
-        self._open: dict[str, list[pl.DataFrame]] = {key: [] for key in present}
+        self._index = index
+        self._stored = stored
+        self._awaited = {key: entry.rows for key, entry in stored.items()}
+        self._lost = deque(sorted(lost.items()))
+        self._open: dict[str, list[pl.DataFrame]] = {key: [] for key in stored}
         self._added = empty_catalog().with_columns(pl.lit(None, pl.UInt64).alias(DIGEST))
-        self._next = 1 + max((int(key) for key in present), default=-1)
+        self._next = 1 + max((int(key) for key in (*stored, *lost)), default=-1)
         self._threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="catalog")
         self._writing: deque[Future[_Written]] = deque()
         self.shards: dict[str, ShardEntry] = {}
@@ -89,7 +104,11 @@ class ShardWriter:
         added = self._place(rows, previous) if previous.height else rows
         self._added = pl.concat([self._added, added]) if self._added.height else added
         cut = 0
-        while self._added.height - cut >= self._rows_per_shard:
+        while self._lost and self._added.height - cut >= self._lost[0][1]:
+            shard, count = self._lost.popleft()
+            self._write(shard, [self._added.slice(cut, count)])
+            cut += count
+        while not self._lost and self._added.height - cut >= self._rows_per_shard:
             self._write_added(self._added.slice(cut, self._rows_per_shard))
             cut += self._rows_per_shard
         self._added = self._added.slice(cut)
@@ -98,6 +117,9 @@ class ShardWriter:
         """Write what is left and the index; return all shards."""
         for shard in sorted(self._open):
             self._write(shard, self._open[shard])
+        for shard, count in self._lost:  # there are fewer rows than they held
+            self._write(shard, [self._added.slice(0, count)])
+            self._added = self._added.slice(count)
         if self._added.height:
             self._write_added(self._added)
         while self._writing:
@@ -136,10 +158,12 @@ class ShardWriter:
         """Hash a shard and store it when it is not what is stored. Runs in a thread."""
         entry = ShardEntry(frame.height, hash_of_digests(frame[DIGEST].to_numpy()))
         name = catalog_name(shard)
-        new = self._index.get(shard) != entry or not self._storage.exists(name)
+        new = self._stored.get(shard) != entry
         if new:
-            with self._storage.writing(name) as path:
-                pq.write_table(frame.select(CATALOG_COLUMNS).to_arrow(), path, **_ENCODING)
+            table = frame.select(CATALOG_COLUMNS).to_arrow()
+            with self._storage.writing(name) as path, pq.ParquetWriter(path, table.schema, **_ENCODING) as file:
+                file.write_table(table)
+                file.add_key_value_metadata({HASH_KEY: entry.hash})
         return _Written(shard, entry, new, self._storage.size(name))
 
     def _note(self, written: _Written) -> None:

@@ -20,6 +20,7 @@ from latent_assets.defs.automation import rebuild_when_due
 from latent_assets.defs.metadata import OWNERS, event_metadata
 from latent_assets.defs.partitions import asset_key, op_name
 from latent_assets.defs.provenance import Provenance, observe_sources
+from latent_assets.defs.sources import source_assets
 from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.pipeline.lineage import Lineage, MakeOptions, Materialized
 from latent_assets.pipeline.manifests import WHOLE
@@ -40,10 +41,11 @@ class MakeConfig(dg.Config):
     retry: list[str] = Field(default_factory=list)
 
 
-def stage_assets(lineage: Lineage) -> list[dg.AssetsDefinition]:
-    """The assets of all stages, in build order."""
+def all_assets(lineage: Lineage) -> list[dg.AssetsDefinition]:
+    """The sources and models, and the assets of all stages in build order."""
     shards = partitions.shard_partitions(lineage.profile)
-    return [_batch(lineage, [lineage.stages[name] for name in names], shards) for names in lineage.batches()]
+    stages = [_batch(lineage, [lineage.stages[name] for name in names], shards) for names in lineage.batches()]
+    return [*source_assets(lineage), *stages]
 
 
 def _batch(lineage: Lineage, stages: list[Stage], shards: dg.DynamicPartitionsDefinition) -> dg.AssetsDefinition:

@@ -18,6 +18,7 @@ from typing import Any
 import dagster as dg
 
 from latent_assets.defs import partitions, tags
+from latent_assets.defs.assets import all_assets
 from latent_assets.defs.partitions import asset_key, op_name, partitions_name
 from latent_assets.defs.provenance import observe_sources, unrecorded
 from latent_assets.errors import LatentAssetsError
@@ -44,10 +45,9 @@ class Builder:
     """Brings one atlas up to date. `parent_run`: the run that builds, when it is one itself."""
 
     def __init__(self, lineage: Lineage, instance: dg.DagsterInstance, parent_run: str | None = None) -> None:
-        from latent_assets.definitions import build_defs
-
         self.lineage, self.instance, self._parent_run = lineage, instance, parent_run
-        self._job = build_defs(lineage=lineage).resolve_implicit_global_asset_job_def()
+        definitions = dg.Definitions(all_assets(lineage), executor=dg.in_process_executor)
+        self._job = definitions.resolve_implicit_global_asset_job_def()
 
     def build(
         self, announce: Announce = lambda stage, due, total: None, retry: Sequence[str] = ()

@@ -12,7 +12,6 @@ import re
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -26,9 +25,6 @@ import pyarrow.parquet as pq
 import resvg_py
 import xxhash
 
-ATTRIBUTION = "All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"
-LICENSE = "CC BY-SA 4.0"
-LICENSE_URL = "https://creativecommons.org/licenses/by-sa/4.0/"
 SOURCE_PAGE = "https://openmoji.org/library/emoji-{hexcode}/"
 RENDER_SIZE = 256
 BACKGROUND = "#ffffff"
@@ -91,15 +87,6 @@ _YOUNGER_THAN_TABLE = {
 }
 
 
-@dataclass(frozen=True)
-class DatasetCounts:
-    """How many pictures the package holds, and what became of them."""
-
-    pictures: int
-    captioned: int
-    unnamed: int
-
-
 def emoji_table() -> pl.DataFrame:
     """The captioned pictures, sorted by hexcode; columns and types as `TABLE_SCHEMA`, no nulls.
 
@@ -110,12 +97,7 @@ def emoji_table() -> pl.DataFrame:
     Raises:
         LookupError: a named picture has no category (a new OpenMoji release: extend the table here).
     """
-    return _table()[0].clone()
-
-
-def dataset_counts() -> DatasetCounts:
-    """Pictures in the package, those with a name, and those left out because `emoji` has no name for them."""
-    return _table()[1]
+    return _table().clone()
 
 
 def render_png(hexcode: str, size: int = RENDER_SIZE) -> bytes:
@@ -227,7 +209,7 @@ def aliases(char: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _table() -> tuple[pl.DataFrame, DatasetCounts]:
+def _table() -> pl.DataFrame:
     names = _emoji_names()
     pictures = sorted(_svg_directory().glob("*.svg"), key=lambda path: path.stem)
     named = [(path, names[bare]) for path in pictures if (bare := _bare(_decode(path.stem))) in names]
@@ -248,7 +230,7 @@ def _table() -> tuple[pl.DataFrame, DatasetCounts]:
     table = pl.DataFrame(rows, schema=TABLE_SCHEMA, orient="row")
     if table["caption"].n_unique() != table.height:
         raise LookupError("captions of the demo data set are no longer unique")
-    return table, DatasetCounts(len(pictures), table.height, len(pictures) - table.height)
+    return table
 
 
 @lru_cache(maxsize=1)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from infra.training import evaluate
-from latent_assets.errors import ModelError
-from latent_assets.openmoji.models import (
+from infra.training.shipped import (
     CLIP,
     CLIP_CONFIG,
     CLIP_WEIGHTS,
@@ -22,6 +21,7 @@ from latent_assets.openmoji.models import (
     load_vae,
     text_encoder_directory,
 )
+from latent_assets.errors import ModelError
 
 
 def test_the_shipped_models_fit_in_forty_megabytes() -> None:

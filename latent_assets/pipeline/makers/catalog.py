@@ -101,11 +101,11 @@ def _pictures(lineage: Lineage, details: MetadataDetails, kept: int) -> dict[str
     """The funnel, and distributions of sizes, scores and caption lengths over the first shards, random samples all."""
     import polars as pl
 
-    from latent_assets.catalog.pictures import funnel_chart
+    from latent_assets.catalog.funnel_chart import funnel_chart
     from latent_assets.catalog.shards import read_shard
-    from latent_assets.projection.pictures import histogram_picture
+    from latent_assets.plots import histogram_picture
 
-    pictures = {"funnel": funnel_chart(details.rows_read, [tuple(step) for step in details.funnel], kept)}
+    pictures = {"funnel": funnel_chart(details.rows_read, details.funnel, kept)}
     frames = [read_shard(lineage.storage, shard) for shard in sorted(details.shards)[:4]]
     rows = pl.concat(frames) if frames else pl.DataFrame()
     values: dict[str, Any] = {
@@ -161,17 +161,7 @@ def _assigned(lineage: Lineage, shard: str) -> tuple[int, str]:
 
 def _problems(lineage: Lineage, shard: str) -> dict[str, str]:
     """What is wrong with the file of a shard."""
-    from latent_assets.catalog.hashing import shard_hash
-    from latent_assets.catalog.shards import read_shard
+    from latent_assets.catalog.shards import catalog_problems
 
     rows, digest = _assigned(lineage, shard)
-    try:
-        frame = read_shard(lineage.storage, shard)
-        problems = {}
-        if (duplicates := frame.height - frame["id"].n_unique()) > 0:
-            problems["ids_unique"] = f"{duplicates} ids occur twice"
-        if frame.height != rows or shard_hash(frame) != digest:
-            problems["rows_as_assigned"] = f"holds {frame.height} rows, assigned were {rows}, or their content changed"
-        return problems
-    except Exception as error:  # whatever the reader makes of damaged bytes
-        return {"rows_as_assigned": f"cannot be read ({type(error).__name__}: {error})"}
+    return catalog_problems(lineage.storage, shard, rows, digest)

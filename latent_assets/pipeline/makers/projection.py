@@ -102,8 +102,8 @@ def _picture(lineage: Lineage, model_fingerprint: str, spaces: Mapping[str, Any]
     import polars as pl
 
     from latent_assets.catalog.shards import read_shard
+    from latent_assets.plots import map_picture
     from latent_assets.projection.model import load_model
-    from latent_assets.projection.pictures import map_picture
 
     model = load_model(lineage.storage, model_fingerprint)
     rows = np.unique(np.linspace(0, len(model.ids) - 1, min(len(model.ids), 20_000)).astype(int))

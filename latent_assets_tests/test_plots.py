@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latent_assets.projection.pictures import histogram_picture, map_picture
+from latent_assets.plots import histogram_picture, map_picture
 from latent_assets_tests.projection import synthetic
 
 
@@ -62,7 +62,7 @@ def test_histograms_leave_nan_out() -> None:
 
 def test_no_global_state_of_matplotlib_is_used() -> None:
     code = (
-        "import sys, numpy as np; from latent_assets.projection.pictures import map_picture;"
+        "import sys, numpy as np; from latent_assets.plots import map_picture;"
         "before = 'matplotlib' in sys.modules; map_picture({'clip': np.eye(3)});"
         "print(before, 'matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     )

@@ -1,7 +1,6 @@
 """The shipped demo models and how to load each with its own library, unmodified.
 
-Here: paths and loaders. Training and the figures of the cards are in `infra/training`. Heavy libraries are
-imported inside the loaders, so importing this module costs nothing.
+Here: paths and loaders. The platform itself loads them as it loads any model, by the profile's paths.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import latent_assets
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
     from open_clip import CustomTextCLIP
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-MODELS = Path(__file__).parent
+MODELS = Path(latent_assets.__file__).parent / "openmoji" / "models"
 VAE = MODELS / "vae"
 CLIP = MODELS / "clip"
 CLIP_CONFIG = CLIP / "open_clip_config.json"
