@@ -5,7 +5,6 @@ The order of things lives here; how a row is downloaded in `fetcher`, what is kn
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +21,12 @@ from latent_assets.images.download.http_client import Network
 from latent_assets.images.download.request import FetchRequest
 from latent_assets.images.fetcher import fetch_rows
 from latent_assets.images.outcome import LedgerRow, Outcome, Reason
+from latent_assets.images.store.inspection import StoredPart, inspect_part, recover_entries
 from latent_assets.images.store.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
-from latent_assets.images.store.ledger import ledger_frame, ledger_name, read_ledger, stored_rows
-from latent_assets.images.store.parts import known_parts, part_names, split, stored_parts
-from latent_assets.images.store.tar import IMAGE_EXTENSIONS, TarWriter, index_members, tar_name
+from latent_assets.images.store.ledger import ledger_frame, ledger_name, read_ledger, shard_version
+from latent_assets.images.store.parts import due_parts, known_parts, part_names, split, stored_parts
+from latent_assets.images.store.sidecar import encode_sidecar
+from latent_assets.images.store.tar import TarWriter, tar_name
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 _CODE_REVISION = 2  # raise when the same bytes would be stored differently
 _ROUNDS = 3  # for rows whose outcomes get lost
 _OPT_OUT = "kept although opted out"
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
-_SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
 
 
 @dataclass(frozen=True)
@@ -78,18 +77,23 @@ def fetch_shard(
     *,
     retry: Collection[Reason | str] = (),
     network: Network | None = None,
+    mend: bool = False,
 ) -> FetchReport:
     """Give every catalog row of `shard` an outcome; write its tar and ledger, or those of its parts (see `parts`).
 
     Rows that have an outcome are left alone, except failures whose reason is in `retry`. Rows that left the catalog
     leave the tar; rows whose caption or scores changed get new sidecars from what is stored. When nothing is
-    to be done nothing is written. Raises StorageError when the root cannot be written.
+    to be done nothing is written.
+
+    A tar or ledger that is gone, cut short or garbage is made anew: of what is whole, and rows that are lost are
+    fetched again. That takes a look at headers; with `mend` every byte is read and compared with its hash. Raises
+    StorageError when the root cannot be written.
     """
     started = time.monotonic()
     frame = read_shard(storage, shard)
     parts = part_names(shard, frame.height, profile.shards.rows)
     outdated = [part for part in known_parts(storage, shard) if part not in parts]
-    fetcher = _PartFetcher(profile, storage, retry, network or Network(), outdated, frame.height)
+    fetcher = _PartFetcher(profile, storage, retry, network or Network(), outdated, frame.height, mend)
     for part, rows in split(frame, parts):
         fetcher.fetch(part, rows)
     for part in outdated:
@@ -114,9 +118,10 @@ class _PartFetcher:
         network: Network,
         outdated: Sequence[str],
         total: int,
+        mend: bool,
     ) -> None:
         self._profile, self._storage, self._network = profile, storage, network
-        self._retried = _retried(profile, retry)
+        self._retried, self._mend = _retried(profile, retry), mend
         self._outdated, self._total, self._done = outdated, total, 0
         self.fetched = 0
         self.written = False
@@ -125,9 +130,9 @@ class _PartFetcher:
         """Give the rows of a part their outcomes and write its tar and ledger if anything about them is new."""
         requests = _requests(self._profile, frame)
         journal = Journal(self._storage, part)
-        stored = {row.id: row for row in stored_rows(self._storage, part)}
         pending = journal.entries()
-        known = self._moved({row.id for row in requests}) | _known(self._storage, part, stored) | pending
+        stored, kept = self._stored(part)
+        known = self._moved({row.id for row in requests}) | kept | pending
         missing = [
             replace(row, attempts=known[row.id].row.attempts if row.id in known else 0)
             for row in requests
@@ -136,8 +141,7 @@ class _PartFetcher:
         self._done += len(requests) - len(missing)
         if missing:
             known |= self._outcomes(part, missing, journal, pending)
-        finished = self._storage.exists(ledger_name(part))
-        if missing or pending or not finished or not _up_to_date(requests, stored):
+        if missing or pending or not stored.sound or not _up_to_date(requests, stored.rows):
             _write(self._storage, part, frame, requests, known)
             self.written = True
         journal.delete()
@@ -168,22 +172,31 @@ class _PartFetcher:
         """What the parts of an earlier layout know of rows."""
         found: dict[str, Entry] = {}
         for part in self._outdated:
-            stored = {row.id: row for row in stored_rows(self._storage, part) if row.id in ids}
-            pending = Journal(self._storage, part).entries()
-            found |= _known(self._storage, part, stored)
-            found |= {key: entry for key, entry in pending.items() if key in ids}
+            entries = self._stored(part)[1] | Journal(self._storage, part).entries()
+            found |= {key: entry for key, entry in entries.items() if key in ids}
         return found
 
+    def _stored(self, part: str) -> tuple[StoredPart, dict[str, Entry]]:
+        """What is stored of a part, and the outcomes that are whole. When anything is wrong every byte is looked at."""
+        stored = inspect_part(self._storage, part, contents=self._mend)
+        if not stored.sound and not self._mend:
+            stored = inspect_part(self._storage, part, contents=True)
+        return stored, recover_entries(self._storage, part) if stored.ledger_problem else stored.entries
 
-def shard_report(profile: Profile, storage: Storage, shard: str) -> FetchReport:
-    """What a finished shard holds, without doing anything. Raises StorageError when it was never finished."""
-    return _report(profile, storage, shard, 0, False, 0.0)
+
+def shard_files(storage: Storage, shard: str) -> tuple[str, ...]:
+    """Storage names of the tars and ledgers that a fetched shard consists of, part by part; journals are none of them.
+
+    Cheap: it looks whether there is a ledger and lists one folder. A file that must be there is named although it is
+    not: whether it is, and whole, is for the caller to see (`Storage.size`, `verify_images`).
+    """
+    parts = due_parts(shard, stored_parts(storage, shard))
+    return tuple(name for part in parts for name in (tar_name(part), ledger_name(part)))
 
 
-def shard_version(ledger: pl.DataFrame) -> str:
-    """Hash over (id, sha256 of the stored image) of every row with an image, sorted by id."""
-    images = ledger.filter(pl.col("outcome") == Outcome.OK.value).select("id", "stored_sha256").sort("id")
-    return fingerprint([list(row) for row in images.iter_rows()])
+def _version(ledger: pl.DataFrame) -> str:
+    images = ledger.filter(pl.col("outcome") == Outcome.OK.value)
+    return shard_version(zip(images["id"], images["stored_sha256"], strict=True))
 
 
 def _requests(profile: Profile, frame: pl.DataFrame) -> list[FetchRequest]:
@@ -202,25 +215,6 @@ def _row_hashes(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
     names = list(columns)
     digest = xxhash.xxh3_64_hexdigest
     return [digest(repr(row).encode("utf-8", "surrogatepass")) for row in frame.select(names).iter_rows()]
-
-
-def _known(storage: Storage, part: str, stored: dict[str, LedgerRow]) -> dict[str, Entry]:
-    """The outcomes of a finished ledger, with the places of the images. An outcome whose image is gone is none."""
-    places: dict[str, Place] = {}
-    if stored and storage.exists(tar_name(part)):
-        with storage.open(tar_name(part)) as file:
-            for name, (offset, size) in index_members(file).items():
-                key, _, extension = name.rpartition(".")
-                if extension in IMAGE_EXTENSIONS:
-                    places[key] = Place(tar_name(part), offset, size)
-    known: dict[str, Entry] = {}
-    for key, row in stored.items():
-        place = places.get(key)
-        if row.outcome != Outcome.OK:
-            known[key] = Entry(row, None)
-        elif place is not None and place.size == row.stored_bytes:
-            known[key] = Entry(row, place)
-    return known
 
 
 def _retried(profile: Profile, retry: Collection[Reason | str]) -> frozenset[str]:
@@ -269,26 +263,7 @@ def _write_image(
 ) -> None:
     tar.copy(f"{row.id}.{row.extension}", images.handle(place), place.offset, place.size)
     tar.add(f"{row.id}.txt", (catalog_row["caption"] or "").encode())
-    tar.add(f"{row.id}.json", _ENCODER.encode(_sidecar(row, catalog_row)).encode())
-
-
-def _sidecar(row: LedgerRow, catalog_row: dict[str, Any]) -> dict[str, Any]:
-    """`key.json`: the names img2dataset's users know, and the catalog's columns."""
-    return {
-        "key": row.id,
-        "url": row.url,
-        "caption": catalog_row["caption"],
-        "status": "success",
-        "error_message": None,
-        "width": row.stored_width,
-        "height": row.stored_height,
-        "original_width": row.width,
-        "original_height": row.height,
-        "sha256": row.sha256,
-        "source_url": catalog_row["source_url"],
-        "category": catalog_row["category"],
-        **{name: catalog_row[name] for name in _SCORES},
-    }
+    tar.add(f"{row.id}.json", encode_sidecar(row, catalog_row))
 
 
 def _report(profile: Profile, storage: Storage, shard: str, fetched: int, written: bool, seconds: float) -> FetchReport:
@@ -304,7 +279,7 @@ def _report(profile: Profile, storage: Storage, shard: str, fetched: int, writte
         bytes=sum(storage.size(tar_name(part)) for part in stored_parts(storage, shard)),
         seconds=seconds,
         rate=fetched / seconds if seconds else 0.0,
-        version=shard_version(ledger),
+        version=_version(ledger),
         health=health_of(profile.fetch, reasons),
         written=written,
     )

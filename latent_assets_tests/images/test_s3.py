@@ -21,13 +21,24 @@ from latent_assets.catalog.source import observe_source
 from latent_assets.errors import SourceError, StorageError
 from latent_assets.images.download.request import FetchResult
 from latent_assets.images.outcome import LedgerRow
+from latent_assets.images.shard import shard_files
 from latent_assets.images.store import worker_pool
 from latent_assets.images.store.journal import Journal, journal_folder
 from latent_assets.images.store.parts import part_names, stored_parts
 from latent_assets.images.store.tar import read_images, tar_name
+from latent_assets.images.verify import verify_images
 from latent_assets.profile import Source
 from latent_assets.storage import Storage
 from latent_assets_tests.images.conftest import JPEG, World, links_to
+from latent_assets_tests.images.damage import (
+    Damage,
+    bytes_of_an_image,
+    ledger_deleted,
+    ledger_overwritten,
+    tar_cut_in_the_middle,
+    tar_deleted,
+    tar_overwritten,
+)
 from latent_assets_tests.images.site import Site
 from latent_assets_tests.s3_server import BUCKET, SECRET, s3_server
 
@@ -86,6 +97,24 @@ def test_local_and_s3_give_the_same(s3_world: World, site: Site, tmp_path: Path)
     local.catalog(links)
     local.run()
     assert local.storage.read_bytes(tar_name("00000")) == s3_world.storage.read_bytes(tar_name("00000"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [tar_deleted, tar_cut_in_the_middle, tar_overwritten, bytes_of_an_image, ledger_deleted, ledger_overwritten],
+)
+def test_damage_on_s3_is_found_and_mended(s3_world: World, site: Site, damage: Damage) -> None:
+    s3_world.catalog(links_to(site, 8))
+    first = s3_world.run()
+    assert shard_files(s3_world.storage, "00000") == ("images/00000.tar", "images/00000.parquet")
+    assert verify_images(s3_world.storage, "00000", deep=True).problems == {}
+    lost = damage(s3_world.storage, "00000")
+    assert len(verify_images(s3_world.storage, "00000").problems) == 1
+    asked, due = len(site.requests), 8 if lost is None else len(lost)
+    report = s3_world.run(mend=True)
+    assert (report.fetched, report.ok, len(site.requests)) == (due, 8, asked + due)
+    after = verify_images(s3_world.storage, "00000", deep=True)
+    assert (after.problems, after.version) == ({}, first.version)
 
 
 def test_killed_run_continues_on_s3(s3_world: World, site: Site) -> None:

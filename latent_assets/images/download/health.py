@@ -47,7 +47,7 @@ def health_of(settings: Fetch, reasons: Mapping[str, int]) -> Health:
         level = "fail"
     elif success < settings.warn_success:
         level = "warn"
-    message = f"{ok} of {rows} rows have an image ({success:.1%})"
+    message = f"{ok} of {rows} rows have an image ({success:.1%})" if rows else "there are no rows"
     if opted_out:
         message += f", {opted_out} more opted out"
     if leading:

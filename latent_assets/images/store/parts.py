@@ -9,13 +9,16 @@ so that a row that leaves touches one tar only; what is done with a part in `sha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
+
+_COUNTED = re.compile(r"/\d{5}-of-\d{5}$")
 
 
 def part_names(shard: str, rows: int, rows_per_tar: int) -> list[str]:
@@ -45,8 +48,21 @@ def stored_parts(storage: Storage, shard: str) -> list[str]:
 
 
 def known_parts(storage: Storage, shard: str) -> list[str]:
-    """The parts of which there is anything: finished ones, and those that have a journal (`journal`)."""
-    single = [shard] if storage.exists(f"images/{shard}.partial") else []
-    group = [name for name in storage.folders(f"images/{shard}") if name.endswith(".partial")]
-    begun = single + [f"{shard}/{name.removesuffix('.partial')}" for name in group]
+    """The parts of which there is anything: finished ones, tars without a ledger, and those with a `journal`."""
+    single = [shard] if any(storage.exists(f"images/{shard}{suffix}") for suffix in (".tar", ".partial")) else []
+    tars = [name.removesuffix(".tar") for name in storage.list(f"images/{shard}", ".tar")]
+    folders = storage.folders(f"images/{shard}")
+    journals = [name.removesuffix(".partial") for name in folders if name.endswith(".partial")]
+    begun = single + [f"{shard}/{name}" for name in [*tars, *journals]]
     return list(dict.fromkeys([*stored_parts(storage, shard), *begun]))
+
+
+def due_parts(shard: str, found: Iterable[str]) -> list[str]:
+    """The parts that a fetched shard must have, in order, when those `found` are there: [shard] when there are none.
+
+    A part of which nothing is left is named by its neighbours, which say how many there are.
+    """
+    names = list(found)
+    single = [name for name in names if name == shard]
+    counts = sorted({int(name.rpartition("-of-")[2]) for name in names if _COUNTED.search(name)})
+    return single + [f"{shard}/{number:05d}-of-{count:05d}" for count in counts for number in range(count)] or [shard]

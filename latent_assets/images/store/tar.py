@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -28,6 +29,7 @@ _TIME = b"\0" + b"00000000000\0"
 _REST = (b"0" + bytes(100) + b"ustar\0" + b"00" + bytes(64) + 2 * b"0000000\0").ljust(356, b"\0")
 _EMPTY_SUM = sum(_OWNER) + sum(_TIME) + sum(b" " * 8) + sum(_REST)
 _GATHER = 1 << 20
+_MAGIC, _MAGIC_AT = b"ustar\0" + b"00", 257
 _PADDING = bytes(BLOCK)
 _SYNC_EVERY = 32 << 20
 
@@ -127,31 +129,65 @@ def read_members(file: BinaryIO) -> Iterator[tuple[str, int, bytes]]:
     offset = 0
     while True:
         header = file.read(BLOCK)
-        if len(header) < BLOCK or not header.strip(b"\0"):
+        if len(header) < BLOCK:
+            raise DataError("The tar has no end: fetch the shard again.")
+        if not header.strip(b"\0"):
             return
         name, size = _parse(header)
         data = file.read(size)
         if len(data) < size:
-            raise DataError(f"The tar ends within {name}: remove it and fetch the shard again.")
+            raise DataError(f"The tar ends within {name}: fetch the shard again.")
         file.read(-size % BLOCK)
         yield name, offset + BLOCK, data
         offset += BLOCK + size + (-size % BLOCK)
 
 
-def index_members(file: BinaryIO) -> dict[str, tuple[int, int]]:
-    """name -> (offset, size) of each whole file of a tar we wrote; contents are skipped."""
+@dataclass(frozen=True)
+class TarIndex:
+    """name -> (offset, size) of each whole file of a tar, its size in bytes, and what is wrong with it, if anything."""
+
+    members: dict[str, tuple[int, int]]
+    bytes: int
+    problem: str = ""
+
+
+def index_members(file: BinaryIO) -> TarIndex:
+    """What is in a tar we wrote; contents are skipped. Behind a damaged place it goes on with the next header."""
     found: dict[str, tuple[int, int]] = {}
+    problem = ""
     offset, end = 0, file.seek(0, os.SEEK_END)
-    while True:
+    while offset < end:
         file.seek(offset)
         header = file.read(BLOCK)
-        if len(header) < BLOCK or not header.strip(b"\0"):
-            return found
-        name, size = _parse(header)
+        if end - offset == len(_END) and header + file.read(BLOCK) == _END:
+            return TarIndex(found, end, problem)
+        try:
+            name, size = _parse(header)
+        except DataError:
+            problem = problem or f"there is no header at byte {offset}"
+            offset = _next_header(file, offset + BLOCK, end)
+            continue
         if offset + BLOCK + size > end:
-            return found
+            return TarIndex(found, end, problem or f"it ends within {name}")
+        if name in found:
+            problem = problem or f"it has {name} twice"
         found[name] = (offset + BLOCK, size)
         offset += BLOCK + size + (-size % BLOCK)
+    return TarIndex(found, end, problem or "its end is missing")
+
+
+def _next_header(file: BinaryIO, offset: int, end: int) -> int:
+    """Where the next header may be, at or behind `offset`, a multiple of BLOCK; `end` without one."""
+    while offset < end:
+        file.seek(offset)
+        data = file.read(_GATHER)
+        at = data.find(_MAGIC)
+        while at >= 0:
+            if at % BLOCK == _MAGIC_AT:
+                return offset + at - _MAGIC_AT
+            at = data.find(_MAGIC, at + 1)
+        offset += _GATHER
+    return end
 
 
 def read_images(storage: Storage, shard: str) -> Iterator[tuple[str, bytes]]:
@@ -178,6 +214,12 @@ def _header(name: str, size: int) -> bytes:
 
 
 def _parse(header: bytes) -> tuple[str, int]:
-    if header[257:262] != b"ustar" or header[156:157] != b"0":
-        raise DataError("This is not a tar that latent_assets wrote: remove it and fetch the shard again.")
-    return header[:100].rstrip(b"\0").decode(), int(header[124:135], 8)
+    """Name and size that a header gives. Raises DataError when it is none of ours, or damaged."""
+    try:
+        if len(header) == BLOCK and header[_MAGIC_AT:].startswith(_MAGIC) and header[156:157] == b"0":
+            checksum = sum(header) - sum(header[148:156]) + sum(b" " * 8)
+            if int(header[148:154], 8) == checksum:
+                return header[:100].rstrip(b"\0").decode(), int(header[124:135], 8)
+    except ValueError:
+        pass
+    raise DataError("This is not a tar that latent_assets wrote, or it is damaged: fetch the shard again.")
