@@ -113,13 +113,16 @@ class World:
         script = """
 import sys
 from pathlib import Path
+from latent_assets import progress
 from latent_assets_tests.images.conftest import World
 folder, settings, root, shards = sys.argv[1:]
-World(Path(folder), eval(settings), root=root, shards=eval(shards)).run()
+with progress.listening(lambda report: Path(folder, "done").write_text(str(report.done))):
+    World(Path(folder), eval(settings), root=root, shards=eval(shards)).run()
 """
+        (self.folder / "done").unlink(missing_ok=True)
         arguments = [str(self.folder), repr(self.settings), self.root, repr(self.shards)]
         child = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=Path.cwd())
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not after() and time.monotonic() < deadline:
             assert child.poll() is None, "the child ended by itself"
             time.sleep(0.002)
@@ -129,6 +132,12 @@ World(Path(folder), eval(settings), root=root, shards=eval(shards)).run()
         child.wait()
         _, orphans = psutil.wait_procs(workers, timeout=20)
         assert not orphans, "they end when the process that began them does"
+
+    @property
+    def done(self) -> int:
+        """Rows that have their outcome, as the process says that `killed_run` began."""
+        path = self.folder / "done"
+        return int(path.read_text() or 0) if path.exists() else 0
 
     def fetch(self, *links: str, **options: Any) -> dict[str, dict[str, Any]]:
         """Build the catalog of these links, fetch, and return the ledger by URL."""

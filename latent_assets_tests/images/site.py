@@ -33,6 +33,7 @@ class Site:
     scheme: str = "http"
     pages: dict[str, Page] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    held_after: int | None = None  # requests that are answered; those that come later wait
     active: int = 0
     most_active: int = 0
 
@@ -111,6 +112,9 @@ async def _connection(site: Site, reader: asyncio.StreamReader, writer: asyncio.
             site.requests.append(request)
             site.active += 1
             site.most_active = max(site.most_active, site.active)
+            number = len(site.requests)
+            while site.held_after is not None and number > site.held_after:
+                await asyncio.sleep(0.01)
             try:
                 await site.pages.get(path, answer(b"no such page", 404))(request, writer)
                 await writer.drain()

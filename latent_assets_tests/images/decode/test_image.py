@@ -7,9 +7,9 @@ import io
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -385,19 +385,26 @@ def test_raw_jpeg_is_stored_without_the_libraries_that_decode(tmp_path: Path) ->
 def test_huge_images_are_decoded_in_turn(
     format: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turns: list[str] = []
-
-    @contextmanager
-    def lock() -> Iterator[None]:
-        turns.append("taken")
-        yield
-        turns.append("given back")
-
+    """Whoever decodes one waits for whoever holds the lock; nobody else does."""
+    lock = threading.Lock()
+    monkeypatch.setattr("latent_assets.images.decode.limits._decode_lock", lock)
     huge = encoded(Image.new("L", (5000, 4100)), format)
-    monkeypatch.setattr("latent_assets.images.decode.limits._decode_lock", lock())
-    assert stored(huge, **{"resize": "longest", "size": 64, **settings}).width == 5000
-    assert turns == ([] if (format, settings["format"]) == ("JPEG", "raw") else ["taken", "given back"])
-    assert stored(encoded(picture(), format), **settings).width == 96, "others do not wait"
+    undecoded = (format, settings["format"]) == ("JPEG", "raw")
+
+    def store_huge() -> int:
+        return stored(huge, **{"resize": "longest", "size": 64, **settings}).width
+
+    with ThreadPoolExecutor(1) as pool:
+        with lock:
+            assert stored(encoded(picture(), format), **settings).width == 96, "others do not wait"
+            waiting = pool.submit(store_huge)
+            if undecoded:
+                assert waiting.result(60) == 5000
+            else:
+                with pytest.raises(TimeoutError):
+                    waiting.result(1)
+        assert waiting.result(60) == 5000
+    assert not lock.locked()
 
 
 @pytest.mark.parametrize("fill", [b"\xff\x00", b"\xff"])

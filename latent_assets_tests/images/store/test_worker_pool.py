@@ -294,22 +294,34 @@ def test_what_a_library_prints_is_no_reply(
 
 def test_huge_images_take_turns_between_processes() -> None:
     holder = """
-import sys, time
+import sys
 from latent_assets.images.store.worker import _ProcessLock
 with _ProcessLock(int(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(1)
+    sys.stdin.readline()
 """
+    taken = threading.Event()
+
+    def take(number: int) -> None:
+        with worker._ProcessLock(number):
+            taken.set()
+
     with tempfile.TemporaryFile() as file:
         number = file.fileno()
         with subprocess.Popen(
-            [sys.executable, "-c", holder, str(number)], pass_fds=[number], stdout=subprocess.PIPE
+            [sys.executable, "-c", holder, str(number)],
+            pass_fds=[number],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         ) as process:
-            assert process.stdout and process.stdout.readline() == b"held\n"
-            began = time.monotonic()
-            with worker._ProcessLock(number):
-                waited = time.monotonic() - began
-    assert waited > 0.5
+            assert process.stdin and process.stdout and process.stdout.readline() == b"held\n"
+            other = threading.Thread(target=take, args=(number,))
+            other.start()
+            assert not taken.wait(0.3), "the other process holds it"
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert taken.wait(60)
+            other.join()
 
 
 SIZES = (0, worker.BODY_BYTES, 10, worker.BODY_BYTES - 2000, worker.BODY_BYTES + 5000, 3)
