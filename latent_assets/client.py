@@ -16,15 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from latent_assets.atlas.dataset import LIVE, open_table
-from latent_assets.atlas.release import ReleaseInfo
-from latent_assets.atlas.schema import TABLE
+from latent_assets.atlas.card import ReleaseInfo
+from latent_assets.atlas.schema import PLACE, TABLE
+from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
 
 if TYPE_CHECKING:
-    import lance
     import numpy as np
     import polars as pl
+    from lancedb.table import LanceTable
     from PIL import Image
 
     from latent_assets.models.clip import ClipEncoder
@@ -38,6 +38,11 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_RESULTS = 10_000
 # with a vector index: how many partitions are searched, and how many times k are compared exactly
 _PARTITIONS, _REFINE = 32, 10
+# an embedding's metric -> LanceDB's name of it, and what a score is then
+_MEASURES: dict[str, tuple[Literal["cosine", "l2"], Measure]] = {
+    "cosine": ("cosine", "cosine similarity"),
+    "euclidean": ("l2", "L2 distance"),
+}
 
 
 class QueryError(LatentAssetsError, ValueError):
@@ -72,8 +77,8 @@ class Row:
 class Hit:
     """One answer of a search. `measure` says what `score` is.
 
-    "cosine similarity" of CLIP vectors: -1 to 1, larger is nearer. "L2 distance" of VAE features: 0 upwards,
-    smaller is nearer. `xyz`: place per space, map units.
+    "cosine similarity" (CLIP vectors): -1 to 1, larger is nearer. "L2 distance" (VAE features): 0 upwards,
+    smaller is nearer. Which it is follows from the metric of the embedding. `xyz`: place per space, map units.
     """
 
     id: str
@@ -93,10 +98,10 @@ _HIT_COLUMNS = ("id", "caption", "category", "url", "source_url")
 class Atlas:
     """One release of an atlas, opened for reading. It stays that release when a newer one is published."""
 
-    def __init__(self, dataset: lance.LanceDataset, uri: str) -> None:
-        self._dataset = dataset
+    def __init__(self, table: LanceTable, uri: str) -> None:
+        self._table = table
         self.uri = uri
-        self.info = ReleaseInfo.of_schema(dataset.schema, uri)
+        self.info = ReleaseInfo.of_schema(table.schema, uri)
 
     @classmethod
     def open(cls, uri: str | Path, tag: str | int = LIVE) -> Atlas:
@@ -117,7 +122,7 @@ class Atlas:
             return cls(open_table(f"{text}/lance", tag), f"{text}/lance")
 
     def __len__(self) -> int:
-        return int(self._dataset.count_rows())
+        return int(self._table.count_rows())
 
     def __repr__(self) -> str:
         return f"Atlas({self.uri!r}, version={self.version}, rows={len(self)})"
@@ -125,7 +130,7 @@ class Atlas:
     @property
     def version(self) -> int:
         """Version of the table that this release is."""
-        return int(self._dataset.version)
+        return int(self._table.version)
 
     # -- searching -----------------------------------------------------------------------------------
 
@@ -147,7 +152,7 @@ class Atlas:
         return self._nearest("clip", self.clip.encode_images([picture])[0], k)
 
     def search_vector(self, vector: np.ndarray, k: int = 10, space: str = "clip") -> list[Hit]:
-        """The `k` images nearest to a vector of the space's own column (`clip` or `vae`), best first."""
+        """The `k` images nearest to a vector of the space's own column (`clip`, `vae`, ...), best first."""
         import numpy as np
 
         wide = np.asarray(vector, dtype=np.float32)
@@ -157,7 +162,7 @@ class Atlas:
         return self._nearest(space, wide, k)
 
     def neighbors(self, id: str, k: int = 10, space: str = "clip") -> list[Hit]:
-        """The `k` other images nearest to the image `id` in `space` (`clip` or `vae`), best first.
+        """The `k` other images nearest to the image `id` in `space` (an embedding of the atlas), best first.
 
         Raises QueryError for a malformed id or another space, NotBuiltError for an id the atlas does not have.
         """
@@ -202,12 +207,12 @@ class Atlas:
         """Rows as a polars frame: the named columns (all without), the first `limit` rows (all without)."""
         import polars as pl
 
-        unknown = sorted(set(columns or ()) - set(self._dataset.schema.names))
+        unknown = sorted(set(columns or ()) - set(self._table.schema.names))
         if unknown:
-            known = ", ".join(self._dataset.schema.names)
+            known = ", ".join(self._table.schema.names)
             raise QueryError(f"The atlas has no column {', '.join(unknown)}. It has: {known}.")
-        table = self._dataset.to_table(columns=list(columns) if columns is not None else None, limit=limit)
-        frame = pl.from_arrow(table)
+        rows = self._table.search().limit(limit)
+        frame = pl.from_arrow((rows if columns is None else rows.select(list(columns))).to_arrow())
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -215,7 +220,7 @@ class Atlas:
 
     @property
     def _places(self) -> list[str]:
-        return [f"xyz_{space}" for space in self.info.spaces]
+        return [f"{PLACE}{space}" for space in self.info.spaces]
 
     def _dims(self, space: str) -> int:
         if space not in self.info.dims:
@@ -226,28 +231,26 @@ class Atlas:
     def _one(self, row_id: str, columns: Iterable[str]) -> dict[str, Any]:
         if not isinstance(row_id, str) or not _ID.fullmatch(row_id):
             raise QueryError(f"{str(row_id)[:80]!r} is not an id: ids are 32 hexadecimal digits (0-9, a-f).")
-        found = self._dataset.to_table(columns=list(columns), filter=f"id = '{row_id}'", limit=1).to_pylist()
+        found = self._table.search().where(f"id = '{row_id}'").select(list(columns)).limit(1).to_arrow().to_pylist()
         if not found:
             raise NotBuiltError(f"The atlas {self.info.profile} (version {self.version}) has no row {row_id}.")
         return dict(found[0])
 
     def _nearest(self, space: str, vector: np.ndarray, k: int) -> list[Hit]:
-        metric, measure = ("cosine", "cosine similarity") if space == "clip" else ("L2", "L2 distance")
-        query = {"column": space, "q": vector, "k": _checked_k(k), "metric": metric}
-        query |= {"nprobes": _PARTITIONS, "refine_factor": _REFINE}
-        found = self._dataset.to_table(
-            columns=[*_HIT_COLUMNS, *self._places, "_distance"], nearest=query, disable_scoring_autoprojection=True
-        )
+        metric, measure = _MEASURES[self.info.metrics[space]]
+        search = self._table.search(vector, vector_column_name=space).distance_type(metric)
+        nearest = search.nprobes(_PARTITIONS).refine_factor(_REFINE).limit(_checked_k(k))
+        found = nearest.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
         return [self._hit(row, measure) for row in found.to_pylist()]
 
-    def _hit(self, row: Mapping[str, Any], measure: Any) -> Hit:
+    def _hit(self, row: Mapping[str, Any], measure: Measure) -> Hit:
         # Lance gives 1 - cosine for vectors compared by cosine, the square for L2
         distance = float(row["_distance"])
         score = 1.0 - distance if measure == "cosine similarity" else max(0.0, distance) ** 0.5
         return Hit(**{name: row[name] for name in _HIT_COLUMNS}, score=score, measure=measure, xyz=self._xyz(row))
 
     def _xyz(self, row: Mapping[str, Any]) -> dict[str, Point]:
-        return {space: tuple(row[f"xyz_{space}"]) for space in self.info.spaces}
+        return {space: tuple(row[f"{PLACE}{space}"]) for space in self.info.spaces}
 
 
 def _checked_k(k: int) -> int:

@@ -5,24 +5,41 @@ Parsing, validation and its errors live here. What a profile means is the busine
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 import tomllib
-from importlib import resources
-from importlib.util import find_spec
+from functools import lru_cache
+from importlib import import_module, resources
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
+from latent_assets import spaces
 from latent_assets.errors import ProfileError
+from latent_assets.spaces import Embedding, Space
 
 PROFILE_VARIABLE = "LATENT_ASSETS_PROFILE"
 HOME_VARIABLE = "LATENT_ASSETS_HOME"
 DEFAULT_PROFILE = "demo"
+PICTURES_VARIABLE = "LATENT_ASSETS_PICTURES"  # where `latent-assets ui` serves the pictures of its atlases
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-SpaceName = Literal["clip", "vae", "joint"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+# paths in [models.*]: made absolute from the profile's directory. A MODEL may also be a repository's name.
+FILE: dict[str, Any] = {"path": "file"}
+MODEL: dict[str, Any] = {"path": "model"}
 
 
 class _Section(BaseModel):
@@ -115,9 +132,9 @@ class ClipModel(_Section):
 
     name: str | None = None
     pretrained: str | None = None
-    config: str | None = None
-    weights: str | None = None
-    text_encoder: str | None = None
+    config: str | None = Field(default=None, json_schema_extra=FILE)
+    weights: str | None = Field(default=None, json_schema_extra=FILE)
+    text_encoder: str | None = Field(default=None, json_schema_extra=FILE)
     dtype: Dtype = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 64
 
@@ -135,7 +152,7 @@ class ClipModel(_Section):
 class VaeModel(_Section):
     """A diffusers AutoencoderKL: a repository name or a directory."""
 
-    model: str
+    model: str = Field(json_schema_extra=MODEL)
     size: Annotated[int, Field(ge=32, le=2048)] = 512
     dtype: Dtype = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 16
@@ -154,9 +171,9 @@ class DiffusionModel(_Section):
     `text_encoder` and `vae` replace the pipeline's own components by those of a path.
     """
 
-    model: str
-    text_encoder: str | None = None
-    vae: str | None = None
+    model: str = Field(json_schema_extra=MODEL)
+    text_encoder: str | None = Field(default=None, json_schema_extra=MODEL)
+    vae: str | None = Field(default=None, json_schema_extra=MODEL)
     text_length: Annotated[int, Field(ge=8, le=512)] = Field(default=77, description="tokens, with a `text_encoder`")
     size: Annotated[int, Field(ge=32, le=2048)] = 512
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
@@ -165,24 +182,41 @@ class DiffusionModel(_Section):
 
 
 class Models(_Section):
-    """The models of an atlas. A space needs the models it is made from."""
+    """The models of an atlas: a table for each embedding, typed by the `settings` of its row in `spaces`.
+
+    A space needs the models it is made from. `diffusion` makes images and embeds none.
+    """
 
     clip: ClipModel | None = None
     vae: VaeModel | None = None
     diffusion: DiffusionModel | None = None
 
+    def of(self, name: str) -> Any:
+        """The settings of [models.NAME], or None when the profile has no such table."""
+        return getattr(self, name, None) if name in type(self).model_fields else None
+
 
 class Projection(_Section):
     """UMAP settings, shared by all spaces. Names as in umap-learn."""
 
-    spaces: tuple[SpaceName, ...] = ("clip", "vae", "joint")
+    spaces: tuple[str, ...] = ("clip", "vae", "joint")
     backend: Literal["auto", "umap-learn", "cuml"] = "auto"
     n_neighbors: Annotated[int, Field(ge=2, le=500)] = 15
     min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
     n_epochs: Annotated[int, Field(ge=1)] | None = None
     seed: int = 42
     fit_rows: Annotated[int, Field(ge=32)] = Field(default=1_000_000, description="above this a sample is fitted")
-    joint_clip_weight: Probability = Field(default=0.5, description="share of the clip vector in `joint` distances")
+    joint_clip_weight: Probability = Field(
+        default=0.5, description="share of the first embedding (clip in `joint`) in the distances of a space of two"
+    )
+
+    @field_validator("spaces")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in spaces.spaces():
+                raise ValueError(f"there is no space `{name}`; known here: {', '.join(spaces.spaces())}")
+        return names
 
     @model_validator(mode="after")
     def _distinct(self) -> Projection:
@@ -212,6 +246,9 @@ class Profile(_Section):
         default=("a portrait", "a landscape", "something red"), description="queries to begin with"
     )
     root: str = Field(default="", description="directory or s3://bucket/prefix; default: below the home directory")
+    extensions: tuple[str, ...] = Field(
+        default=(), description="modules, or Python files, that register further embeddings and spaces"
+    )
     source: Source
     filters: Filters = Filters()
     shards: Shards = Shards()
@@ -222,15 +259,33 @@ class Profile(_Section):
 
     @model_validator(mode="after")
     def _spaces_have_models(self) -> Profile:
-        needs = {"clip": ("clip",), "vae": ("vae",), "joint": ("clip", "vae")}
-        for space in self.projection.spaces:
-            for model in needs[space]:
-                if getattr(self.models, model) is None:
+        for space in self.spaces:
+            for model in space.embeddings:
+                if self.models.of(model) is None:
                     raise ValueError(
-                        f"projection.spaces has `{space}`, which needs [models.{model}]: "
-                        f"add that table or leave `{space}` out"
+                        f"projection.spaces has `{space.name}`, which needs [models.{model}]: "
+                        f"add that table or leave `{space.name}` out"
                     )
         return self
+
+    @property
+    def embeddings(self) -> tuple[Embedding, ...]:
+        """The embeddings that this profile has a table for, in the order of registration."""
+        return tuple(row for name, row in spaces.embeddings().items() if self.models.of(name) is not None)
+
+    @property
+    def spaces(self) -> tuple[Space, ...]:
+        """The rows of `projection.spaces`, in that order."""
+        known = spaces.spaces()
+        return tuple(known[name] for name in self.projection.spaces)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the resolved profile and of its extensions' code: 16 hexadecimal digits."""
+        digest = hashlib.sha256(self.model_dump_json().encode())
+        for extension in self.extensions:
+            digest.update(_extension_code(extension))
+        return digest.hexdigest()[:16]
 
 
 def home() -> Path:
@@ -306,14 +361,93 @@ def parse_profile(values: dict[str, Any], file: Path, base: Path) -> Profile:
     """Check the parsed TOML `values` of `file` and make its relative paths absolute, from `base`.
 
     A file's own paths start at its directory, a shipped profile's at the working directory.
-    Raises ProfileError.
+    Its extensions are imported first, so that their embeddings are known. Raises ProfileError.
     """
+    extensions = values.get("extensions", ())
+    # anything else is refused below, with the key's name
+    if isinstance(extensions, list | tuple) and all(isinstance(item, str) for item in extensions):
+        extensions = tuple(_extend(item, file, base) for item in extensions)
+        values = {**values, "extensions": extensions} if extensions else values
+    kind = _profile_type(values)
     try:
-        profile = Profile.model_validate(_tuples(values))
+        profile = kind.model_validate(_tuples(values))
     except ValidationError as error:
-        raise ProfileError(_explain(error, file)) from None
-    _check_open_clip_name(profile, file)
-    return _resolved(profile, base)
+        raise ProfileError(_explain(error, file, kind)) from None
+    try:
+        resolved = _resolved(profile, base)
+        for row in resolved.embeddings:
+            if row.check is not None:
+                spaces.resolve(row.check)(resolved.models.of(row.name))
+    except ProfileError as error:
+        raise ProfileError(f"{file}: {error}") from None
+    return resolved
+
+
+def _extend(extension: str, file: Path, base: Path) -> str:
+    """Import an extension, once per process and content; a file's path becomes absolute.
+
+    Raises ProfileError when it is not there, cannot be imported, or registers what is taken.
+    """
+    is_file = extension.endswith(".py") or "/" in extension
+    chosen = resolve_path(extension, base) if is_file else extension
+    try:
+        if is_file:
+            _import_file(Path(chosen))
+        else:
+            import_module(chosen)
+    except Exception as error:  # an extension is anyone's code
+        if isinstance(error, FileNotFoundError | ModuleNotFoundError) and (
+            not Path(chosen).is_file() if is_file else chosen.startswith(getattr(error, "name", None) or " ")
+        ):
+            raise ProfileError(
+                f"{file}: `extensions`: {chosen} is not there: correct the path (it starts at the profile's directory) "
+                "or the module's name, or leave it out."
+            ) from None
+        raise ProfileError(
+            f"{file}: `extensions`: {chosen} cannot be imported ({type(error).__name__}: {error}). Mend it; after a "
+            "change of an extension that was loaded, start the process anew."
+        ) from error
+    return chosen
+
+
+def _import_file(path: Path) -> None:
+    """Import a Python file under a name made from its content, which `spaces.resolve` finds again."""
+    name = f"latent_assets_extension_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    sys.modules[name] = module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _extension_code(extension: str) -> bytes:
+    """The bytes of an extension's file; nothing for one that is not a file any more."""
+    spec = find_spec(extension) if not extension.endswith(".py") and "/" not in extension else None
+    path = Path((spec.origin if spec else extension) or "")
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _profile_type(values: dict[str, Any]) -> type[Profile]:
+    """`Profile`, with a field for each embedding that an extension registered and [models] names."""
+    models = values.get("models")
+    named = set(models) - set(Models.model_fields) if isinstance(models, dict) else set()
+    # with a key that nobody knows, the refusal lists every key that is known
+    known = spaces.embeddings()
+    further = [row for name, row in known.items() if name not in Models.model_fields and named]
+    return _extended(tuple((row.name, row.settings) for row in further)) if further else Profile
+
+
+@lru_cache(maxsize=32)
+def _extended(tables: tuple[tuple[str, str], ...]) -> type[Profile]:
+    fields: dict[str, Any] = {name: (spaces.resolve(settings) | None, None) for name, settings in tables}
+    models = create_model("Models", __base__=Models, __module__=__name__, **fields)
+    return create_model("Profile", __base__=Profile, __module__=__name__, models=(models, ...))
 
 
 def _tuples(value: Any) -> Any:
@@ -323,12 +457,12 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _explain(error: ValidationError, file: Path) -> str:
+def _explain(error: ValidationError, file: Path, kind: type[Profile]) -> str:
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "profile"
         if item["type"] == "extra_forbidden":
-            known = ", ".join(_known_keys(item["loc"][:-1]))
+            known = ", ".join(_known_keys(kind, item["loc"][:-1]))
             lines.append(f"{file}: `{key}`: there is no such key. Known here: {known}.")
         elif item["type"] == "missing":
             lines.append(f"{file}: `{key}` is missing: add it.")
@@ -338,8 +472,8 @@ def _explain(error: ValidationError, file: Path) -> str:
     return "\n".join(lines)
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Profile
+def _known_keys(kind: type[Profile], location: tuple[int | str, ...]) -> list[str]:
+    section: Any = kind
     for part in location:
         field = section.model_fields.get(part)
         options = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
@@ -347,24 +481,6 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         if section is None:
             return []
     return sorted(section.model_fields)
-
-
-def _check_open_clip_name(profile: Profile, file: Path) -> None:
-    """Refuse an open_clip name without importing open_clip (seconds): its configs are files of the package."""
-    clip = profile.models.clip
-    if clip is None or clip.name is None:
-        return
-    spec = find_spec("open_clip")
-    if spec is None or not spec.submodule_search_locations:
-        raise ProfileError(f"{file}: `models.clip.name` needs the package open_clip_torch; pip install it.")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model_configs"
-    known = sorted(path.stem for path in folder.glob("*.json"))
-    if clip.name.replace("/", "-") not in known:
-        from difflib import get_close_matches
-
-        near = get_close_matches(clip.name, known, n=3, cutoff=0.4)
-        hint = f" Close: {', '.join(near)}." if near else ""
-        raise ProfileError(f"{file}: `models.clip.name`: open_clip has no model `{clip.name}`.{hint}")
 
 
 def _resolved(profile: Profile, base: Path) -> Profile:
@@ -382,14 +498,20 @@ def _resolved(profile: Profile, base: Path) -> Profile:
         local = value is not None and (value.startswith(("package:", "/", ".", "~")) or (base / value).exists())
         return path(value) if local else value
 
-    models = profile.models
-    clip = models.clip and models.clip.model_copy(
-        update={name: path(getattr(models.clip, name)) for name in ("config", "weights", "text_encoder")}
-    )
-    vae = models.vae and models.vae.model_copy(update={"model": model(models.vae.model)})
-    diffusion = models.diffusion and models.diffusion.model_copy(
-        update={name: model(getattr(models.diffusion, name)) for name in ("model", "text_encoder", "vae")}
-    )
+    def settings(section: BaseModel) -> BaseModel:
+        """A table of [models] whose paths are absolute; its fields say which are paths."""
+        found = {}
+        for name, field in type(section).model_fields.items():
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            if extra.get("path"):
+                found[name] = (path if extra["path"] == "file" else model)(getattr(section, name))
+        return section.model_copy(update=found)
+
+    models = {
+        name: settings(section)
+        for name in type(profile.models).model_fields
+        if (section := profile.models.of(name)) is not None
+    }
     return profile.model_copy(
         update={
             "root": resolve_path(profile.root, base) if profile.root else str(home() / profile.name),
@@ -397,6 +519,6 @@ def _resolved(profile: Profile, base: Path) -> Profile:
             "filters": profile.filters.model_copy(
                 update={"remove": tuple(resolve_path(item, base) for item in profile.filters.remove)}
             ),
-            "models": models.model_copy(update={"clip": clip, "vae": vae, "diffusion": diffusion}),
+            "models": profile.models.model_copy(update=models),
         }
     )

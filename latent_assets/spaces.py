@@ -23,6 +23,7 @@ class Embedding:
     settings: pydantic model of [models.NAME]. decides: its fields that decide a vector (weights count by their digest).
     files: settings -> models.weights.ModelFiles, the digest that is the model's data version.
     load: settings -> models.encoder.Encoder.
+    check: settings -> None; raises ProfileError, without loading anything heavy, for values that cannot work.
     features: columns that can stand for the embedding on a map and in the table; with several, the one that keeps
         the neighbours of the column `whole` best (the first on a tie). whole: kept in a file of its own, may be large.
     metric: how two vectors compare. unit: vectors have length 1.
@@ -46,6 +47,7 @@ class Embedding:
     stage_description: str
     kinds: frozenset[str]
     revision: int = 1
+    check: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,12 @@ _SPACES: dict[str, Space] = {}
 def register(embedding: Embedding | None = None, *spaces: Space) -> None:
     """Add an embedding and maps made from it. Registering equal rows again changes nothing.
 
-    Raises ValueError for a name that is taken by something else, and for a space of unknown embeddings.
+    Raises ValueError for a name that is taken by something else, for a space of unknown embeddings, and for an
+    embedding whose feature cannot be chosen.
     """
     if embedding is not None:
+        if not embedding.features or (len(embedding.features) > 1 and embedding.whole is None):
+            raise ValueError(f"`{embedding.name}`: a feature is missing, or several have no `whole` to compare with")
         _add(_EMBEDDINGS, embedding.name, embedding)
     for space in spaces:
         if unknown := [name for name in space.embeddings if name not in _EMBEDDINGS]:
@@ -121,6 +126,7 @@ register(
         stage_description="Latents of the autoencoder, whole (float16, the distribution's mean times the model's "
         "scaling factor), and the candidates for a map feature made from them.",
         kinds=frozenset({"pytorch", "diffusers"}),
+        check="latent_assets.models.weights:check_vae",
     )
 )
 register(
@@ -141,6 +147,7 @@ register(
         model_description="CLIP model: text and images to vectors of one space.",
         stage_description="CLIP vectors of the images (float16, unit length).",
         kinds=frozenset({"pytorch", "openclip"}),
+        check="latent_assets.models.weights:check_clip",
     ),
     Space("clip", ("clip",), "cosine", "meaning (CLIP)"),
     Space("vae", ("vae",), "euclidean", "colour and layout (VAE latents)"),

@@ -1,4 +1,4 @@
-"""The one place that knows paths: a root that is a local directory or s3://, atomic writes, manifests.
+"""Where bytes are: a root that is a local directory or s3://, atomic and conditional writes.
 
 Rooms ask for relative names ("images/00003.tar"); how bytes get there, and that no reader ever sees half
 of them, is decided here. What the bytes mean is not.
@@ -10,12 +10,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -27,34 +29,7 @@ if TYPE_CHECKING:
 
 _PARTIAL = ".partial-"
 _LARGE = 1 << 20  # bytes; smaller files are read again soon
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What one stage made for one shard (or for the whole atlas): written last, it makes the artefact exist.
-
-    `fingerprint` is the hash of everything that decided the content (what it was asked to be made from);
-    `version` is the data version that downstream stages depend on (what came out).
-    """
-
-    stage: str
-    key: str
-    fingerprint: str
-    version: str
-    rows: int = 0
-    seconds: float = 0.0
-    created: float = 0.0
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why the last attempt of a stage at a shard failed. Removed by the next success."""
-
-    stage: str
-    key: str
-    error: str
-    at: float
+_FOREIGN_FOR = 7 * 24 * 3600  # seconds
 
 
 class Storage:
@@ -104,6 +79,23 @@ class Storage:
         """Bytes of a stored file."""
         with explained(self, name):
             return Path(self.uri(name)).stat().st_size if self.is_local else int(self._fs.size(self.uri(name)))
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int | None]:
+        """Bytes of stored files by name; None for one that is not there. From S3, folders are listed once each."""
+        if self.is_local:
+            return {name: _local_size(self.uri(name)) for name in names}
+        wanted = sorted(set(names))
+        found: dict[str, int | None] = {}
+        for folder, inside in groupby(wanted, key=lambda name: name.rpartition("/")[0]):
+            with explained(self, folder):
+                try:
+                    listed = {item["name"].rsplit("/", 1)[-1]: item for item in self._fs.ls(self.uri(folder))}
+                except FileNotFoundError:
+                    listed = {}
+            for name in inside:
+                item = listed.get(name.rsplit("/", 1)[-1])
+                found[name] = int(item["size"]) if item and item["type"] == "file" else None
+        return found
 
     def list(self, folder: str, suffix: str = "") -> Sequence[str]:
         """Names of the files directly in `folder` that end in `suffix`, sorted; [] when there is no folder."""
@@ -174,7 +166,7 @@ class Storage:
             if self.is_local:
                 target = Path(self.uri(name))
                 target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f"{_PARTIAL}{os.getpid()}-{time.monotonic_ns()}-{target.name}")
+                temporary = target.with_name(_partial_name(target.name))
                 try:
                     yield temporary
                     with temporary.open("rb") as file:
@@ -189,6 +181,33 @@ class Storage:
                     temporary = Path(folder) / name.rsplit("/", 1)[-1]
                     yield temporary
                     self._fs.put_file(str(temporary), self.uri(name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Store `data` as `name` unless something is there already; whether it was stored.
+
+        Of several that try at the same moment, on any hosts, one succeeds: a hard link on disk, a conditional put
+        (If-None-Match) on S3.
+        """
+        with explained(self, name, reading=False):
+            try:
+                if self.is_local:
+                    target = Path(self.uri(name))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    temporary = target.with_name(_partial_name(target.name))
+                    try:
+                        temporary.write_bytes(data)
+                        os.link(temporary, target)
+                    finally:
+                        temporary.unlink(missing_ok=True)
+                else:
+                    self._fs.pipe_file(self.uri(name), data, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if _precondition_failed(error):
+                    return False
+                raise
+            return True
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Store `data` as `name`, atomically."""
@@ -216,67 +235,29 @@ class Storage:
 
     def check_writable(self) -> None:
         """Raise StorageError, with the remedy, when nothing can be stored below the root."""
-        probe = f"{_PARTIAL}probe-{os.getpid()}"
+        probe = _partial_name("probe")
         self.write_bytes(probe, b"latent-assets")
         self.delete(probe)
 
     def sweep(self) -> int:
-        """Remove temporary files that killed processes left behind; return how many. Local roots only."""
+        """Remove temporary files that killed processes of this host left behind; return how many. Local roots only.
+
+        Those of other hosts, whose processes cannot be seen from here, go after a week.
+        """
         removed = 0
         if self.is_local and Path(self.root).is_dir():
             for path in Path(self.root).rglob(f"{_PARTIAL}*"):
-                owner = path.name.removeprefix(_PARTIAL).split("-")[0]
-                if owner.isdigit() and not process_lives(int(owner)):
+                host, _, rest = path.name.removeprefix(_PARTIAL).partition("+")
+                process = rest.partition("+")[0]
+                if host == host_name() and process.isdigit():
+                    gone = not process_lives(int(process))
+                else:
+                    with suppress(FileNotFoundError):
+                        gone = time.time() - path.stat().st_mtime > _FOREIGN_FOR
+                if gone:
                     path.unlink(missing_ok=True)
                     removed += 1
         return removed
-
-    # -- manifests -----------------------------------------------------------------------------------
-
-    def manifest(self, stage: str, key: str = "all") -> Manifest | None:
-        """The manifest of a stage's shard, or None when it was never finished."""
-        name = _manifest_name(stage, key)
-        return Manifest(**self.read_json(name)) if self.exists(name) else None
-
-    def manifests(self, stage: str) -> dict[str, Manifest]:
-        """All manifests of a stage by shard key, sorted."""
-        names = self.list(f"manifests/{stage}", ".json")
-        keys = [name.removesuffix(".json") for name in names if not name.endswith(".failed.json")]
-        return {key: Manifest(**value) for key, value in zip(keys, self._read_all(stage, keys), strict=True)}
-
-    def _read_all(self, stage: str, keys: Sequence[str]) -> Sequence[Any]:
-        """The manifests' JSON; from S3 many at a time."""
-        paths = [_manifest_name(stage, key) for key in keys]
-        if self.is_local or not paths:
-            return [self.read_json(path) for path in paths]
-        found = self._fs.cat([self.uri(path) for path in paths])
-        by_name = {name.rsplit("/", 1)[-1]: json.loads(data) for name, data in found.items()}
-        return [by_name[path.rsplit("/", 1)[-1]] for path in paths]
-
-    def commit(self, manifest: Manifest) -> Manifest:
-        """Write a manifest: from now on the artefact exists. Clears the failure noted for it."""
-        stamped = Manifest(**{**asdict(manifest), "created": manifest.created or time.time()})
-        self.write_json(_manifest_name(stamped.stage, stamped.key), asdict(stamped))
-        self.forget_failure(stamped.stage, stamped.key)
-        return stamped
-
-    def forget_failure(self, stage: str, key: str) -> None:
-        """Drop the note of a failed attempt."""
-        self.delete(_failure_name(stage, key))
-
-    def note_failure(self, stage: str, key: str, error: BaseException) -> Failure:
-        """Keep why an attempt failed, for `status`; a root that cannot be written goes without."""
-        failure = Failure(stage, key, f"{type(error).__name__}: {error}"[:2000], time.time())
-        with suppress(StorageError):
-            self.write_json(_failure_name(stage, key), asdict(failure))
-        return failure
-
-    def failures(self, stage: str) -> dict[str, Failure]:
-        """The failures noted for a stage, by shard key."""
-        names = self.list(f"manifests/{stage}", ".failed.json")
-        return {
-            name.removesuffix(".failed.json"): Failure(**self.read_json(f"manifests/{stage}/{name}")) for name in names
-        }
 
 
 def fingerprint(*parts: Any) -> str:
@@ -299,6 +280,29 @@ def release_cache(file: int) -> None:
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def _local_size(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _precondition_failed(error: BaseException) -> bool:
+    """Whether a store refused a conditional put; not every store says which condition, as s3fs expects it."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict", "412")
+
+
+def host_name() -> str:
+    """This machine's name as a part of file names: letters, digits, `-` and `_`."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())
+
+
+def _partial_name(name: str) -> str:
+    """A temporary name beside `name` that says which process of which host writes it."""
+    return f"{_PARTIAL}{host_name()}+{os.getpid()}+{time.monotonic_ns()}-{name}"
+
+
 def process_lives(process: int) -> bool:
     """Whether a process of this machine with that id exists."""
     try:
@@ -308,14 +312,6 @@ def process_lives(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _manifest_name(stage: str, key: str) -> str:
-    return f"manifests/{stage}/{key}.json"
-
-
-def _failure_name(stage: str, key: str) -> str:
-    return f"manifests/{stage}/{key}.failed.json"
 
 
 @contextmanager

@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from latent_assets.atlas.card import ModelInfo
 from latent_assets.atlas.checks import check
-from latent_assets.atlas.release import ModelInfo
-from latent_assets.atlas.table import publish, stage
+from latent_assets.atlas.release import publish, stage
 from latent_assets.client import Atlas, Hit, QueryError
 from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
 from latent_assets.profile import ClipModel
@@ -97,7 +97,7 @@ def test_opening_and_reading_load_no_model_code(built: Built) -> None:
     code = (
         "import sys; from latent_assets.client import Atlas; atlas = Atlas.open(sys.argv[1]);"
         "hits = atlas.neighbors(sys.argv[2], 3); atlas.row(hits[0].id); atlas.to_polars(['id'], 2);"
-        "heavy = {'torch', 'open_clip', 'umap', 'dagster', 'sklearn', 'lancedb', 'pandas'};"
+        "heavy = {'torch', 'open_clip', 'umap', 'dagster', 'sklearn', 'lance', 'pandas'};"
         "print(len(hits), sorted(heavy & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, built.storage.root, built.ids[0]]

@@ -1,13 +1,15 @@
 """Storage on disk: atomic, explained, and nothing half-written is ever seen. S3 is tested with a real server."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from latent_assets.errors import StorageError
-from latent_assets.storage import Manifest, Storage, fingerprint
+from latent_assets.storage import Storage, fingerprint, host_name
 
 
 @pytest.fixture
@@ -42,22 +44,42 @@ def test_large_files_are_not_kept_in_memory(storage: Storage, monkeypatch: pytes
 
 def test_half_written_files_of_dead_processes_are_swept(storage: Storage) -> None:
     storage.write_bytes("a/b.txt", b"whole")
-    dead = Path(storage.uri("a/.partial-999999999-1-c.txt"))
-    dead.write_bytes(b"half")
-    alive = Path(storage.uri(f"a/.partial-{os.getpid()}-1-d.txt"))
-    alive.write_bytes(b"half")
+    folder = Path(storage.uri("a"))
+    dead = folder / f".partial-{host_name()}+999999999+1-c.txt"
+    alive = folder / f".partial-{host_name()}+{os.getpid()}+1-d.txt"
+    elsewhere = folder / ".partial-another-host+999999999+1-e.txt"
+    forgotten = folder / ".partial-another-host+999999999+1-f.txt"
+    for file in (dead, alive, elsewhere, forgotten):
+        file.write_bytes(b"half")
+    week = time.time() - 8 * 24 * 3600
+    os.utime(forgotten, (week, week))
     assert storage.list("a") == ["b.txt"]
-    assert storage.sweep() == 1
-    assert not dead.exists() and alive.exists()
+    assert storage.sweep() == 2
+    assert not dead.exists() and not forgotten.exists()
+    assert alive.exists() and elsewhere.exists(), "a process of another host may still be writing"
 
 
-def test_manifest_makes_an_artefact_exist_and_clears_its_failure(storage: Storage) -> None:
-    storage.note_failure("stage", "00001", ValueError("broken picture"))
-    assert storage.failures("stage")["00001"].error == "ValueError: broken picture"
-    assert storage.manifests("stage") == {}
-    written = storage.commit(Manifest("stage", "00001", "f", "v", 3, details={"x": [1]}))
-    assert storage.manifest("stage", "00001") == written and written.created > 0
-    assert storage.failures("stage") == {}
+def test_what_is_being_written_names_host_and_process(storage: Storage) -> None:
+    with storage.writing("a/b.txt") as path:
+        assert path.name.startswith(f".partial-{host_name()}+{os.getpid()}+")
+        path.write_bytes(b"x")
+
+
+def test_of_many_that_create_a_file_one_succeeds(storage: Storage) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        created = list(threads.map(lambda n: storage.create("a/claim", str(n).encode()), range(40)))
+    assert created.count(True) == 1
+    assert storage.read_bytes("a/claim") == str(created.index(True)).encode()
+    assert [path.name for path in Path(storage.uri("a")).iterdir()] == ["claim"], "no temporary file is left"
+
+
+def test_sizes_tell_what_is_there(storage: Storage) -> None:
+    storage.write_bytes("a/b.txt", b"four")
+    assert storage.sizes(["a/b.txt", "a/c.txt", "nowhere/d.txt"]) == {
+        "a/b.txt": 4,
+        "a/c.txt": None,
+        "nowhere/d.txt": None,
+    }
 
 
 def test_missing_file_is_explained(storage: Storage) -> None:

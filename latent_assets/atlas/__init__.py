@@ -1,1 +1,1 @@
-"""The atlas table: its schema, staging a release in LanceDB, checking it, publishing it. No models, no fitting."""
+"""The atlas table: schema and card, staging a release in LanceDB, checking it, publishing it. No models, no fitting."""

@@ -1,30 +1,36 @@
-"""What must be true of a staged release before readers see it. Reads the staged version, changes nothing."""
+"""What must be true of a release: before readers see it, and as long as they do. Reads the version, changes nothing."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from latent_assets.atlas.dataset import open_table
-from latent_assets.atlas.schema import FIELDS
+from latent_assets import spaces as registered
+from latent_assets.atlas.card import ReleaseInfo
+from latent_assets.atlas.fragments import table_files
+from latent_assets.atlas.schema import PLACE, table_fields
+from latent_assets.atlas.table import LIVE, brief, open_table
+from latent_assets.errors import LatentAssetsError
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
 
 if TYPE_CHECKING:
-    from latent_assets.atlas.table import Staged
+    from lancedb.table import LanceTable
+
+    from latent_assets.atlas.release import Staged
 
 _NORM_TOLERANCE = 5e-3  # float16 rounding of a unit vector stays well below
 _THUMBNAIL_PIXELS = 96
 _SAMPLED = 256
 _SEARCHED = 8
+_BATCH_ROWS = 8_192
 _ID = "^[0-9a-f]{32}$"
 
 
@@ -39,72 +45,164 @@ class Check:
     description: str
 
 
-def check(profile: Profile, storage: Storage, staged: Staged) -> list[Check]:
-    """Check a staged release. Vectors are read in batches; thumbnails and searches are sampled."""
-    dataset = open_table(storage.lance_uri, staged.version)
-    ids = dataset.to_table(columns=["id"])["id"]
-    sample = np.unique(np.linspace(0, len(ids) - 1, _SAMPLED).astype(int)).tolist() if len(ids) else []
-    return [
-        _rows(len(ids), staged.release.rows),
-        _unique(ids),
-        _well_formed(ids),
-        _required(dataset),
-        *_vectors(dataset, staged),
-        _thumbnails(dataset, sample, profile),
-        *([_search(dataset, sample[:: max(1, len(sample) // _SEARCHED)])] if "clip" in staged.release.dims else []),
+def check(profile: Profile, storage: Storage, staged: Staged, empty: bool = False) -> list[Check]:
+    """Check a staged release. Vectors are read in batches; thumbnails and searches are sampled.
+
+    `empty`: a release without rows is what the caller wants when it expects none. Data that cannot be read is a
+    failed check, not an error.
+    """
+    return _checked(profile, storage, staged.version, staged.release, empty)
+
+
+def check_live(profile: Profile, storage: Storage) -> list[Check]:
+    """Check the release that readers see now, against what it says of itself.
+
+    A table that cannot be opened is one failed check, `data_files`. Never raises for what is found.
+    """
+    try:
+        table = open_table(storage.lance_uri, LIVE)
+        release = ReleaseInfo.of_schema(table.schema, storage.lance_uri)
+    except LatentAssetsError as error:
+        return [_data_files_check([str(error)], 0)]
+    return _checked(profile, storage, int(table.version), release, empty=release.rows == 0)
+
+
+def _checked(profile: Profile, storage: Storage, version: int, release: ReleaseInfo, empty: bool) -> list[Check]:
+    table = open_table(storage.lance_uri, version)
+    rows = table.count_rows()
+    sample = np.unique(np.linspace(0, rows - 1, _SAMPLED).astype(int)).tolist() if rows else []
+    searched = sample[:: max(1, len(sample) // _SEARCHED)]
+    unit = [name for name in release.dims if (row := registered.embeddings().get(name)) and row.unit]
+    ids = _Ids(table)
+    vectors = _Vectors(table, release, unit)
+    checks = [
+        _data_files(storage, version),
+        _readable(_ROWS, lambda: _rows(len(ids.read()), release.rows, empty)),
+        _readable(_UNIQUE, lambda: _unique(ids.read())),
+        _readable(_WELL_FORMED, lambda: _well_formed(ids.read())),
+        _readable(_REQUIRED, lambda: _required(table)),
+        _readable(_FINITE, vectors.finite),
+        _readable(_PLACED, vectors.placed),
     ]
+    if unit:
+        checks.append(_readable(_UNIT, vectors.unit_length))
+    checks.append(_readable(_THUMBNAILS, lambda: _thumbnails(table, sample, profile)))
+    if release.dims:
+        checks.append(_readable(_SEARCH, lambda: _search(table, searched, release)))
+    return checks
 
 
-def _rows(found: int, expected: int) -> Check:
-    return Check(
-        "row_count", found == expected > 0, f"{found}", f"{expected}, more than 0", "One row for each placed row."
-    )
+# name and meaning of each check
+_FILES = ("data_files", "Every data file of the version is there with all its bytes.")
+_ROWS = ("row_count", "One row for each placed row.")
+_UNIQUE = ("unique_ids", "No id is there twice.")
+_WELL_FORMED = ("well_formed_ids", "Every id is 32 hexadecimal digits.")
+_REQUIRED = ("required_values", "Columns that must have a value do.")
+_FINITE = ("finite_vectors", "No vector has NaN or infinity.")
+_PLACED = ("finite_coordinates", "Every row has a place on each map.")
+_UNIT = ("unit_norm", "Vectors that should have length 1 do.")
+_THUMBNAILS = ("thumbnails", "A sample of thumbnails decodes.")
+_SEARCH = ("search", "A row's own vector finds a row at distance 0.")
+
+Found = tuple[bool, str, str]
 
 
-def _unique(ids: pa.ChunkedArray) -> Check:
+def _readable(what: tuple[str, str], look: Callable[[], Found]) -> Check:
+    """The check of what `look` finds; when the data cannot be read, a failed one that says so."""
+    name, description = what
+    try:
+        passed, found, expected = look()
+    except (OSError, ValueError, RuntimeError) as error:
+        passed, found, expected = False, f"cannot be read ({brief(error)})", "readable data"
+    return Check(name, bool(passed), found, expected, description)
+
+
+def _data_files(storage: Storage, version: int) -> Check:
+    files = table_files(storage, version)
+    problems = [
+        f"{file.name} is not there" if file.size is None else f"{file.name} has {file.size} of {file.expected} bytes"
+        for file in files
+        if not file.sound
+    ]
+    return _data_files_check(problems, len(files))
+
+
+def _data_files_check(problems: Sequence[str], files: int) -> Check:
+    found = f"{len(problems)} damaged: {'; '.join(problems[:3])}" if problems else f"{files} files"
+    return Check(_FILES[0], not problems, found, "all files whole", _FILES[1])
+
+
+class _Ids:
+    """The column of ids, read once."""
+
+    def __init__(self, table: LanceTable) -> None:
+        self._table = table
+        self._ids: pa.ChunkedArray | None = None
+
+    def read(self) -> pa.ChunkedArray:
+        if self._ids is None:
+            self._ids = self._table.search().select(["id"]).to_arrow()["id"]
+        return self._ids
+
+
+def _rows(found: int, expected: int, empty: bool) -> Found:
+    if empty and expected == 0:
+        return found == 0, f"{found}", "0"
+    return found == expected > 0, f"{found}", f"{expected}, more than 0"
+
+
+def _unique(ids: pa.ChunkedArray) -> Found:
     doubled = len(ids) - pc.count_distinct(ids, mode="all").as_py()
-    return Check("unique_ids", doubled == 0, f"{doubled} repeated", "0 repeated", "No id is there twice.")
+    return doubled == 0, f"{doubled} repeated", "0 repeated"
 
 
-def _well_formed(ids: pa.ChunkedArray) -> Check:
+def _well_formed(ids: pa.ChunkedArray) -> Found:
     odd = ids.filter(pc.invert(pc.fill_null(pc.match_substring_regex(ids, _ID), False)))
     found = f"{len(odd)} others" + (f", the first {odd[0].as_py()!r}" if len(odd) else "")
-    return Check("well_formed_ids", not len(odd), found, "0 others", "Every id is 32 hexadecimal digits.")
+    return not len(odd), found, "0 others"
 
 
-def _required(dataset: lance.LanceDataset) -> Check:
-    required = [field.name for field in FIELDS if not field.nullable and field.name in dataset.schema.names]
-    counts = {name: dataset.count_rows(filter=f"{name} IS NULL") for name in required}
+def _required(table: LanceTable) -> Found:
+    present = set(table.schema.names)
+    required = [field.name for field in table_fields() if not field.nullable and field.name in present]
+    counts = {name: table.count_rows(f"{name} IS NULL") for name in required}
     missing = {name: count for name, count in counts.items() if count}
-    return Check("required_values", not missing, _count(missing), "no rows", "Columns that must have a value do.")
+    return not missing, _count(missing), "no rows"
 
 
-def _vectors(dataset: lance.LanceDataset, staged: Staged) -> list[Check]:
-    """Finite vectors and coordinates, unit clip vectors."""
-    broken: dict[str, int] = {}
-    off = 0.0
-    names = [*staged.release.dims, *(f"xyz_{space}" for space in staged.release.spaces)]
-    for batch in dataset.to_batches(columns=names):
-        for name, values in _matrices(batch, names):
-            finite = np.isfinite(values).all(axis=1)
-            broken[name] = broken.get(name, 0) + int((~finite).sum())
-            if name == "clip" and finite.any():
-                norms = np.linalg.norm(values[finite].astype(np.float64), axis=1)
-                off = max(off, float(np.abs(norms - 1.0).max()))
-    bad_vectors = {name: broken[name] for name in staged.release.dims if broken.get(name)}
-    bad_coords = {name: count for name, count in broken.items() if name.startswith("xyz_") and count}
-    checks = [
-        Check("finite_vectors", not bad_vectors, _count(bad_vectors), _count({}), "No vector has NaN or infinity."),
-        Check(
-            "finite_coordinates", not bad_coords, _count(bad_coords), _count({}), "Every row has a place on each map."
-        ),
-    ]
-    if "clip" in staged.release.dims:
-        text = "CLIP vectors have length 1."
-        checks.append(
-            Check("unit_norm", off <= _NORM_TOLERANCE, f"off by {off:.5f}", f"at most {_NORM_TOLERANCE}", text)
-        )
-    return checks
+class _Vectors:
+    """Vectors and coordinates, read once in batches: which are not finite, how far lengths are off 1."""
+
+    def __init__(self, table: LanceTable, release: ReleaseInfo, unit: Sequence[str]) -> None:
+        self._table, self._unit = table, unit
+        self._names = [*release.dims, *(f"{PLACE}{space}" for space in release.spaces)]
+        self._broken: dict[str, int] | None = None
+        self._off = 0.0
+
+    def _read(self) -> dict[str, int]:
+        if self._broken is None:
+            broken = dict.fromkeys(self._names, 0)
+            for batch in self._table.search().select(self._names).to_batches(_BATCH_ROWS):
+                for name, values in _matrices(batch, self._names):
+                    finite = np.isfinite(values).all(axis=1)
+                    broken[name] += int((~finite).sum())
+                    if name in self._unit and finite.any():
+                        norms = np.linalg.norm(values[finite].astype(np.float32), axis=1)
+                        self._off = max(self._off, float(np.abs(norms - 1.0).max()))
+            self._broken = broken
+        return self._broken
+
+    def finite(self) -> Found:
+        bad = {name: count for name, count in self._read().items() if count and not name.startswith(PLACE)}
+        return not bad, _count(bad), _count({})
+
+    def placed(self) -> Found:
+        bad = {name: count for name, count in self._read().items() if count and name.startswith(PLACE)}
+        return not bad, _count(bad), _count({})
+
+    def unit_length(self) -> Found:
+        self._read()
+        return self._off <= _NORM_TOLERANCE, f"off by {self._off:.5f}", f"at most {_NORM_TOLERANCE}"
 
 
 def _count(rows: dict[str, int]) -> str:
@@ -117,11 +215,11 @@ def _matrices(batch: pa.RecordBatch, names: list[str]) -> Iterator[tuple[str, np
         yield name, column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
 
 
-def _thumbnails(dataset: lance.LanceDataset, sample: list[int], profile: Profile) -> Check:
+def _thumbnails(table: LanceTable, sample: list[int], profile: Profile) -> Found:
     """Decode a sample of the thumbnails."""
     limit = min(profile.table.thumbnail_size, _THUMBNAIL_PIXELS)
     problems = []
-    rows = dataset.take(sample, columns=["id", "thumbnail"]).to_pylist() if sample else []
+    rows = _take(table, sample, ["id", "thumbnail"])
     for row in rows:
         try:
             image = Image.open(io.BytesIO(row["thumbnail"] or b""))
@@ -132,23 +230,24 @@ def _thumbnails(dataset: lance.LanceDataset, sample: list[int], profile: Profile
         if max(image.size) > limit:
             problems.append(f"{row['id']} is {image.width} x {image.height}")
     found = f"{len(problems)} of {len(rows)} broken" + (f", the first: {problems[0]}" if problems else "")
-    return Check("thumbnails", not problems, found, f"0 broken, at most {limit} px", "A sample of thumbnails decodes.")
+    return not problems, found, f"0 broken, at most {limit} px"
 
 
-def _search(dataset: lance.LanceDataset, sample: list[int]) -> Check:
-    """Vector search on the staged version finds what it is asked for."""
+def _search(table: LanceTable, sample: list[int], release: ReleaseInfo) -> Found:
+    """Vector search on the version finds what it is asked for."""
     lost = 0
-    for row in dataset.take(sample, columns=["id", "clip"]).to_pylist():
-        query = {
-            "column": "clip",
-            "q": np.asarray(row["clip"], np.float16),
-            "k": 1,
-            "metric": "cosine",
-            "refine_factor": 10,
-        }
-        found = dataset.to_table(columns=["id", "_distance"], nearest=query, disable_scoring_autoprojection=True)
-        # equal pictures may answer for each other
-        lost += not (found.num_rows and found["_distance"][0].as_py() < 1e-2)
-    return Check(
-        "search", lost == 0, f"{lost} of {len(sample)} lost", "0 lost", "A row's own vector finds a row at distance 0."
-    )
+    asked = 0
+    for row in _take(table, sample, list(release.dims)):
+        for name, metric in release.metrics.items():
+            search = table.search(np.asarray(row[name], np.float32), vector_column_name=name)
+            nearest = search.distance_type("cosine" if metric == "cosine" else "l2").refine_factor(10).limit(1)
+            found = nearest.select(["id", "_distance"]).to_arrow()
+            # equal pictures may answer for each other
+            lost += not (found.num_rows and found["_distance"][0].as_py() < 1e-2)
+            asked += 1
+    return lost == 0, f"{lost} of {asked} lost", "0 lost"
+
+
+def _take(table: LanceTable, rows: list[int], columns: list[str]) -> list[dict[str, Any]]:
+    found = table.take_offsets(rows).select(columns).to_arrow() if rows else None
+    return [] if found is None else list(found.to_pylist())

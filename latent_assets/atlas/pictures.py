@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from latent_assets.atlas.dataset import open_table
-from latent_assets.atlas.release import ReleaseInfo
+from latent_assets.atlas.card import ReleaseInfo
+from latent_assets.atlas.schema import PLACE
+from latent_assets.atlas.table import open_table
 from latent_assets.plots import map_picture
 
 _DRAWN = 20_000
@@ -13,16 +14,16 @@ _DRAWN = 20_000
 
 def release_pictures(lance_uri: str, version: int) -> dict[str, bytes]:
     """PNG pictures of a version of the table by name; {} when it has no rows. At most 20,000 rows are read."""
-    dataset = open_table(lance_uri, version)
-    release = ReleaseInfo.of_schema(dataset.schema, lance_uri)
-    rows = dataset.count_rows()
+    table = open_table(lance_uri, version)
+    release = ReleaseInfo.of_schema(table.schema, lance_uri)
+    rows = table.count_rows()
     if not rows:
         return {}
-    columns = ["category", *(f"xyz_{space}" for space in release.spaces)]
+    columns = ["category", *(f"{PLACE}{space}" for space in release.spaces)]
     chosen = np.unique(np.linspace(0, rows - 1, min(rows, _DRAWN)).astype(np.int64))
-    drawn = dataset.take(chosen, columns=columns)
+    drawn = table.take_offsets(chosen.tolist()).select(columns).to_arrow()
     maps = {
-        space: np.asarray(drawn[f"xyz_{space}"].combine_chunks().flatten(), np.float32).reshape(-1, 3)
+        space: np.asarray(drawn[f"{PLACE}{space}"].combine_chunks().flatten(), np.float32).reshape(-1, 3)
         for space in release.spaces
     }
     return {"map": map_picture(maps, drawn["category"].to_pylist(), title=f"{release.title}: {rows:,} images")}

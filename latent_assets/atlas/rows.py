@@ -1,32 +1,29 @@
-"""The rows of the table, shard by shard: catalog, ledger, thumbnails, vectors and coordinates joined by id.
+"""What the table takes from the other rooms: a shard's catalog, ledger, thumbnails, vectors and places, joined by id.
 
-One shard is in memory at a time. How rows become a release is in `table`.
+The only module of this room that knows how those are stored. One shard is in memory at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from latent_assets.atlas.release import ReleaseInfo
-from latent_assets.atlas.schema import arrow_schema
-from latent_assets.atlas.thumbnails import thumbnails
+from latent_assets.atlas.schema import PLACE
 from latent_assets.catalog.shards import read_shard
-from latent_assets.embeddings.store import ShardEmbeddings
+from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_id_array, read_thumbnails
 from latent_assets.errors import DataError
-from latent_assets.images.ledger import read_ledger
 from latent_assets.images.outcome import Outcome
-from latent_assets.images.tar import read_images
-from latent_assets.profile import Profile
-from latent_assets.progress import report
-from latent_assets.projection.rows import ShardRows, read_shard_rows
-from latent_assets.projection.shard import read_coords
+from latent_assets.images.store.ledger import read_ledger
+from latent_assets.projection.model import read_header
+from latent_assets.projection.shard import coords_name
 from latent_assets.storage import Storage
 
-_BATCH_ROWS = 1_000
 _CATALOG = (
     "url",
     "source_url",
@@ -41,56 +38,118 @@ _CATALOG = (
 _LEDGER = ("width", "height", "sha256")
 
 
-def table_batches(
-    profile: Profile, storage: Storage, shards: Sequence[ShardEmbeddings], release: ReleaseInfo
-) -> Iterator[pa.RecordBatch]:
-    """Record batches of all rows in shard order, in the schema of `release`."""
-    schema = arrow_schema(release.dims, release.spaces, release.to_json())
-    done = 0
-    for shard in shards:
-        report("atlas_table", done, release.rows, note=f"shard {shard.shard}")
-        columns = _shard_columns(profile, storage, shard, release)
-        batch = pa.record_batch([columns[name] for name in schema.names], schema=schema)
-        for start in range(0, batch.num_rows, _BATCH_ROWS):
-            yield batch.slice(start, _BATCH_ROWS)
-        done += batch.num_rows
-    report("atlas_table", done, release.rows)
+@dataclass(frozen=True)
+class ShardContent:
+    """What a shard brings to a release, and the keys that tell whether the table has it already.
+
+    `rows_key` stands for everything but places: it changes when the shard's catalog, images, thumbnails or embeddings
+    do. `coords_key` stands for the places. `embeddings` names the files of the vectors and of the thumbnails.
+    """
+
+    shard: str
+    rows_key: str
+    coords_key: str
+    embeddings: ShardEmbeddings
 
 
-def _shard_columns(
-    profile: Profile, storage: Storage, shard: ShardEmbeddings, release: ReleaseInfo
-) -> dict[str, pa.Array]:
-    """The table's columns for the rows of a shard that have coordinates."""
-    coords = read_coords(storage, release.projection, shard.shard)
-    ids: list[str] = coords["id"].to_list()
-    facts = _facts(storage, shard.shard, coords)
-    pictures = dict(thumbnails(_wanted(read_images(storage, shard.shard), set(ids)), profile.table, shard.shard))
-    _refuse_missing(shard.shard, "images", [row_id for row_id in ids if row_id not in pictures])
-    columns = {"id": pa.array(ids, pa.string()), "shard": pa.array([shard.shard] * len(ids), pa.string())}
-    columns |= {name: _plain(facts[name]) for name in (*_CATALOG, *_LEDGER)}
-    columns["thumbnail"] = pa.array([pictures[row_id] for row_id in ids], pa.binary())
-    columns |= _vectors(storage, read_shard_rows(storage, shard), ids, release)
-    for space in release.spaces:
-        values = coords[f"xyz_{space}"].to_numpy().astype(np.float32).reshape(len(ids), 3)
-        columns[f"xyz_{space}"] = _fixed(values, pa.float32())
-    return columns
+@dataclass(frozen=True)
+class Maps:
+    """What the fitted maps say of themselves; see `card.ReleaseInfo` for the meaning of each."""
+
+    spaces: tuple[str, ...]
+    dims: dict[str, int]
+    features: dict[str, str]
+    feature_recall: dict[str, dict[str, float]]
+    settings: dict[str, Any]
+    backend: str
+    device: str
+    quality: dict[str, dict[str, Any]]
 
 
-def _wanted(images: Iterable[tuple[str, bytes]], ids: set[str]) -> Iterator[tuple[str, bytes]]:
-    return ((row_id, data) for row_id, data in images if row_id in ids)
+def read_maps(storage: Storage, projection: str) -> Maps:
+    """The header of the maps with the fingerprint `projection`. Raises NotBuiltError when they are not there."""
+    header = read_header(storage, projection)
+    fit = header["report"]
+    return Maps(
+        spaces=tuple(recipe["space"] for recipe in header["recipes"]),
+        dims=header["dims"],
+        features=header["features"],
+        feature_recall={
+            name: choice["recall"] for name, choice in fit["features"].items() if len(choice["recall"]) > 1
+        },
+        settings=header["settings"],
+        backend=fit["backend"],
+        device=fit["device"],
+        quality={name: space["quality"] for name, space in fit["spaces"].items()},
+    )
 
 
-def _facts(storage: Storage, shard: str, coords: pl.DataFrame) -> pl.DataFrame:
-    """Catalog and ledger columns of the rows of `coords`, in their order."""
+def placed_rows(storage: Storage, projection: str, shard: str) -> int:
+    """How many rows of a shard have coordinates."""
+    with storage.open(coords_name(projection, shard)) as file:
+        return int(pl.scan_parquet(file).select(pl.len()).collect().item())
+
+
+def read_places(storage: Storage, projection: str, shard: str, spaces: Sequence[str]) -> tuple[pa.Array, pa.Table]:
+    """The ids of the rows of a shard that have coordinates, and their columns `xyz_SPACE`: float32 [n, 3] each."""
+    names = [f"{PLACE}{space}" for space in spaces]
+    coords = storage.read_parquet(coords_name(projection, shard), ["id", *names])
+    places = {name: fixed(coords[name].to_numpy().astype(np.float32, copy=False).reshape(-1, 3)) for name in names}
+    return _plain(coords["id"]), pa.table(places)
+
+
+def read_rows(storage: Storage, content: ShardContent, ids: pa.Array, features: Mapping[str, str]) -> pa.Table:
+    """All columns but the places, for the rows `ids` (string) of a shard, in that order.
+
+    `features`: the feature of each embedding that goes into the table. Raises DataError when a row is not in the
+    catalog, the ledger, the thumbnails or an embedding.
+    """
+    facts = _facts(storage, content.shard, ids)
+    columns = {"id": ids} | {name: _plain(facts[name]) for name in (*_CATALOG, *_LEDGER)}
+    columns["thumbnail"] = _thumbnails(storage, content, ids)
+    for name, feature in features.items():
+        columns[name] = _vectors(storage, content, name, feature, ids)
+    columns["shard"] = pa.repeat(pa.scalar(content.shard, pa.string()), len(ids))
+    return pa.table(columns)
+
+
+def _facts(storage: Storage, shard: str, ids: pa.Array) -> pl.DataFrame:
+    """Catalog and ledger columns of the rows `ids`, in their order."""
+    wanted = pl.DataFrame({"id": pl.Series(pl.from_arrow(ids), dtype=pl.String)})
     catalog = read_shard(storage, shard).select("id", *_CATALOG)
     fetched = read_ledger(storage, shard).filter(pl.col("outcome") == Outcome.OK.value).select("id", *_LEDGER)
-    for name, frame in (("catalog", catalog), ("image ledger", fetched)):
-        _refuse_missing(shard, name, coords.join(frame, on="id", how="anti")["id"].to_list())
-    return (
-        coords.select("id")
-        .join(catalog, on="id", how="left", maintain_order="left")
-        .join(fetched, on="id", how="left", maintain_order="left")
+    for place, frame in (("catalog", catalog), ("image ledger", fetched)):
+        _refuse_missing(shard, place, wanted.join(frame, on="id", how="anti")["id"].to_list())
+    return wanted.join(catalog, on="id", how="left", maintain_order="left").join(
+        fetched, on="id", how="left", maintain_order="left"
     )
+
+
+def _thumbnails(storage: Storage, content: ShardContent, ids: pa.Array) -> pa.ChunkedArray:
+    name = content.embeddings.thumbnails
+    if name is None:
+        raise DataError(f"Shard {content.shard} has no thumbnails: encode it again with `latent-assets build`.")
+    table = read_thumbnails(storage, name)
+    at = _positions(content.shard, "thumbnails", ids, table["id"])
+    return table["thumbnail"] if at is None else table["thumbnail"].take(at)
+
+
+def _vectors(storage: Storage, content: ShardContent, name: str, feature: str, ids: pa.Array) -> pa.Array:
+    """A feature of an embedding: float16 [n, d] in the order of `ids`."""
+    file = content.embeddings.files[name]
+    at = _positions(content.shard, "embeddings", ids, read_id_array(storage, file))
+    values = read_column(storage, file, feature)
+    return fixed(values if at is None else values[at.to_numpy()])
+
+
+def _positions(shard: str, place: str, ids: pa.Array, stored: pa.Array | pa.ChunkedArray) -> pa.Array | None:
+    """Where each of `ids` is in `stored`; None when the two are the same. Raises DataError for ids that are not."""
+    whole = stored.combine_chunks() if isinstance(stored, pa.ChunkedArray) else stored
+    if ids.equals(whole):
+        return None
+    at = pc.index_in(ids, value_set=whole)
+    _refuse_missing(shard, place, ids.filter(pc.is_null(at)).to_pylist() if at.null_count else [])
+    return at
 
 
 def _refuse_missing(shard: str, place: str, missing: Sequence[str]) -> None:
@@ -108,17 +167,6 @@ def _plain(values: pl.Series) -> pa.Array:
     return found.cast(pa.string()) if text else found
 
 
-def _vectors(storage: Storage, rows: ShardRows, ids: Sequence[str], release: ReleaseInfo) -> dict[str, pa.Array]:
-    """The clip and vae columns, float16, in the order of `ids`."""
-    at = {row_id: position for position, row_id in enumerate(rows.ids)}
-    _refuse_missing(rows.embeddings.shard, "embeddings", [row_id for row_id in ids if row_id not in at])
-    chosen = np.array([at[row_id] for row_id in ids], dtype=np.int64)
-    found = {"clip": rows.read_clip(storage, chosen)}
-    if release.vae_feature is not None:
-        found["vae"] = rows.read_vae(storage, release.vae_feature, chosen)
-    return {name: _fixed(values, pa.float16()) for name, values in found.items() if values is not None}
-
-
-def _fixed(values: np.ndarray, kind: pa.DataType) -> pa.FixedSizeListArray:
-    """[n, d] as a fixed-size list array."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), kind), values.shape[1])
+def fixed(values: np.ndarray) -> pa.FixedSizeListArray:
+    """[n, d] as a fixed-size list array of the same value type."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])

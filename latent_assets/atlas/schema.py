@@ -1,24 +1,25 @@
 """The atlas table's schema: the one place where its columns are defined and described.
 
-The Arrow schema, the README's table and the client's columns are all made from `FIELDS`.
+Columns of vectors and places come from the rows of `spaces`. The Arrow schema, the README's table and the client's
+columns are all made from `table_fields`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from latent_assets.profile import SpaceName
+from latent_assets import spaces as registered
 
 TABLE = "atlas"
 RELEASE_KEY = "latent_assets.release"
+PLACE = "xyz_"
 
 _TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
+    "float16": pa.float16(),
     "float32": pa.float32(),
     "int32": pa.int32(),
     "int64": pa.int64(),
@@ -30,8 +31,8 @@ _TYPES: dict[str, pa.DataType] = {
 class Field:
     """One column. `type` names a type of `_TYPES`, or the value type of a vector whose length is `shape`.
 
-    `shape`: "" for a scalar, "3", or "clip" / "vae" for the length of that model's vector.
-    `model`, `space`: the column exists only when the atlas has that model or space.
+    `shape`: "" for a scalar, "3", or the name of the embedding whose vector's length it is.
+    `embedding`, `space`: the column exists only when the atlas has that embedding or space.
     """
 
     name: str
@@ -39,8 +40,8 @@ class Field:
     description: str
     nullable: bool = False
     shape: str = ""
-    model: str | None = None
-    space: SpaceName | None = None
+    embedding: str | None = None
+    space: str | None = None
 
     @property
     def type_text(self) -> str:
@@ -50,7 +51,7 @@ class Field:
         return f"fixed_size_list<{self.type}>[{self.shape if self.shape.isdigit() else f'{self.shape} dims'}]"
 
 
-FIELDS: tuple[Field, ...] = (
+_FACTS: tuple[Field, ...] = (
     Field("id", "string", "32 hexadecimal digits, stable over releases: made from the URL (or path) of the image"),
     Field("url", "string", "where the image was fetched from; for a folder, the path below it"),
     Field("source_url", "string", "page the image stands on", nullable=True),
@@ -67,23 +68,34 @@ FIELDS: tuple[Field, ...] = (
     Field("height", "int32", "height of the image as fetched, before any resizing, in pixels"),
     Field("sha256", "string", "SHA-256 of the bytes as fetched, 64 hexadecimal digits"),
     Field("thumbnail", "binary", "WebP or JPEG file, at most 96 pixels wide and high"),
-    Field("clip", "float16", "CLIP image vector, unit length; compare by cosine", shape="clip", model="clip"),
-    Field("vae", "float16", "map feature of the VAE latents; compare by L2", shape="vae", model="vae"),
-    Field("xyz_clip", "float32", "place on the map of meaning (CLIP), map units", shape="3", space="clip"),
-    Field(
-        "xyz_vae", "float32", "place on the map of colour and layout (VAE latents), map units", shape="3", space="vae"
-    ),
-    Field("xyz_joint", "float32", "place on the map of both, map units", shape="3", space="joint"),
-    Field("shard", "string", "shard of the catalog the row belongs to"),
 )
+_SHARD = Field("shard", "string", "shard of the catalog the row belongs to")
+
+
+def table_fields() -> tuple[Field, ...]:
+    """All columns that an atlas can have: facts, a vector for each embedding, a place for each space, the shard.
+
+    Embeddings come in the order in which the spaces name them, then those that no space names.
+    """
+    embeddings, spaces = registered.embeddings(), registered.spaces()
+    named = [name for space in spaces.values() for name in space.embeddings]
+    vectors = [
+        Field(name, "float16", embeddings[name].meaning, shape=name, embedding=name)
+        for name in dict.fromkeys([*named, *embeddings])
+    ]
+    places = [
+        Field(f"{PLACE}{name}", "float32", f"place on the map of {space.shows}, map units", shape="3", space=name)
+        for name, space in spaces.items()
+    ]
+    return (*_FACTS, *vectors, *places, _SHARD)
 
 
 def fields_of(dims: Mapping[str, int], spaces: Sequence[str]) -> tuple[Field, ...]:
-    """The columns of an atlas with the models of `dims` (model -> vector length) and `spaces`."""
+    """The columns of an atlas with the embeddings of `dims` (name -> vector length) and `spaces`."""
     return tuple(
         field
-        for field in FIELDS
-        if (field.model is None or field.model in dims) and (field.space is None or field.space in spaces)
+        for field in table_fields()
+        if (field.embedding is None or field.embedding in dims) and (field.space is None or field.space in spaces)
     )
 
 
@@ -91,8 +103,7 @@ def arrow_type(field: Field, dims: Mapping[str, int]) -> pa.DataType:
     """Arrow type of a column; vectors are fixed-size lists."""
     if not field.shape:
         return _TYPES[field.type]
-    values = pa.float16() if field.type == "float16" else _TYPES[field.type]
-    return pa.list_(values, int(field.shape) if field.shape.isdigit() else dims[field.shape])
+    return pa.list_(_TYPES[field.type], int(field.shape) if field.shape.isdigit() else dims[field.shape])
 
 
 def arrow_schema(dims: Mapping[str, int], spaces: Sequence[str], release: str = "") -> pa.Schema:
@@ -107,10 +118,10 @@ def arrow_schema(dims: Mapping[str, int], spaces: Sequence[str], release: str = 
 def schema_markdown() -> str:
     """The schema as a Markdown table, for the documentation."""
     lines = ["| column | type | null | meaning |", "|---|---|---|---|"]
-    for field in FIELDS:
+    for field in table_fields():
         present = ""
-        if field.model or field.space:
-            present = f" (with the {f'model `{field.model}`' if field.model else f'space `{field.space}`'})"
+        if field.embedding or field.space:
+            present = f" (with the {f'model `{field.embedding}`' if field.embedding else f'space `{field.space}`'})"
         null = "yes" if field.nullable else "no"
         lines.append(f"| `{field.name}` | `{field.type_text}` | {null} | {field.description}{present} |")
     return "\n".join(lines) + "\n"

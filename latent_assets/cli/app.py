@@ -32,6 +32,8 @@ for _command in (
     building.status,
     building.demo,
     building.ui,
+    building.verify,
+    building.automate,
     asking.search,
     asking.neighbors,
     asking.info,

@@ -99,12 +99,14 @@ def models(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     lineage = Lineage(chosen)
     found: dict[str, dict[str, Any]] = {}
     problems = False
-    for name in ("clip", "vae", "diffusion"):
-        if getattr(chosen.models, name) is None:
+    for source in lineage.sources:
+        name = source.removesuffix("_model")
+        if name == source:
             continue
         try:
-            files = getattr(lineage, f"{name}_files")
-            found[name] = {"name": files.name, "digest": files.digest, "files": files.files, "bytes": files.bytes}
+            seen = lineage.observed(source)
+            facts = {key: seen.facts[key] for key in ("files", "bytes")}
+            found[name] = {"name": seen.facts["model"], "digest": seen.version, **facts}
         except LatentAssetsError as error:
             problems = True
             found[name] = {"error": str(error)}

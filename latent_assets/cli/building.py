@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from latent_assets.cli.console import err, out, print_json
-from latent_assets.cli.options import JsonOption, ProfileOption, selected_profile
+from latent_assets.cli.options import JsonOption, ProfileOption, profile_reference, selected_profile
 from latent_assets.errors import ProfileError
-from latent_assets.profile import PROFILE_VARIABLE
+from latent_assets.profile import PICTURES_VARIABLE, PROFILE_VARIABLE
 
 if TYPE_CHECKING:
     from latent_assets.pipeline.lineage import Lineage
@@ -33,11 +34,9 @@ def build(
     """Bring the atlas up to date: only what is missing or stale is redone."""
     from dagster import DagsterExecutionInterruptedError
 
-    from latent_assets.definitions import build_defs
     from latent_assets.defs.build import Builder
     from latent_assets.defs.display import BuildDisplay
     from latent_assets.defs.instance import open_instance
-    from latent_assets.defs.lock import exclusive
     from latent_assets.pipeline.lineage import Lineage
 
     chosen = selected_profile(profile)
@@ -46,9 +45,8 @@ def build(
     started = time.perf_counter()
     results = []
     try:
-        with exclusive(lineage), open_instance(chosen) as instance, BuildDisplay(err) as display:
-            builder = Builder(build_defs(chosen, lineage=lineage), lineage, instance)
-            for result in builder.build(display.begin, reasons):
+        with open_instance(chosen) as instance, BuildDisplay(err) as display:
+            for result in Builder(lineage, instance).build(display.begin, reasons):
                 display.end(result)
                 results.append(result)
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
@@ -126,49 +124,48 @@ def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
 
     chosen = selected_profile(profile)
     lineage = Lineage(chosen)
-    standings = lineage.standings()
+    found = lineage.status()
     if as_json:
         print_json(
             {
                 "profile": chosen.name,
                 "root": chosen.root,
-                "current": all(s.state is State.CURRENT for stage in standings.values() for s in stage),
+                "current": all(s.state is State.CURRENT for stage in found.values() for s in stage),
                 "stages": {
                     name: [
                         {"key": s.key, "state": s.state, "why": s.why, "rows": s.manifest.rows if s.manifest else None}
                         for s in stage
                     ]
-                    for name, stage in standings.items()
+                    for name, stage in found.items()
                 },
             }
         )
         return
-    table = Table("stage", "current", "missing", "stale", "failed", "waiting", "rows", "why", box=None, pad_edge=False)
-    for name, stage in standings.items():
+    table = Table("stage", *(state.value for state in State), "rows", "why", box=None, pad_edge=False)
+    for name, stage in found.items():
         counts = [sum(s.state is state for s in stage) for state in State]
         rows = sum(s.manifest.rows for s in stage if s.manifest)
         reasons = list(dict.fromkeys(f"{'' if s.key == 'all' else s.key + ': '}{s.why}" for s in stage if s.why))
         why = "; ".join(reasons[:3]) + (f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else "")
         if not stage:
             why = "no shards yet"
-        order = (State.CURRENT, State.MISSING, State.STALE, State.FAILED, State.WAITING)
-        cells = [str(dict(zip(State, counts, strict=True))[state] or "·") for state in order]
-        table.add_row(name, *cells, f"{rows:,}", Text(why[:400]))
+        table.add_row(name, *(str(count or "·") for count in counts), f"{rows:,}", Text(why[:400]))
     out.print(table)
     _print_losses(lineage)
 
 
 def _print_losses(lineage: Lineage) -> None:
     """Where the rows of the source went that are not in the atlas."""
-    metadata = lineage.storage.manifest("laion_metadata")
+    metadata = lineage.manifests.get("laion_metadata")
     if metadata is None:
         return
-    dropped = {str(reason): int(count) for reason, count in metadata.details["funnel"] if count}
+    details = lineage.details(metadata)
+    dropped = {str(reason): int(count) for reason, count in details.funnel if count}
     outcomes: dict[str, int] = {}
-    for manifest in lineage.storage.manifests("image_shards").values():
-        for reason, count in manifest.details["reasons"].items():
+    for manifest in lineage.manifests.all("image_shards").values():
+        for reason, count in lineage.details(manifest).reasons.items():
             outcomes[reason] = outcomes.get(reason, 0) + count
-    out.print(f"\n{metadata.details['rows_read']:,} rows read, {metadata.rows:,} in the catalog", highlight=False)
+    out.print(f"\n{details.rows_read:,} rows read, {metadata.rows:,} in the catalog", highlight=False)
     for title, counts in (("dropped by the catalog", dropped), ("fetch outcomes", outcomes)):
         if counts:
             out.print(
@@ -183,29 +180,85 @@ def demo(
     """Build the embedded default atlas and open the Dagster UI on it."""
     build("demo")
     if serve:
-        ui("demo", port)
+        ui(["demo"], port)
 
 
 def ui(
-    profile: ProfileOption = None, port: Annotated[int, typer.Option(help="Port of the UI, on loopback.")] = 3000
+    profile: Annotated[
+        list[str] | None,
+        typer.Option("--profile", "-p", help="Name or path of a profile; several atlases with several of them."),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the UI, on loopback.")] = 3000,
 ) -> None:
     """Open the Dagster UI on the atlas's instance (loopback only)."""
-    from latent_assets.defs.instance import open_instance
+    from latent_assets.defs.instance import limit_pools, open_instance, write_workspace
+    from latent_assets.defs.pictures import serving_pictures
 
+    names: list[str | None] = list(profile) if profile else [None]
+    chosen = [selected_profile(name) for name in names]
+    os.environ[PROFILE_VARIABLE] = ",".join(profile_reference(name) for name in names)
+    with open_instance(chosen[0]) as instance:
+        for each in chosen:
+            limit_pools(instance, each)
+    workspace = write_workspace(chosen[0])
+    with serving_pictures(chosen) as address:
+        environment = {**os.environ, PICTURES_VARIABLE: address}
+        command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1"]
+        out.print(f"Dagster UI: http://127.0.0.1:{port}  (stop with Ctrl+C)", highlight=False)
+        process = subprocess.Popen([*command, "-p", str(port), "--log-level", "warning"], env=environment)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            code = process.wait()
+    raise typer.Exit(code)
+
+
+def verify(
+    profile: ProfileOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every image, too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read everything that was made; what is damaged is named, and made again by the next build."""
+    from latent_assets.defs.display import BuildDisplay
+    from latent_assets.pipeline.lineage import Lineage, State
+
+    lineage = Lineage(selected_profile(profile))
+    started, read, damaged = time.perf_counter(), 0, []
+    with BuildDisplay(err):
+        for found, _ in lineage.verify(deep):
+            read += 1
+            if found.state is State.DAMAGED:
+                damaged.append({"stage": found.stage, "key": found.key, "found": found.why})
+    seconds = round(time.perf_counter() - started, 2)
+    if as_json:
+        print_json({"read": read, "damaged": damaged, "seconds": seconds, "deep": deep})
+    elif read == 0:
+        out.print("Nothing was built yet.")
+    else:
+        for each in damaged:
+            err.print(f"{each['stage']} {each['key']}: {each['found']}", style="red", highlight=False, markup=False)
+        sound = "all sound" if not damaged else f"{len(damaged)} damaged: `latent-assets build` makes them again"
+        out.print(f"{read} artefacts read in {seconds:.1f} s, {sound}.", highlight=False)
+    if damaged:
+        raise typer.Exit(7)
+
+
+def automate(
+    action: Annotated[str, typer.Argument(metavar="on|off|status", help="Switch on, switch off, or say how it is.")],
+    profile: ProfileOption = None,
+) -> None:
+    """Rebuild by itself what is due: sources are looked at every quarter of an hour, failed runs are reported.
+
+    The daemon of `latent-assets ui` does the work.
+    """
+    from latent_assets.defs.instance import open_instance
+    from latent_assets.defs.switch import automation_states, switch_automation
+
+    if action not in ("on", "off", "status"):
+        raise ProfileError(f"automate {action}: say `on`, `off` or `status`.")
     chosen = selected_profile(profile)
-    os.environ.setdefault(PROFILE_VARIABLE, chosen.name)
-    open_instance(chosen).dispose()
-    out.print(f"Dagster UI: http://127.0.0.1:{port}  (stop with Ctrl+C)", highlight=False)
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "dagster",
-        "dev",
-        "-m",
-        "latent_assets.definitions",
-        "-h",
-        "127.0.0.1",
-    ]
-    os.execv(sys.executable, [*command, "-p", str(port), "--log-level", "warning"])
+    with open_instance(chosen) as instance:
+        if action != "status":
+            switch_automation(instance, chosen, on=action == "on")
+        for name, running in automation_states(instance, chosen).items():
+            out.print(f"{name:<44} {'running' if running else 'stopped'}", highlight=False)

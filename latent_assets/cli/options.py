@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from latent_assets.profile import PROFILE_VARIABLE, Profile, load_profile, shipped_profiles
+from latent_assets.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, load_profile, shipped_profiles
 
 ProfileOption = Annotated[
     str | None,
@@ -22,6 +22,11 @@ def selected_profile(profile: str | None) -> Profile:
     """The chosen profile; also for the processes started from here. Raises ProfileError."""
     chosen = load_profile(profile)
     if profile:
-        path = Path(profile).expanduser()
-        os.environ[PROFILE_VARIABLE] = profile if profile in shipped_profiles() else str(path.resolve())
+        os.environ[PROFILE_VARIABLE] = profile_reference(profile)
     return chosen
+
+
+def profile_reference(profile: str | None) -> str:
+    """A profile's name, or its path made absolute: it means the same in a process that starts elsewhere."""
+    chosen = profile or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
+    return chosen if chosen in shipped_profiles() else str(Path(chosen).expanduser().resolve())

@@ -1,4 +1,6 @@
-"""The Dagster instance of an atlas: where its runs, events and partitions are kept."""
+"""The Dagster instance of an atlas: where its runs, events and partitions are kept, and which runs may meet."""
+
+from __future__ import annotations
 
 import os
 from pathlib import Path
@@ -10,16 +12,28 @@ from latent_assets.profile import Profile, home
 from latent_assets.storage import fingerprint
 
 _SETTINGS = """\
-# Written once for a local atlas; yours to edit. infra/ has settings for production.
+# Written once for a local atlas; yours to edit. infra/dagster.yaml has settings for production.
 telemetry:
   enabled: false
 nux:
   enabled: false
-# one run at a time: a run's shards share the models, and hosts are asked politely by one fetcher
 concurrency:
+  pools:
+    # a run waits in the queue, not in a process of its own, until its pools are free
+    granularity: run
+    # one run at a time fetches (hosts are asked politely by one fetcher), encodes (models fill the memory), and works
+    # on the atlas as a whole; each artefact is also claimed by the process that makes it
+    default_limit: 1
   runs:
-    max_concurrent_runs: 1
+    max_concurrent_runs: 4
+run_monitoring:
+  enabled: true
+  # a killed run does not keep its place in a pool
+  free_slots_after_run_end_seconds: 60
 """
+
+# runs at a time of the pools whose work is small and never meets: "{profile}/{pool}"
+POOL_LIMITS = {"catalog": 2, "projection": 2, "fetch": 1, "models": 1, "whole": 1}
 
 
 def instance_home(profile: Profile) -> Path:
@@ -44,3 +58,24 @@ def open_instance(profile: Profile) -> dg.DagsterInstance:
         ) from error
     os.environ["DAGSTER_HOME"] = str(folder)
     return dg.DagsterInstance.get()
+
+
+def limit_pools(instance: dg.DagsterInstance, profile: Profile) -> None:
+    """Set the limits of a profile's pools where the instance has none yet."""
+    known = {info.name for info in instance.event_log_storage.get_pool_limits() if info.limit is not None}
+    for pool, limit in POOL_LIMITS.items():
+        name = f"{profile.name}/{pool}"
+        if name not in known:
+            instance.event_log_storage.set_concurrency_slots(name, limit)
+
+
+LOCATION = "latent_assets"  # the code location's name, as in workspace.yaml
+
+
+def write_workspace(profile: Profile) -> Path:
+    """The workspace file of the instance: the code location under its usual name, whatever directory this is."""
+    file = instance_home(profile) / "workspace.yaml"
+    location = {"module_name": "latent_assets.definitions", "location_name": LOCATION}
+    lines = ["load_from:", "  - python_module:", *(f"      {key}: {value}" for key, value in location.items())]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file

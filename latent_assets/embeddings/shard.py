@@ -1,4 +1,4 @@
-"""Encoding one shard: a single decode pass feeds CLIP and VAE; decode, encode and write overlap.
+"""One pass over a shard: each image is decoded once for all that is made of it; decode, encode and write overlap.
 
 Memory is bounded by the batches in flight, whatever the shard's size.
 """
@@ -7,45 +7,71 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import cpu_count
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
+from PIL import Image
 
-from latent_assets.embeddings.store import EmbeddingWriter, writing_embeddings
-from latent_assets.models.clip import ClipEncoder
-from latent_assets.models.device import device_name
+from latent_assets.embeddings.store import (
+    EmbeddingWriter,
+    ThumbnailWriter,
+    whole_name,
+    writing_embeddings,
+    writing_thumbnails,
+)
+from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.models.preprocessing import decode
-from latent_assets.models.vae import VaeEncoder
+from latent_assets.profile import Table
 from latent_assets.progress import report
-from latent_assets.storage import Storage
+
+if TYPE_CHECKING:
+    import torch
+
+    from latent_assets.models.encoder import Encoder
+    from latent_assets.storage import Storage
+
+_THUMBNAILS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Target:
-    """One model that a pass feeds: its encoder, the embedding file to write and the batch size."""
+class VectorOutput:
+    """An embedding that a pass makes: its encoder, the features' storage name (`store.embedding_name`), the batch size.
 
-    encoder: ClipEncoder | VaeEncoder
+    whole: the column that goes to the file of latents; `spaces.Embedding.whole`.
+    """
+
+    encoder: Encoder
     name: str
     batch_size: int
+    whole: str | None = None
 
 
 @dataclass(frozen=True)
-class EncodeReport:
-    """What encoding a shard did. `undecodable` names the rows that hold no image, which are left out.
+class ThumbnailOutput:
+    """Thumbnails that a pass makes: their storage name (`store.thumbnail_name`) and how large they are."""
 
-    `bytes` and `dtypes` are by storage name of the embedding file.
+    name: str
+    settings: Table
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What a pass over a shard did. `undecodable`: rows that hold no image, left out of every output.
+
+    `bytes` (a file of latents included), `devices` and `dtypes` are by the output's storage name; thumbnails have no
+    device and no dtype.
     """
 
     rows: int
     undecodable: tuple[str, ...]
     seconds: float
-    device: str
     bytes: dict[str, int]
+    devices: dict[str, str]
     dtypes: dict[str, str]
 
     @property
@@ -54,94 +80,141 @@ class EncodeReport:
         return self.rows / self.seconds if self.seconds else 0.0
 
 
-def encode_shard(
-    storage: Storage, images: Iterable[tuple[str, bytes]], total: int, targets: Sequence[Target]
-) -> EncodeReport:
-    """Encode `images` (id, file bytes) for every target in one pass; each image is decoded once.
+def embed_shard(
+    storage: Storage,
+    images: Iterable[tuple[str, bytes]],
+    total: int,
+    outputs: Sequence[VectorOutput | ThumbnailOutput],
+) -> EmbedReport:
+    """Make `outputs` from `images` (id, file bytes) in one pass; each image is decoded once.
 
-    The files appear only when all rows are through. `total` is for progress reports.
+    What an output gets does not depend on which others are asked for. Files appear only when all rows are through.
+    `total` is for progress reports.
     """
     started = time.perf_counter()
     undecodable: list[str] = []
     rows = 0
     with ExitStack() as stack:
         disk = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="embedding-writer"))
-        sinks = [_sink(stack, storage, disk, target) for target in targets]
-        for row_id, crops in _decoded(images, [target.encoder for target in targets]):
-            if crops is None:
+        sinks = [_sink(stack, storage, disk, output) for output in outputs]
+        for row_id, prepared in _prepared(images, [_preparation(output) for output in outputs]):
+            if prepared is None:
                 undecodable.append(row_id)
                 continue
-            for sink, pixels in zip(sinks, crops, strict=True):
-                sink.add(row_id, pixels)
+            for sink, item in zip(sinks, prepared, strict=True):
+                sink.add(row_id, item)
             rows += 1
             if rows % 64 == 0 or rows == total:
                 report("embeddings", rows, total, "images")
         for sink in sinks:
             sink.finish()
-    return EncodeReport(
+    encoders = {output.name: output.encoder for output in outputs if isinstance(output, VectorOutput)}
+    return EmbedReport(
         rows,
         tuple(undecodable),
         time.perf_counter() - started,
-        device_name(targets[0].encoder.device),
-        {target.name: storage.size(target.name) for target in targets},
-        {target.name: str(target.encoder.dtype).removeprefix("torch.") for target in targets},
+        {output.name: _bytes(storage, output) for output in outputs},
+        {name: _device_name(encoder) for name, encoder in encoders.items()},
+        {name: str(encoder.dtype).removeprefix("torch.") for name, encoder in encoders.items()},
     )
 
 
-def _sink(stack: ExitStack, storage: Storage, disk: ThreadPoolExecutor, target: Target) -> _Sink:
-    encoder = target.encoder
-    if isinstance(encoder, ClipEncoder):
-        writer = stack.enter_context(writing_embeddings(storage, target.name, {"vector": _clip_width(encoder)}))
-        return _Sink(_ClipColumns(encoder), target.batch_size, writer, disk)
-    channels, height, width = encoder.latent_shape
-    widths = {"latent": channels * height * width, "pooled": encoder.feature_dim, "random": encoder.feature_dim}
-    shape = {"latent_shape": f"{channels},{height},{width}"}
-    writer = stack.enter_context(writing_embeddings(storage, target.name, widths, shape))
-    return _Sink(_VaeColumns(encoder), target.batch_size, writer, disk)
+def _bytes(storage: Storage, output: VectorOutput | ThumbnailOutput) -> int:
+    names = [output.name]
+    if isinstance(output, VectorOutput) and output.whole is not None:
+        names.append(whole_name(output.name))
+    return sum(storage.size(name) for name in names)
 
 
-def _clip_width(encoder: ClipEncoder) -> int:
-    blank = torch.zeros((1, encoder.size, encoder.size, 3), dtype=torch.uint8)
-    return int(encoder.encode_pixels(blank).shape[1])
+def _device_name(encoder: Encoder) -> str:
+    from latent_assets.models.device import device_name
+
+    return device_name(encoder.device)
 
 
-@dataclass(frozen=True)
-class _ClipColumns:
-    encoder: ClipEncoder
-
-    def __call__(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"vector": self.encoder.encode_pixels(pixels).half()}
-
-
-@dataclass(frozen=True)
-class _VaeColumns:
-    encoder: VaeEncoder
-
-    def __call__(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        latents = self.encoder.encode_pixels(pixels)
-        pooled, random = self.encoder.features(latents)
-        return {"latent": latents.flatten(1).half(), "pooled": pooled.half(), "random": random.half()}
+def _preparation(output: VectorOutput | ThumbnailOutput) -> Callable[[Image.Image], Any]:
+    """What a decoding thread makes of an image for one output: the encoder's pixels, or the thumbnail's bytes."""
+    if isinstance(output, VectorOutput):
+        return output.encoder.pixels
+    settings = output.settings
+    return lambda image: thumbnail(image, settings)
 
 
-class _Sink:
+class _Sink(Protocol):
+    def add(self, row_id: str, item: Any) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+def _sink(
+    stack: ExitStack, storage: Storage, disk: ThreadPoolExecutor, output: VectorOutput | ThumbnailOutput
+) -> _Sink:
+    if isinstance(output, ThumbnailOutput):
+        return _Thumbnails(stack.enter_context(writing_thumbnails(storage, output.name)), disk)
+    encoder = output.encoder
+    writer = stack.enter_context(
+        writing_embeddings(storage, output.name, encoder.columns, encoder.metadata, output.whole)
+    )
+    return _Vectors(encoder, output.batch_size, writer, disk)
+
+
+class _Writes:
+    """Writes on the writer thread, at most three in flight."""
+
+    def __init__(self, disk: ThreadPoolExecutor) -> None:
+        self._disk = disk
+        self._pending: deque[Future[None]] = deque()
+
+    def submit(self, write: Callable[..., None], *arguments: Any) -> None:
+        self._pending.append(self._disk.submit(write, *arguments))
+        while len(self._pending) > 2:
+            self._pending.popleft().result()
+
+    def finish(self) -> None:
+        while self._pending:
+            self._pending.popleft().result()
+
+
+class _Thumbnails:
+    """Hands thumbnails to the writer thread, some at a time."""
+
+    def __init__(self, writer: ThumbnailWriter, disk: ThreadPoolExecutor) -> None:
+        self._writer, self._writes = writer, _Writes(disk)
+        self._ids: list[str] = []
+        self._files: list[bytes] = []
+
+    def add(self, row_id: str, item: bytes) -> None:
+        self._ids.append(row_id)
+        self._files.append(item)
+        if len(self._ids) == _THUMBNAILS_AT_ONCE:
+            self._flush()
+
+    def finish(self) -> None:
+        if self._ids:
+            self._flush()
+        self._writes.finish()
+
+    def _flush(self) -> None:
+        self._writes.submit(self._writer.append, self._ids, self._files)
+        self._ids, self._files = [], []
+
+
+class _Vectors:
     """Collects rows to batches, encodes them, and hands them to the writer thread.
 
     Every batch is filled up to the same size: a row's result then does not depend on how many rows came
     with it. On a GPU a batch's result is fetched only after the next batch was queued, so it never idles.
     """
 
-    def __init__(
-        self, columns: _ClipColumns | _VaeColumns, batch_size: int, writer: EmbeddingWriter, disk: ThreadPoolExecutor
-    ) -> None:
-        self._columns, self._batch_size, self._writer, self._disk = columns, batch_size, writer, disk
+    def __init__(self, encoder: Encoder, batch_size: int, writer: EmbeddingWriter, disk: ThreadPoolExecutor) -> None:
+        self._encoder, self._batch_size, self._writer, self._writes = encoder, batch_size, writer, _Writes(disk)
         self._ids: list[str] = []
         self._pixels: list[np.ndarray] = []
         self._on_device: tuple[list[str], dict[str, torch.Tensor]] | None = None
-        self._writes: deque[Future[None]] = deque()
 
-    def add(self, row_id: str, pixels: np.ndarray) -> None:
+    def add(self, row_id: str, item: np.ndarray) -> None:
         self._ids.append(row_id)
-        self._pixels.append(pixels)
+        self._pixels.append(item)
         if len(self._ids) == self._batch_size:
             self._encode()
 
@@ -149,17 +222,18 @@ class _Sink:
         if self._ids:
             self._encode()
         self._collect()
-        while self._writes:
-            self._writes.popleft().result()
+        self._writes.finish()
 
     def _encode(self) -> None:
+        import torch
+
         ids, self._ids = self._ids, []
         padding = [self._pixels[-1]] * (self._batch_size - len(ids))
         batch = torch.from_numpy(np.stack(self._pixels + padding))
         self._pixels = []
-        if torch.cuda.is_available():
+        if self._encoder.device.type == "cuda":
             batch = batch.pin_memory()
-        queued = (ids, self._columns(batch))
+        queued = (ids, {name: values.half() for name, values in self._encoder.encode(batch).items()})
         self._collect()
         self._on_device = queued
 
@@ -169,25 +243,23 @@ class _Sink:
         ids, columns = self._on_device
         self._on_device = None
         arrays = {name: values[: len(ids)].cpu().numpy() for name, values in columns.items()}
-        self._writes.append(self._disk.submit(self._writer.append, ids, arrays))
-        while len(self._writes) > 2:
-            self._writes.popleft().result()
+        self._writes.submit(self._writer.append, ids, arrays)
 
 
-def _decoded(
-    images: Iterable[tuple[str, bytes]], encoders: Sequence[ClipEncoder | VaeEncoder]
-) -> Iterator[tuple[str, list[np.ndarray] | None]]:
-    """Rows in order, decoded and cropped for each encoder in worker threads, a few batches ahead at most."""
+def _prepared(
+    images: Iterable[tuple[str, bytes]], preparations: Sequence[Callable[[Image.Image], Any]]
+) -> Iterator[tuple[str, list[Any] | None]]:
+    """Rows in order, decoded and prepared for each output in worker threads, a few batches ahead at most."""
 
-    def prepare(data: bytes) -> list[np.ndarray] | None:
+    def prepare(data: bytes) -> list[Any] | None:
         try:
             image = decode(data)
-        except (OSError, ValueError, SyntaxError):  # what Pillow raises for broken files
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for broken files
             return None
-        return [encoder.pixels(image) for encoder in encoders]
+        return [preparation(image) for preparation in preparations]
 
     workers = max(2, min(16, cpu_count() or 2))
-    ahead: deque[tuple[str, Future[list[np.ndarray] | None]]] = deque()
+    ahead: deque[tuple[str, Future[list[Any] | None]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="image-decoder") as pool:
         try:
             for row_id, data in images:

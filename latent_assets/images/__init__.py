@@ -1,9 +1,14 @@
-"""From a shard of the catalog to a tar of images and a ledger with one outcome for every row.
+"""From a shard of the catalog to tars of images and a ledger with one outcome for every row.
 
-`shard` does one shard, in the `parts` that its tars are; `rows` takes rows through their attempts. `web` downloads
-safely, `politeness` decides who may be asked when, `addresses` what may be connected to, `robots` and `optout` what may
-be kept. What came of a row goes over the `desk` to `workers`, processes (what goes on in one: `worker`) in which a
-`clerk` has the image made (`image`, `pixels`, `resize`) and enters it in the `journal`; `ledger` and `tar` are what a
-finished shard is.
+    shard.py       ties it together: which rows are missing, and the tars and ledgers that come of them
+    verify.py      reads what a shard stores and says what is wrong
+    fetcher.py     takes rows through their attempts, many at a time
+    outcome.py     the vocabulary of outcomes and reasons, and a row of the ledger
+    download/      from a URL to bytes, safely and politely
+    decode/        from bytes of unknown origin to the image that is stored
+    store/         from results to journal, tar and ledger, in worker processes
+    files.py       images that are here already: files of a folder, members of tars
+    contact_sheet.py
+
 What happens to the images afterwards is not decided here.
 """

@@ -1,6 +1,6 @@
 """Bytes of images that are already here: files of a folder, members of tars.
 
-Links are the business of `web`.
+Links are the business of `download`.
 """
 
 from __future__ import annotations

@@ -132,6 +132,8 @@ class FetchError(Exception):
 class LedgerRow:
     """What became of one row. Sizes in pixels and bytes; hashes in hexadecimal; `fetched_at` in Unix seconds.
 
+    `fetched_at` is None where a lost ledger was made anew from the tar.
+
     `sha256` is that of the bytes as they came, `stored_sha256` of those in the tar. `origin` identifies what was
     fetched, `row_hash` the catalog row as it went into the sidecars, `recipe` how the image was stored.
     """
@@ -151,7 +153,7 @@ class LedgerRow:
     extension: str | None = None
     sha256: str | None = None
     stored_sha256: str | None = None
-    fetched_at: float = 0.0
+    fetched_at: float | None = 0.0
     attempts: int = 0
     evidence: str | None = None
     origin: str = ""

@@ -1,11 +1,10 @@
 """One shard from catalog rows to finished tars and ledgers, continuing from whatever is known already.
 
-The order of things lives here; how a row is downloaded in `rows`, what is known of it in `journal` and `ledger`.
+The order of things lives here; how a row is downloaded in `fetcher`, what is known of it in `store`.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +16,17 @@ import xxhash
 from latent_assets.catalog.schema import CATALOG_COLUMNS
 from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import StorageError
-from latent_assets.images.arrival import Wanted
-from latent_assets.images.health import Health, health_of
-from latent_assets.images.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
-from latent_assets.images.ledger import ledger_frame, ledger_name, read_ledger, stored_rows
+from latent_assets.images.download.health import Health, health_of
+from latent_assets.images.download.http_client import Network
+from latent_assets.images.download.request import FetchRequest
+from latent_assets.images.fetcher import fetch_rows
 from latent_assets.images.outcome import LedgerRow, Outcome, Reason
-from latent_assets.images.parts import known_parts, part_names, split, stored_parts
-from latent_assets.images.rows import fetch_rows
-from latent_assets.images.tar import IMAGE_EXTENSIONS, TarWriter, index_members, tar_name
-from latent_assets.images.web import Network
+from latent_assets.images.store.inspection import StoredPart, inspect_part, recover_entries
+from latent_assets.images.store.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
+from latent_assets.images.store.ledger import ledger_frame, ledger_name, read_ledger, shard_version
+from latent_assets.images.store.parts import due_parts, known_parts, part_names, split, stored_parts
+from latent_assets.images.store.sidecar import encode_sidecar
+from latent_assets.images.store.tar import TarWriter, tar_name
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 _CODE_REVISION = 2  # raise when the same bytes would be stored differently
 _ROUNDS = 3  # for rows whose outcomes get lost
 _OPT_OUT = "kept although opted out"
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
-_SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
 
 
 @dataclass(frozen=True)
@@ -78,18 +77,23 @@ def fetch_shard(
     *,
     retry: Collection[Reason | str] = (),
     network: Network | None = None,
+    mend: bool = False,
 ) -> FetchReport:
     """Give every catalog row of `shard` an outcome; write its tar and ledger, or those of its parts (see `parts`).
 
     Rows that have an outcome are left alone, except failures whose reason is in `retry`. Rows that left the catalog
     leave the tar; rows whose caption or scores changed get new sidecars from what is stored. When nothing is
-    to be done nothing is written. Raises StorageError when the root cannot be written.
+    to be done nothing is written.
+
+    A tar or ledger that is gone, cut short or garbage is made anew: of what is whole, and rows that are lost are
+    fetched again. That takes a look at headers; with `mend` every byte is read and compared with its hash. Raises
+    StorageError when the root cannot be written.
     """
     started = time.monotonic()
     frame = read_shard(storage, shard)
     parts = part_names(shard, frame.height, profile.shards.rows)
     outdated = [part for part in known_parts(storage, shard) if part not in parts]
-    fetcher = _PartFetcher(profile, storage, retry, network or Network(), outdated, frame.height)
+    fetcher = _PartFetcher(profile, storage, retry, network or Network(), outdated, frame.height, mend)
     for part, rows in split(frame, parts):
         fetcher.fetch(part, rows)
     for part in outdated:
@@ -114,38 +118,38 @@ class _PartFetcher:
         network: Network,
         outdated: Sequence[str],
         total: int,
+        mend: bool,
     ) -> None:
         self._profile, self._storage, self._network = profile, storage, network
-        self._again = _again(profile, retry)
+        self._retried, self._mend = _retried(profile, retry), mend
         self._outdated, self._total, self._done = outdated, total, 0
         self.fetched = 0
         self.written = False
 
     def fetch(self, part: str, frame: pl.DataFrame) -> None:
         """Give the rows of a part their outcomes and write its tar and ledger if anything about them is new."""
-        wanted = _wanted(self._profile, frame)
+        requests = _requests(self._profile, frame)
         journal = Journal(self._storage, part)
-        stored = {row.id: row for row in stored_rows(self._storage, part)}
         pending = journal.entries()
-        known = self._moved({row.id for row in wanted}) | _known(self._storage, part, stored) | pending
+        stored, kept = self._stored(part)
+        known = self._moved({row.id for row in requests}) | kept | pending
         missing = [
             replace(row, attempts=known[row.id].row.attempts if row.id in known else 0)
-            for row in wanted
-            if not _settled(known.get(row.id), row, self._again)
+            for row in requests
+            if not _settled(known.get(row.id), row, self._retried)
         ]
-        self._done += len(wanted) - len(missing)
+        self._done += len(requests) - len(missing)
         if missing:
             known |= self._outcomes(part, missing, journal, pending)
-        finished = self._storage.exists(ledger_name(part))
-        if missing or pending or not finished or not _up_to_date(wanted, stored):
-            _write(self._storage, part, frame, wanted, known)
+        if missing or pending or not stored.sound or not _up_to_date(requests, stored.rows):
+            _write(self._storage, part, frame, requests, known)
             self.written = True
         journal.delete()
         self._done += len(missing)
         self.fetched += len(missing)
 
     def _outcomes(
-        self, part: str, missing: list[Wanted], journal: Journal, pending: dict[str, Entry]
+        self, part: str, missing: list[FetchRequest], journal: Journal, pending: dict[str, Entry]
     ) -> dict[str, Entry]:
         """What the journal says when every row of `missing` has an outcome that is not among those `pending`.
 
@@ -168,31 +172,40 @@ class _PartFetcher:
         """What the parts of an earlier layout know of rows."""
         found: dict[str, Entry] = {}
         for part in self._outdated:
-            stored = {row.id: row for row in stored_rows(self._storage, part) if row.id in ids}
-            pending = Journal(self._storage, part).entries()
-            found |= _known(self._storage, part, stored)
-            found |= {key: entry for key, entry in pending.items() if key in ids}
+            entries = self._stored(part)[1] | Journal(self._storage, part).entries()
+            found |= {key: entry for key, entry in entries.items() if key in ids}
         return found
 
-
-def shard_report(profile: Profile, storage: Storage, shard: str) -> FetchReport:
-    """What a finished shard holds, without doing anything. Raises StorageError when it was never finished."""
-    return _report(profile, storage, shard, 0, False, 0.0)
-
-
-def shard_version(ledger: pl.DataFrame) -> str:
-    """Hash over (id, sha256 of the stored image) of every row with an image, sorted by id."""
-    images = ledger.filter(pl.col("outcome") == Outcome.OK.value).select("id", "stored_sha256").sort("id")
-    return fingerprint([list(row) for row in images.iter_rows()])
+    def _stored(self, part: str) -> tuple[StoredPart, dict[str, Entry]]:
+        """What is stored of a part, and the outcomes that are whole. When anything is wrong every byte is looked at."""
+        stored = inspect_part(self._storage, part, contents=self._mend)
+        if not stored.sound and not self._mend:
+            stored = inspect_part(self._storage, part, contents=True)
+        return stored, recover_entries(self._storage, part) if stored.ledger_problem else stored.entries
 
 
-def _wanted(profile: Profile, frame: pl.DataFrame) -> list[Wanted]:
+def shard_files(storage: Storage, shard: str) -> tuple[str, ...]:
+    """Storage names of the tars and ledgers that a fetched shard consists of, part by part; journals are none of them.
+
+    Cheap: it looks whether there is a ledger and lists one folder. A file that must be there is named although it is
+    not: whether it is, and whole, is for the caller to see (`Storage.size`, `verify_images`).
+    """
+    parts = due_parts(shard, stored_parts(storage, shard))
+    return tuple(name for part in parts for name in (tar_name(part), ledger_name(part)))
+
+
+def _version(ledger: pl.DataFrame) -> str:
+    images = ledger.filter(pl.col("outcome") == Outcome.OK.value)
+    return shard_version(zip(images["id"], images["stored_sha256"], strict=True))
+
+
+def _requests(profile: Profile, frame: pl.DataFrame) -> list[FetchRequest]:
     made_by = recipe(profile)
     rows = _row_hashes(frame, CATALOG_COLUMNS)
     # a file's size and time decide whether it is read again; a link's scores do not
     origins = _row_hashes(frame, ["url", "path"] if profile.source.kind == "metadata" else ["path", "source_hash"])
     return [
-        Wanted(id=key, url=url, path=path, origin=origin, row_hash=row, recipe=made_by)
+        FetchRequest(id=key, url=url, path=path, origin=origin, row_hash=row, recipe=made_by)
         for key, url, path, origin, row in zip(frame["id"], frame["url"], frame["path"], origins, rows, strict=True)
     ]
 
@@ -204,56 +217,39 @@ def _row_hashes(frame: pl.DataFrame, columns: Iterable[str]) -> list[str]:
     return [digest(repr(row).encode("utf-8", "surrogatepass")) for row in frame.select(names).iter_rows()]
 
 
-def _known(storage: Storage, part: str, stored: dict[str, LedgerRow]) -> dict[str, Entry]:
-    """The outcomes of a finished ledger, with the places of the images. An outcome whose image is gone is none."""
-    places: dict[str, Place] = {}
-    if stored and storage.exists(tar_name(part)):
-        with storage.open(tar_name(part)) as file:
-            for name, (offset, size) in index_members(file).items():
-                key, _, extension = name.rpartition(".")
-                if extension in IMAGE_EXTENSIONS:
-                    places[key] = Place(tar_name(part), offset, size)
-    known: dict[str, Entry] = {}
-    for key, row in stored.items():
-        place = places.get(key)
-        if row.outcome != Outcome.OK:
-            known[key] = Entry(row, None)
-        elif place is not None and place.size == row.stored_bytes:
-            known[key] = Entry(row, place)
-    return known
-
-
-def _again(profile: Profile, retry: Collection[Reason | str]) -> frozenset[str]:
+def _retried(profile: Profile, retry: Collection[Reason | str]) -> frozenset[str]:
     """The reasons to try again; _OPT_OUT when images kept in spite of an opt-out may not be kept any more."""
     reasons = {Reason(reason).value for reason in retry}
     return frozenset(reasons | {_OPT_OUT} if profile.fetch.respect_opt_out else reasons)
 
 
-def _settled(entry: Entry | None, wanted: Wanted, again: Collection[str]) -> bool:
+def _settled(entry: Entry | None, request: FetchRequest, retried: Collection[str]) -> bool:
     """Whether a row has an outcome that holds: of the same link or file, stored the same way, not to be retried."""
-    if entry is None or entry.row.origin != wanted.origin:
+    if entry is None or entry.row.origin != request.origin:
         return False
     if entry.row.outcome == Outcome.OK:
-        return entry.row.recipe == wanted.recipe and not (entry.row.evidence and _OPT_OUT in again)
-    return entry.row.reason not in again
+        return entry.row.recipe == request.recipe and not (entry.row.evidence and _OPT_OUT in retried)
+    return entry.row.reason not in retried
 
 
-def _up_to_date(wanted: list[Wanted], stored: dict[str, LedgerRow]) -> bool:
-    return len(stored) == len(wanted) and all(
-        row.id in stored and stored[row.id].row_hash == row.row_hash for row in wanted
+def _up_to_date(requests: list[FetchRequest], stored: dict[str, LedgerRow]) -> bool:
+    return len(stored) == len(requests) and all(
+        row.id in stored and stored[row.id].row_hash == row.row_hash for row in requests
     )
 
 
-def _write(storage: Storage, part: str, frame: pl.DataFrame, wanted: list[Wanted], known: dict[str, Entry]) -> None:
+def _write(
+    storage: Storage, part: str, frame: pl.DataFrame, requests: list[FetchRequest], known: dict[str, Entry]
+) -> None:
     """Tar and ledger in the catalog's order: the same content gives the same bytes."""
     rows: list[LedgerRow] = []
     with storage.writing(tar_name(part)) as path, path.open("wb", buffering=0) as file, TarWriter(file) as tar:
         with stored_images(storage) as images:
-            for catalog_row, want in zip(frame.iter_rows(named=True), wanted, strict=True):
-                entry = known[want.id]
+            for catalog_row, request in zip(frame.iter_rows(named=True), requests, strict=True):
+                entry = known[request.id]
                 row = entry.row
-                if (row.row_hash, row.url) != (want.row_hash, want.url):
-                    row = replace(row, row_hash=want.row_hash, url=want.url)
+                if (row.row_hash, row.url) != (request.row_hash, request.url):
+                    row = replace(row, row_hash=request.row_hash, url=request.url)
                 rows.append(row)
                 if entry.place is not None:
                     _write_image(tar, images, entry.place, row, catalog_row)
@@ -267,26 +263,7 @@ def _write_image(
 ) -> None:
     tar.copy(f"{row.id}.{row.extension}", images.handle(place), place.offset, place.size)
     tar.add(f"{row.id}.txt", (catalog_row["caption"] or "").encode())
-    tar.add(f"{row.id}.json", _ENCODER.encode(_sidecar(row, catalog_row)).encode())
-
-
-def _sidecar(row: LedgerRow, catalog_row: dict[str, Any]) -> dict[str, Any]:
-    """`key.json`: the names img2dataset's users know, and the catalog's columns."""
-    return {
-        "key": row.id,
-        "url": row.url,
-        "caption": catalog_row["caption"],
-        "status": "success",
-        "error_message": None,
-        "width": row.stored_width,
-        "height": row.stored_height,
-        "original_width": row.width,
-        "original_height": row.height,
-        "sha256": row.sha256,
-        "source_url": catalog_row["source_url"],
-        "category": catalog_row["category"],
-        **{name: catalog_row[name] for name in _SCORES},
-    }
+    tar.add(f"{row.id}.json", encode_sidecar(row, catalog_row))
 
 
 def _report(profile: Profile, storage: Storage, shard: str, fetched: int, written: bool, seconds: float) -> FetchReport:
@@ -302,7 +279,7 @@ def _report(profile: Profile, storage: Storage, shard: str, fetched: int, writte
         bytes=sum(storage.size(tar_name(part)) for part in stored_parts(storage, shard)),
         seconds=seconds,
         rate=fetched / seconds if seconds else 0.0,
-        version=shard_version(ledger),
+        version=_version(ledger),
         health=health_of(profile.fetch, reasons),
         written=written,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,13 +33,24 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 
 @dataclass(frozen=True)
 class ClipEncoder:
-    """A loaded CLIP. Vectors are float32, unit length; pixels are uint8 [size, size, 3]."""
+    """A loaded CLIP. Vectors are float32 [width], unit length; pixels are uint8 [size, size, 3]."""
 
     model: torch.nn.Module
     tokenizer: Any
     preprocess: PreprocessCfg
+    width: int
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def columns(self) -> Mapping[str, int]:
+        """`vector`: the image's unit vector."""
+        return {"vector": self.width}
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Nothing beyond the width."""
+        return {}
 
     @property
     def size(self) -> int:
@@ -59,6 +70,10 @@ class ClipEncoder:
         with torch.inference_mode():
             vectors = self.model.encode_image(((x - mean) / std).to(self.dtype))  # type: ignore[operator]
             return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+    def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`encode_pixels` as the column `vector`."""
+        return {"vector": self.encode_pixels(pixels)}
 
     def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Unit vectors float32 [n, d] of images of any size and mode."""
@@ -84,25 +99,27 @@ def load_clip(spec: ClipModel, device: torch.device | None = None) -> ClipEncode
 def _load(spec: ClipModel, device: torch.device, digest: str) -> ClipEncoder:
     """`digest` is part of the cache's key: weights that changed on disk are another model."""
     dtype = dtype_on(device, spec.dtype, torch.float16)
-    model, tokenizer, preprocess = _named(spec) if spec.name else _configured(spec)
+    model, tokenizer, preprocess, width = _named(spec) if spec.name else _configured(spec)
     model = model.eval().to(device=device, dtype=dtype)
-    return ClipEncoder(model, tokenizer, preprocess, device, dtype)
+    return ClipEncoder(model, tokenizer, preprocess, width, device, dtype)
 
 
-def _named(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
+def _named(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg, int]:
     assert spec.name is not None and spec.pretrained is not None
     open_clip_weights(spec)  # a clear error when they cannot be had
     with quiet_loading():
         model = open_clip.create_model(spec.name, pretrained=spec.pretrained)
-    return model, open_clip.get_tokenizer(spec.name), PreprocessCfg(**model.visual.preprocess_cfg)
+    width = int(open_clip.get_model_config(spec.name)["embed_dim"])
+    return model, open_clip.get_tokenizer(spec.name), PreprocessCfg(**model.visual.preprocess_cfg), width
 
 
-def _configured(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg]:
+def _configured(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg, int]:
     config_file, weights_file = Path(resolve_path(str(spec.config))), Path(resolve_path(str(spec.weights)))
     encoder = resolve_path(spec.text_encoder) if spec.text_encoder else None
     model, tokenizer = build_open_clip(config_file, encoder)
     fill_weights(model, weights_file, config_file)
-    return model, tokenizer, PreprocessCfg(**model.visual.preprocess_cfg)
+    width = int(json.loads(config_file.read_text(encoding="utf-8"))["model_cfg"]["embed_dim"])
+    return model, tokenizer, PreprocessCfg(**model.visual.preprocess_cfg), width
 
 
 def build_open_clip(config_file: Path, text_encoder: str | None) -> tuple[Any, Any]:

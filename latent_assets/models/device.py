@@ -1,28 +1,61 @@
-"""Which device and number format a model runs in. Imports torch: not for definition-load time."""
+"""Which device and number format a model runs in.
+
+Importing this module is cheap; torch is loaded by the functions that need it.
+"""
 
 from __future__ import annotations
 
-import torch
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from latent_assets.profile import Dtype
+if TYPE_CHECKING:
+    import torch
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    from latent_assets.profile import Dtype
+
+_DRIVERS = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+
+
+@lru_cache(maxsize=1)
+def device_kind() -> str:
+    """The kind of device that models run on here: "cuda", "mps" or "cpu".
+
+    torch (1.6 s) is not imported where only the CPU can be meant.
+    """
+    if sys.platform.startswith("linux") and not any(Path(node).exists() for node in _DRIVERS):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def best_device() -> torch.device:
-    """The first CUDA device, else Apple's, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The first device of `device_kind`."""
+    import torch
+
+    return torch.device(device_kind())
 
 
 def dtype_on(device: torch.device, wanted: Dtype, accelerated: torch.dtype) -> torch.dtype:
     """The profile's dtype; `auto` is `accelerated` on a GPU and float32 on the CPU."""
+    import torch
+
     if wanted != "auto":
-        return _DTYPES[wanted]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
     return accelerated if device.type == "cuda" else torch.float32
 
 
 def device_name(device: torch.device) -> str:
     """What a person calls the device."""
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def cuda_name() -> str | None:
+    """Name of the first CUDA GPU, or None."""
+    return device_name(best_device()) if device_kind() == "cuda" else None

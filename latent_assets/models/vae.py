@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -36,6 +37,16 @@ class VaeEncoder:
         factor = 2 ** (len(self.model.config.block_out_channels) - 1)
         return int(self.model.config.latent_channels), self.size // factor, self.size // factor
 
+    @property
+    def columns(self) -> Mapping[str, int]:
+        """`latent`, row-major C, h, w, and the candidates for a map feature made from it."""
+        return {"latent": math.prod(self.latent_shape), "pooled": self.feature_dim, "random": self.feature_dim}
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """`latent_shape`: C,h,w."""
+        return {"latent_shape": ",".join(map(str, self.latent_shape))}
+
     @cached_property
     def _projection(self) -> torch.Tensor:
         """Gaussian random projection float32 [C*h*w, k], the same on every machine (Johnson-Lindenstrauss)."""
@@ -55,6 +66,12 @@ class VaeEncoder:
         shift = self.model.config.get("shift_factor") or 0.0
         scaled: torch.Tensor = (mean - shift) * float(self.model.config.scaling_factor)
         return scaled
+
+    def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The columns of uint8 [n, size, size, 3]."""
+        latents = self.encode_pixels(pixels)
+        pooled, random = self.features(latents)
+        return {"latent": latents.flatten(1), "pooled": pooled, "random": random}
 
     def features(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The two candidates for a map feature, each float32 [n, k]: pooled latents and a random projection."""

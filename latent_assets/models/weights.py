@@ -14,7 +14,9 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from latent_assets.errors import ModelError, ProfileError
@@ -47,15 +49,53 @@ def clip_files(spec: ClipModel) -> ModelFiles:
     return _digest(paths[1].parent.name, paths)
 
 
+def check_clip(spec: ClipModel) -> None:
+    """Refuse an open_clip name without importing open_clip (seconds): its configs are files of the package.
+
+    Raises ProfileError naming close ones.
+    """
+    if spec.name is None:
+        return
+    package = find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise ProfileError("`models.clip.name` needs the package open_clip_torch; pip install it.")
+    folder = Path(next(iter(package.submodule_search_locations))) / "model_configs"
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    if spec.name.replace("/", "-") not in known:
+        near = get_close_matches(spec.name, known, n=3, cutoff=0.4)
+        hint = f" Close: {', '.join(near)}." if near else ""
+        raise ProfileError(f"`models.clip.name`: open_clip has no model `{spec.name}`.{hint}")
+
+
 def vae_files(spec: VaeModel) -> ModelFiles:
     """Files of an AutoencoderKL. Raises ProfileError when `feature_dim` does not fit its latents."""
     paths = directory_files(spec.model, "models.vae.model")
-    config = model_directory(spec.model, "models.vae.model") / "config.json"
-    if config.is_file():
-        values = json.loads(config.read_text(encoding="utf-8"))
-        factor = 2 ** (len(values.get("block_out_channels", [0] * 4)) - 1)
-        pool_side(int(values.get("latent_channels", 4)), spec.size // factor, spec.feature_dim)
+    _check_feature_dim(spec, model_directory(spec.model, "models.vae.model"))
     return _digest(_short(spec.model), paths)
+
+
+def check_vae(spec: VaeModel) -> None:
+    """Refuse a `feature_dim` that does not fit the latents, where the model lies on this machine.
+
+    A repository's model is looked at when it is there (`vae_files`). Raises ProfileError.
+    """
+    if spec.model.startswith("package:") or Path(spec.model).is_absolute():
+        _check_feature_dim(spec, model_directory(spec.model, "models.vae.model"))
+
+
+def _check_feature_dim(spec: VaeModel, folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        return
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+        channels, blocks = int(values.get("latent_channels", 4)), len(values.get("block_out_channels", [0] * 4))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ProfileError(
+            f"models.vae.model: {config} is not the configuration of an AutoencoderKL ({error}). Set the directory "
+            "that diffusers saved one to."
+        ) from error
+    pool_side(channels, spec.size // 2 ** (blocks - 1), spec.feature_dim)
 
 
 def pool_side(channels: int, side: int, feature_dim: int) -> int:

@@ -1,53 +1,30 @@
-"""What the atlas is made of, stage by stage, and what is there, missing or stale.
+"""What should be, what is, and why: the state of every artefact of an atlas, and making one when it is due.
 
-The fingerprint of every artefact is decided here, from the manifests of what it is made of; `ensure` makes
-an artefact only when its fingerprint changed. How a stage works is its room's business, and nothing here
-knows Dagster: assets, `build` and `status` all ask this module.
+Everything is derived from the table of stages and the manifests. Knows no Dagster: assets, `build`, `status` and
+`verify` all ask this module. How a stage works is its room's business.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from latent_assets.errors import DataError, LatentAssetsError, NotBuiltError, SourceError
+from latent_assets import progress
+from latent_assets.errors import DataError, LatentAssetsError, NotBuiltError
+from latent_assets.pipeline.claims import Claims, Holder
+from latent_assets.pipeline.files import file_problem
+from latent_assets.pipeline.manifests import WHOLE, Manifest, Manifests, Note, Recipe, read_details
+from latent_assets.pipeline.stages import Finding, Observed, Output, Source, Stage, sources_of, stages_of
 from latent_assets.profile import Profile
-from latent_assets.storage import Failure, Manifest, Storage, fingerprint
+from latent_assets.spaces import resolve
+from latent_assets.storage import Storage, fingerprint
 
-if TYPE_CHECKING:
-    from latent_assets.embeddings.store import ShardEmbeddings
-
-WHOLE = "all"  # key of a stage that is not cut into shards
-
-# Raise a stage's number when its code changes what it writes for the same input.
-CODE_REVISION = {
-    "laion_metadata": 2,
-    "shard_catalog": 1,
-    "image_shards": 2,
-    "clip_embeddings": 1,
-    "vae_latents": 1,
-    "embedding_manifest": 1,
-    "umap_model": 1,
-    "umap_projection": 1,
-    "atlas_table": 1,
-}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One asset: its name, whether it is cut into shards, and what it is made from."""
-
-    name: str
-    sharded: bool
-    parents: tuple[str, ...]
+_LISTED = 20
 
 
 class State(StrEnum):
@@ -56,12 +33,16 @@ class State(StrEnum):
     CURRENT = "current"
     MISSING = "missing"
     STALE = "stale"
+    DAMAGED = "damaged"
     FAILED = "failed"
     WAITING = "waiting"
 
 
+DUE = (State.MISSING, State.STALE, State.DAMAGED, State.FAILED)
+
+
 @dataclass(frozen=True)
-class Standing:
+class ArtifactStatus:
     """State of one artefact, and why."""
 
     stage: str
@@ -72,396 +53,425 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Produced:
-    """What a stage made: the data version others depend on, its rows, and details for the manifest.
-
-    `problems` are failed checks of things that must not travel (name of the check -> what was found): with any,
-    the artefact is not committed.
-    """
-
-    version: str
-    rows: int
-    details: dict[str, Any] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
-    report: Any = None
-
-
-@dataclass(frozen=True)
-class Made:
-    """Result of `ensure`: the manifest, and whether work was done for it."""
+class Materialized:
+    """Result of `ensure`: the manifest, whether it was there already, what its checks found, and pictures of it."""
 
     manifest: Manifest
     unchanged: bool
-    report: Any = None
+    findings: Sequence[Finding] = ()
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MakeOptions:
+    """How an artefact is made. force: nothing that is there is used again. mend: it is there, but damaged.
+
+    retry: reasons of failed rows (images.download.outcome.Reason) that are fetched once more.
+    """
+
+    force: bool = False
+    mend: bool = False
+    retry: tuple[str, ...] = ()
+
+
+Results = dict[str, "Materialized | Exception"]
 
 
 class Lineage:
-    """The lineage of one profile on one root."""
+    """The lineage of one profile on one root. Sources and models are observed once, until `refresh`."""
 
     def __init__(self, profile: Profile, storage: Storage | None = None) -> None:
         self.profile = profile
         self.storage = storage or Storage(profile.root)
+        self.manifests = Manifests(self.storage)
+        self.claims = Claims(self.storage)
         # failures of this process; a full disk has no room for the notes of them
-        self._failures: dict[str, dict[str, Failure]] = defaultdict(dict)
-        self._snapshot: dict[str, dict[str, Manifest]] | None = None
-        self._known_current: dict[tuple[str, str], bool] = {}
+        self._failures: dict[str, dict[str, Note]] = defaultdict(dict)
+        self._observed: dict[str, Observed] = {}
+        self._inputs: dict[str, dict[str, Any]] = {}
 
-    # -- stages --------------------------------------------------------------------------------------
+    # -- the table -----------------------------------------------------------------------------------
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """The stages in build order. Embeddings of models that the profile lacks are left out."""
-        embeddings = [
-            Stage(name, True, ("image_shards",))
-            for name, model in (("vae_latents", self.profile.models.vae), ("clip_embeddings", self.profile.models.clip))
-            if model is not None
-        ]
-        names = tuple(stage.name for stage in embeddings)
-        ordered = [
-            Stage("laion_metadata", False, ()),
-            Stage("shard_catalog", True, ("laion_metadata",)),
-            Stage("image_shards", True, ("shard_catalog",)),
-            *embeddings,
-            Stage("embedding_manifest", False, names),
-            Stage("umap_model", False, ("embedding_manifest",)),
-            Stage("umap_projection", True, ("umap_model", *names)),
-            Stage("atlas_table", False, ("shard_catalog", "image_shards", *names, "umap_projection")),
-        ]
-        return {stage.name: stage for stage in ordered}
+        """The stages in build order."""
+        return stages_of(self.profile)
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """What the atlas is made from but does not make."""
+        return sources_of(self.profile)
+
+    def batches(self) -> list[list[str]]:
+        """The stages in build order, those that one pass makes together in one list."""
+        found: dict[str, list[str]] = {}
+        for stage in self.stages.values():
+            found.setdefault(stage.batch, []).append(stage.name)
+        return list(found.values())
 
     def shards(self) -> list[str]:
         """Keys of all shards, sorted; [] before the catalog was built."""
-        manifest = self._manifest("laion_metadata", WHOLE)
+        manifest = self.manifests.get("laion_metadata")
         return sorted(manifest.details["shards"]) if manifest else []
 
     def keys(self, stage: str) -> list[str]:
         """The artefacts of a stage: its shards, or the one whole."""
         return self.shards() if self.stages[stage].sharded else [WHOLE]
 
-    # -- sources -------------------------------------------------------------------------------------
+    def code_version(self, stage: str) -> str:
+        """Dagster's code version: the stage's revision and its settings in the profile. Cheap to compute."""
+        row = self.stages[stage]
+        return f"{row.revision}-{fingerprint(row.settings(self.profile))[:8]}"
 
-    @cached_property
-    def source(self) -> Any:
-        """The observed version of the list of images (catalog.source.SourceVersion)."""
-        from latent_assets.catalog.source import observe_source
+    # -- sources and models --------------------------------------------------------------------------
 
-        return observe_source(self.profile, self.storage)
-
-    @cached_property
-    def clip_files(self) -> Any:
-        """Weights of the CLIP model (models.weights.ModelFiles)."""
-        from latent_assets.models.weights import clip_files
-
-        assert self.profile.models.clip is not None
-        return clip_files(self.profile.models.clip)
-
-    @cached_property
-    def vae_files(self) -> Any:
-        """Weights of the VAE (models.weights.ModelFiles)."""
-        from latent_assets.models.weights import vae_files
-
-        assert self.profile.models.vae is not None
-        return vae_files(self.profile.models.vae)
-
-    @cached_property
-    def diffusion_files(self) -> Any:
-        """Weights of the text-to-image pipeline (models.weights.ModelFiles)."""
-        from latent_assets.models.weights import diffusion_files
-
-        assert self.profile.models.diffusion is not None
-        return diffusion_files(self.profile.models.diffusion)
+    def observed(self, name: str) -> Observed:
+        """The version of a source or model, as it was when this lineage first looked."""
+        if name not in self._observed:
+            self._observed[name] = self.sources[name].observe(self.profile, self.storage)
+        return self._observed[name]
 
     def refresh(self) -> None:
         """Look at sources and models anew on the next question: they may have changed."""
-        for name in ("source", "clip_files", "vae_files", "diffusion_files", "clip_fingerprint", "vae_fingerprint"):
-            self.__dict__.pop(name, None)
+        self._observed.clear()
+        self._inputs.clear()
 
-    @cached_property
-    def clip_fingerprint(self) -> str:
-        """Decides a CLIP vector, apart from the image: weights, preprocessing, number format, device kind, code."""
-        spec = self.profile.models.clip
-        assert spec is not None
-        return fingerprint(
-            "clip", CODE_REVISION["clip_embeddings"], self.clip_files.digest, _number_format(spec.dtype, "float16")
-        )
+    def inputs(self, stage: str) -> dict[str, Any]:
+        """What decides a stage's artefacts and is only known on the machine that makes them."""
+        if stage not in self._inputs:
+            read = self.stages[stage].inputs
+            self._inputs[stage] = read(self.profile) if read else {}
+        return self._inputs[stage]
 
-    @cached_property
-    def vae_fingerprint(self) -> str:
-        """Decides a VAE latent and its features, apart from the image."""
-        spec = self.profile.models.vae
-        assert spec is not None
-        settings = [self.vae_files.digest, spec.size, spec.feature_dim, _number_format(spec.dtype, "bfloat16")]
-        return fingerprint("vae", CODE_REVISION["vae_latents"], *settings)
+    # -- state ---------------------------------------------------------------------------------------
 
-    # -- fingerprints --------------------------------------------------------------------------------
+    def status(self, stages: Iterable[str] | None = None) -> dict[str, list[ArtifactStatus]]:
+        """State of every artefact of every stage (or of `stages`), in build order.
 
-    def settings(self, stage: str) -> Any:
-        """The parts of the profile that decide what a stage writes."""
-        profile = self.profile
-        content = {"resize", "size", "format", "quality", "max_bytes", "max_pixels", "robots", "respect_opt_out"}
-        vae = {"size", "feature_dim", "dtype"}
-        chosen: dict[str, Callable[[], Any]] = {
-            "laion_metadata": lambda: [
-                profile.source.model_dump(mode="json"),
-                profile.filters.model_dump(mode="json"),
-                profile.shards.model_dump(mode="json", exclude={"per_run"}),
-            ],
-            "image_shards": lambda: profile.fetch.model_dump(mode="json", include=content),
-            # not where the weights lie: the digest of the observed model tells what they are
-            "clip_embeddings": lambda: profile.models.clip and profile.models.clip.dtype,
-            "vae_latents": lambda: profile.models.vae and profile.models.vae.model_dump(include=vae),
-            "umap_model": lambda: profile.projection.model_dump(mode="json"),
-            "atlas_table": lambda: [profile.table.model_dump(mode="json"), profile.title, profile.attribution],
-        }
-        return chosen[stage]() if stage in chosen else None
+        Reads all manifests, and looks whether the files are there, of the right size and whole at both ends.
+        """
+        view = _View(self, bulk=True)
+        wanted = list(self.stages) if stages is None else list(stages)
+        return {name: [view.status(name, key) for key in self.keys(name)] for name in wanted}
 
-    def code_version(self, stage: str) -> str:
-        """Dagster's code version: the stage's revision and its settings in the profile. Cheap to compute."""
-        return f"{CODE_REVISION[stage]}-{fingerprint(self.settings(stage))[:8]}"
+    def artifact(self, stage: str, key: str = WHOLE) -> ArtifactStatus:
+        """State of one artefact."""
+        return _View(self, bulk=False).status(stage, key)
 
-    def expected(self, stage: str, key: str = WHOLE) -> str:
-        """The fingerprint an artefact should have now. Raises NotBuiltError naming what is not there yet."""
-        revision = CODE_REVISION[stage]
-        match stage:
-            case "laion_metadata":
-                return fingerprint(stage, revision, self.source.version, self._filter_files(), self.settings(stage))
-            case "shard_catalog":
-                shards = self._need(stage, key, "laion_metadata").details["shards"]
-                if key not in shards:
-                    raise NotBuiltError(f"{key} is not a shard of this catalog, which has {len(shards)} of them.")
-                rows, digest = shards[key]
-                return fingerprint(stage, revision, rows, digest)
-            case "image_shards":
-                catalog = self._need(stage, key, "shard_catalog", key)
-                return fingerprint(stage, revision, catalog.version, self.settings(stage))
-            case "clip_embeddings":
-                return fingerprint(self.clip_fingerprint, self._need(stage, key, "image_shards", key).version)
-            case "vae_latents":
-                return fingerprint(self.vae_fingerprint, self._need(stage, key, "image_shards", key).version)
-            case "embedding_manifest":
-                return fingerprint(stage, revision, self._shard_versions(stage, self.stages[stage].parents))
-            case "umap_model":
-                manifest = self._need(stage, key, "embedding_manifest")
-                return fingerprint(stage, revision, manifest.version, self.settings(stage), self.backend)
-            case "umap_projection":
-                sharded = [p for p in self.stages[stage].parents if p != "umap_model"]
-                versions = [self._need(stage, key, parent, key).version for parent in sharded]
-                return fingerprint(stage, revision, self._need(stage, key, "umap_model").version, versions)
-            case "atlas_table":
-                model = self._need(stage, key, "umap_model").version
-                rows = self._shard_versions(stage, self.stages[stage].parents)
-                return fingerprint(stage, revision, model, rows, self.settings(stage))
-            case _:
-                raise KeyError(stage)
+    def recipe(self, stage: str, key: str = WHOLE) -> Recipe:
+        """What an artefact should be made from now. Raises NotBuiltError naming what is not there or not current."""
+        return _View(self, bulk=False).recipe(stage, key)
 
-    @cached_property
-    def backend(self) -> str:
-        """The projection backend that this machine would use."""
-        if self.profile.projection.backend != "auto":
-            return self.profile.projection.backend
-        from latent_assets.projection.backend import choose_backend
-
-        return choose_backend(self.profile.projection).name
-
-    def _filter_files(self) -> list[str]:
-        """Digests of the removal lists: their content counts, not their names."""
-        import hashlib
-
-        import fsspec
-
-        digests = []
-        for path in self.profile.filters.remove:
-            try:
-                with fsspec.open(path, "rb") as file:
-                    digests.append(hashlib.sha256(file.read()).hexdigest())
-            except OSError as error:
-                raise SourceError(
-                    f"filters.remove: {path} cannot be read ({error.strerror or error}). Correct the path: nothing is "
-                    "fetched without its removal lists."
-                ) from error
-        return digests
-
-    def _need(self, stage: str, key: str, parent: str, parent_key: str = WHOLE) -> Manifest:
-        manifest = self._manifest(parent, parent_key)
+    def manifest(self, stage: str, key: str = WHOLE) -> Manifest:
+        """The manifest of an artefact that must be there. Raises NotBuiltError when it is not."""
+        manifest = self.manifests.get(stage, key)
         if manifest is None:
-            what = parent if parent_key == WHOLE else f"{parent}[{parent_key}]"
-            raise NotBuiltError(f"{stage}{'' if key == WHOLE else f'[{key}]'} needs {what}, which is not there yet.")
+            raise NotBuiltError(f"{_artifact_name(stage, key)} is not there yet. Run `latent-assets build`.")
         return manifest
 
-    def _shard_versions(self, stage: str, parents: tuple[str, ...]) -> list[list[str]]:
-        """Data versions of every shard of `parents`.
-
-        Raises NotBuiltError naming every shard that is missing, or that is older than what it is made from: an
-        atlas is never put together from shards of different states.
-        """
-        with self._reading_once():
-            shards = self.shards()
-            if not shards:
-                raise NotBuiltError(f"{stage} needs shards: the catalog is empty or was not built yet.")
-            wanted = [(parent, shard) for parent in parents for shard in shards]
-            if behind := [f"{parent}[{shard}]" for parent, shard in wanted if not self._is_current(parent, shard)]:
-                listed = ", ".join(behind[:20]) + (f" and {len(behind) - 20} more" if len(behind) > 20 else "")
-                raise NotBuiltError(f"{stage} needs every shard; not there or out of date: {listed}.")
-            found = {item: self._manifest(*item) for item in wanted}
-            return [[shard, *(m.version for parent in parents if (m := found[parent, shard]))] for shard in shards]
-
-    def _is_current(self, stage: str, key: str) -> bool:
-        """Whether an artefact, and all it is made from, is there with the fingerprint it should have."""
-        if (stage, key) not in self._known_current:
-            manifest = self._manifest(stage, key)
-            parents = ((p, key if self.stages[p].sharded else WHOLE) for p in self.stages[stage].parents)
-            try:
-                current = (
-                    manifest is not None
-                    and (not self.stages[stage].sharded or all(self._is_current(*parent) for parent in parents))
-                    and manifest.fingerprint == self.expected(stage, key)
-                )
-            except NotBuiltError:
-                current = False
-            self._known_current[stage, key] = current
-        return self._known_current[stage, key]
-
-    def _manifest(self, stage: str, key: str) -> Manifest | None:
-        if self._snapshot is None:
-            return self.storage.manifest(stage, key)
-        if stage not in self._snapshot:
-            self._snapshot[stage] = self.storage.manifests(stage)
-        return self._snapshot[stage].get(key)
-
-    @contextmanager
-    def _reading_once(self) -> Iterator[None]:
-        """Read each stage's manifests once inside the block, however often they are asked for."""
-        if self._snapshot is not None:
-            yield
-            return
-        self._snapshot = {}
-        try:
-            yield
-        finally:
-            self._snapshot = None
-            self._known_current.clear()
+    def details(self, manifest: Manifest) -> Any:
+        """The details of a manifest as the dataclass that its stage writes."""
+        return read_details(manifest, resolve(self.stages[manifest.stage].details))
 
     # -- making --------------------------------------------------------------------------------------
 
-    def ensure(self, stage: str, key: str, produce: Callable[[str], Produced], again: bool = False) -> Made:
-        """Make an artefact unless it is there with the expected fingerprint (`again`: also then).
+    def ensure(self, stages: Sequence[str], key: str = WHOLE, options: MakeOptions | None = None) -> Results:
+        """Make a shard's (or the whole's) artefacts of stages of one batch, unless they are current.
 
-        `produce` gets that fingerprint. What it raises is noted for `status` and raised again; a result with
-        problems is not committed and raises DataError.
+        Another process that makes them at the moment is waited for. Returns what became of each: a failure of one does
+        not touch the other; it is noted for `status`.
         """
-        try:
-            wanted = self.expected(stage, key)
-            manifest = self.storage.manifest(stage, key)
-            if manifest and manifest.fingerprint == wanted and not again:
-                self.storage.forget_failure(stage, key)
+        chosen = options or MakeOptions()
+        results, due = self._due(stages, key, chosen)
+        if due:
+            with self.claims.holding(f"{self.stages[next(iter(due))].batch}/{key}", _waiting(due, key)):
+                # another process may have made them while we waited
+                found, due = self._due(list(due), key, chosen)
+                results |= found
+                if due:
+                    results |= self._make(due, key, chosen)
+        return results
+
+    def _due(self, stages: Sequence[str], key: str, options: MakeOptions) -> tuple[Results, dict[str, ArtifactStatus]]:
+        """What is current or cannot be made now, and what is to be made."""
+        view = _View(self, bulk=False)
+        results: Results = {}
+        due: dict[str, ArtifactStatus] = {}
+        for stage in stages:
+            try:
+                found = view.status(stage, key, strict=False)
+                if found.state is State.WAITING:
+                    raise NotBuiltError(found.why)
+                view.recipe(stage, key, strict=False)  # raises what the status only tells
+            except LatentAssetsError as error:
+                if not isinstance(error, NotBuiltError):
+                    self.note_failure(stage, key, error)
+                results[stage] = error
+                continue
+            if found.state is State.CURRENT and not (options.force or options.retry):
+                assert found.manifest is not None
+                self.manifests.clear(stage, key)
                 self._failures[stage].pop(key, None)
-                return Made(manifest, unchanged=True)
-            started = time.perf_counter()
-            made = produce(wanted)
-            if made.problems:
-                what = f"{stage}{'' if key == WHOLE else f'[{key}]'}"
-                raise DataError(f"{what}: {'; '.join(made.problems.values())}", made.problems)
-            seconds = round(time.perf_counter() - started, 3)
-            written = self.storage.commit(
-                Manifest(stage, key, wanted, made.version, made.rows, seconds, details=made.details)
-            )
-        except Exception as error:
-            self.note_failure(stage, key, error)
-            raise
-        self._failures[stage].pop(key, None)
-        return Made(written, unchanged=False, report=made.report)
+                results[stage] = Materialized(found.manifest, unchanged=True)
+            else:
+                due[stage] = found
+        return results, due
 
-    def note_failure(self, stage: str, key: str, error: Exception) -> None:
-        """Keep why an attempt failed, for `standing` and, on disk, for `status`."""
-        self._failures[stage][key] = self.storage.note_failure(stage, key, error)
-
-    # -- standing ------------------------------------------------------------------------------------
-
-    def standings(self) -> dict[str, list[Standing]]:
-        """State of every artefact of every stage, in build order."""
-        result: dict[str, list[Standing]] = {}
-        with self._reading_once():
-            for name, stage in self.stages.items():
-                failures = self._failures_of(name)
-                parents = {parent: {s.key: s for s in result[parent]} for parent in stage.parents}
-                result[name] = [self._standing(stage, key, failures.get(key), parents) for key in self.keys(name)]
-        return result
-
-    def standing(self, stage: str) -> list[Standing]:
-        """State of every artefact of one stage, against its parents as they are."""
-        failures = self._failures_of(stage)
-        with self._reading_once():
-            return [self._standing(self.stages[stage], key, failures.get(key), {}) for key in self.keys(stage)]
-
-    def _failures_of(self, stage: str) -> dict[str, Failure]:
-        return self._failures[stage] | self.storage.failures(stage)
-
-    def _standing(
-        self,
-        stage: Stage,
-        key: str,
-        failure: Failure | None,
-        parents: dict[str, dict[str, Standing]],
-    ) -> Standing:
-        manifest = self._manifest(stage.name, key)
-        if behind := _not_current(parents, key):
-            if failure:
-                return Standing(stage.name, key, State.FAILED, failure.error, manifest)
-            return Standing(stage.name, key, State.WAITING, f"waits for {behind}", manifest)
+    def _make(self, due: Mapping[str, ArtifactStatus], key: str, options: MakeOptions) -> Results:
+        view = _View(self, bulk=False)
+        recipes = {stage: view.recipe(stage, key, strict=False) for stage in due}
+        damaged = any(found.state is State.DAMAGED for found in due.values())
+        chosen = MakeOptions(options.force, options.mend or damaged, options.retry)
+        started = time.perf_counter()
+        outputs: Mapping[str, Output | Exception]
         try:
-            wanted = self.expected(stage.name, key)
-        except LatentAssetsError as error:
-            return Standing(stage.name, key, State.WAITING, str(error), manifest)
-        if manifest is not None and manifest.fingerprint == wanted:
-            return Standing(stage.name, key, State.CURRENT, "", manifest)
-        if failure:
-            return Standing(stage.name, key, State.FAILED, failure.error, manifest)
-        if manifest is None:
-            return Standing(stage.name, key, State.MISSING, "never built")
-        return Standing(stage.name, key, State.STALE, self._reason(stage, manifest), manifest)
+            outputs = resolve(self.stages[next(iter(due))].maker)(self, key, recipes, chosen)
+        except Exception as error:
+            outputs = dict.fromkeys(due, error)
+        seconds = round((time.perf_counter() - started) / len(due), 3)
+        results: Results = {}
+        for stage in due:
+            try:
+                output = outputs[stage]
+                if isinstance(output, Exception):
+                    raise output
+                results[stage] = self._commit(self.stages[stage], key, recipes[stage], output, seconds)
+            except Exception as error:
+                self.note_failure(stage, key, error)
+                results[stage] = error
+        return results
 
-    def _reason(self, stage: Stage, manifest: Manifest) -> str:
-        """Why a stale artefact is stale, as far as its manifest tells."""
-        if manifest.details.get("code_version") not in (None, self.code_version(stage.name)):
-            return "its settings or code changed"
-        models = {"clip_embeddings": "clip_fingerprint", "vae_latents": "vae_fingerprint"}
-        if stage.name in models and manifest.details.get("model") != getattr(self, models[stage.name]):
-            return "the model changed"
-        return f"{' or '.join(stage.parents) or 'the source'} changed"
+    def _commit(self, stage: Stage, key: str, recipe: Recipe, output: Output, seconds: float) -> Materialized:
+        """Judge what was made, and write its manifest when nothing is wrong with it."""
+        sizes = self.storage.sizes(output.files)
+        if lost := [name for name, size in sizes.items() if size is None]:
+            raise DataError(f"{_artifact_name(stage.name, key)}: {lost[0]} was written and is not there.")
+        files = {name: size for name, size in sizes.items() if size is not None}
+        details = asdict(output.details) if output.details is not None else {}
+        manifest = Manifest(stage.name, key, recipe, output.version, output.rows, seconds, 0.0, files, details)
+        findings = output.findings or self._judge(manifest, deep=False)
+        problems = _problems(stage, findings)
+        if problems:
+            raise DataError(f"{_artifact_name(stage.name, key)}: {'; '.join(problems.values())}", problems)
+        written = self.manifests.commit(manifest)
+        self._failures[stage.name].pop(key, None)
+        return Materialized(written, unchanged=False, findings=findings, pictures=output.pictures)
 
-    # -- places --------------------------------------------------------------------------------------
+    def note_failure(self, stage: str, key: str, error: BaseException) -> None:
+        """Keep why an attempt failed, for `status`."""
+        self._failures[stage][key] = self.manifests.note_failure(stage, key, error)
 
-    def embeddings(self, shard: str) -> ShardEmbeddings:
-        """Where the embeddings of a shard lie under the current models."""
-        from latent_assets.embeddings.store import ShardEmbeddings, embedding_name
+    def failures(self, stage: str) -> dict[str, Note]:
+        """Why the last attempts at artefacts of a stage failed, by key."""
+        return self._failures[stage] | self.manifests.failures(stage)
 
-        models = self.profile.models
-        clip = embedding_name(self.clip_fingerprint, shard) if models.clip else None
-        return ShardEmbeddings(shard, clip, embedding_name(self.vae_fingerprint, shard) if models.vae else None)
+    # -- verifying -----------------------------------------------------------------------------------
+
+    def judge(self, stage: str, key: str = WHOLE, deep: bool = False) -> Sequence[Finding]:
+        """Read an artefact and say what its checks find. Damage is noted: the artefact is then due again.
+
+        `deep` reads everything there is (every image is decoded). Raises NotBuiltError when it was never made.
+        """
+        manifest = self.manifest(stage, key)
+        row = self.stages[stage]
+        findings = self._judge(manifest, deep)
+        if problems := _problems(row, findings):
+            self.note_damage(stage, key, "; ".join(problems.values()))
+        elif self.manifests.damage(stage, key) and not self._look(manifest):
+            self.manifests.clear(stage, key)
+        return findings
+
+    def note_damage(self, stage: str, key: str, found: str) -> None:
+        """Keep what is damaged. A shard of the catalog is written by `laion_metadata`, which is then due, too."""
+        self.manifests.note_damage(stage, key, found)
+        if stage == "shard_catalog":
+            self.manifests.note_damage("laion_metadata", WHOLE, found)
+
+    def verify(self, deep: bool = False) -> Iterator[tuple[ArtifactStatus, Sequence[Finding]]]:
+        """Read every artefact that was made; yields what was found in each. What is damaged becomes due again."""
+        for stage in self.stages:
+            keys = self.keys(stage)
+            for done, key in enumerate(keys):
+                progress.report(f"verify {stage}", done, len(keys), "artefacts")
+                manifest = self.manifests.get(stage, key)
+                if manifest is None:
+                    continue
+                findings = self.judge(stage, key, deep)
+                problems = _problems(self.stages[stage], findings)
+                state = State.DAMAGED if problems else State.CURRENT
+                yield ArtifactStatus(stage, key, state, "; ".join(problems.values()), manifest), findings
+
+    def _judge(self, manifest: Manifest, deep: bool) -> Sequence[Finding]:
+        found: Sequence[Finding] = resolve(self.stages[manifest.stage].judge)(self, manifest, deep)
+        if problem := self._look(manifest):
+            # what the room did not notice by itself is the first check's to say
+            first = self.stages[manifest.stage].checks[0].name
+            if all(finding.passed for finding in found):
+                return [Finding(first, False, problem), *(item for item in found if item.check != first)]
+        return found
+
+    def _look(self, manifest: Manifest) -> str:
+        """What a look at the files of an artefact shows to be wrong: "" when nothing does."""
+        sizes = self.storage.sizes(manifest.files)
+        return next((p for name, size in manifest.files.items() if (p := self._wrong(name, size, sizes[name]))), "")
+
+    def _wrong(self, name: str, expected: int, found: int | None) -> str:
+        return file_problem(self.storage, name, expected, found)
 
 
-def _not_current(parents: dict[str, dict[str, Standing]], key: str) -> str:
-    """Names of the parents (the same shard of a sharded one, or all) that are not current."""
-    names = []
-    for parent, standings in parents.items():
-        relevant = [standings[key]] if key in standings else list(standings.values())
-        behind = [s for s in relevant if s.state is not State.CURRENT]
-        if behind or not relevant:
-            names.append(parent if len(relevant) <= 1 else f"{len(behind)} of {len(relevant)} shards of {parent}")
-    return ", ".join(names)
+class _View:
+    """The manifests as they are at one moment, each read once; `bulk` reads those of a stage all together."""
+
+    def __init__(self, lineage: Lineage, bulk: bool) -> None:
+        self._lineage, self._bulk = lineage, bulk
+        self._manifests: dict[str, dict[str, Manifest | None]] = {}
+        self._notes: dict[str, tuple[dict[str, Note], dict[str, Note]]] = {}
+        self._statuses: dict[tuple[str, str, bool], ArtifactStatus] = {}
+        self._read_whole: set[str] = set()
+        self._sizes: dict[str, dict[str, int | None]] = {}
+
+    def manifest(self, stage: str, key: str) -> Manifest | None:
+        known = self._manifests.setdefault(stage, {})
+        if self._bulk and stage not in self._read_whole:
+            self._read_whole.add(stage)
+            known.update(self._lineage.manifests.all(stage))
+        if key not in known and not self._bulk:
+            known[key] = self._lineage.manifests.get(stage, key)
+        return known.get(key)
+
+    def status(self, stage: str, key: str, strict: bool = True) -> ArtifactStatus:
+        """State of an artefact. `strict`: a list of images that changed makes everything after it wait."""
+        known = self._statuses.get((stage, key, strict))
+        if known is None:
+            known = self._statuses[stage, key, strict] = self._status(stage, key, strict)
+        return known
+
+    def _status(self, stage: str, key: str, strict: bool) -> ArtifactStatus:
+        manifest = self.manifest(stage, key)
+        failure, damage = self._notes_on(stage, key)
+        try:
+            recipe = self.recipe(stage, key, strict)
+        except NotBuiltError as error:
+            return ArtifactStatus(stage, key, State.WAITING, str(error), manifest)
+        except LatentAssetsError as error:  # a source, a model or a list that cannot be read
+            return ArtifactStatus(stage, key, State.FAILED, f"{type(error).__name__}: {error}", manifest)
+        if manifest is None or manifest.fingerprint != recipe.fingerprint:
+            if failure is not None:
+                return ArtifactStatus(stage, key, State.FAILED, failure.error, manifest)
+            if manifest is None:
+                return ArtifactStatus(stage, key, State.MISSING, "never built")
+            return ArtifactStatus(stage, key, State.STALE, why_stale(manifest.recipe, recipe), manifest)
+        if problem := (damage.error if damage else self._look(manifest)):
+            if failure is not None and damage is not None and failure.at > damage.at:
+                return ArtifactStatus(stage, key, State.FAILED, failure.error, manifest)
+            return ArtifactStatus(stage, key, State.DAMAGED, problem, manifest)
+        return ArtifactStatus(stage, key, State.CURRENT, "", manifest)
+
+    def _notes_on(self, stage: str, key: str) -> tuple[Note | None, Note | None]:
+        lineage = self._lineage
+        if not self._bulk:
+            return lineage._failures[stage].get(key), lineage.manifests.damage(stage, key)
+        if stage not in self._notes:
+            self._notes[stage] = (lineage.failures(stage), lineage.manifests.damages(stage))
+        failures, damages = self._notes[stage]
+        return failures.get(key), damages.get(key)
+
+    def _look(self, manifest: Manifest) -> str:
+        if not self._bulk:
+            return self._lineage._look(manifest)
+        if manifest.stage not in self._sizes:
+            names = {n for m in self._manifests[manifest.stage].values() if m is not None for n in m.files}
+            self._sizes[manifest.stage] = self._lineage.storage.sizes(names)
+        sizes = self._sizes[manifest.stage]
+        wrong = (self._lineage._wrong(name, size, sizes[name]) for name, size in manifest.files.items())
+        return next((problem for problem in wrong if problem), "")
+
+    def recipe(self, stage: str, key: str, strict: bool = True) -> Recipe:
+        """What an artefact should be made from. Raises NotBuiltError naming what is not there or not current."""
+        row, lineage = self._lineage.stages[stage], self._lineage
+        parents = {parent: self._parent_version(row, key, parent, strict) for parent in row.parents}
+        return Recipe(stage, row.revision, parents, row.settings(lineage.profile), lineage.inputs(stage))
+
+    def _parent_version(self, row: Stage, key: str, parent: str, strict: bool) -> str:
+        lineage = self._lineage
+        if parent in lineage.sources:
+            return lineage.observed(parent).version
+        above = lineage.stages[parent]
+        if above.sharded and not row.sharded:
+            return self._all_shards(row, parent, strict)
+        manifest = self._current(row, key, parent, key if above.sharded else WHOLE, strict)
+        if not (above.slices and row.sharded):
+            return manifest.version
+        shards = manifest.details["shards"]
+        if key not in shards:
+            raise NotBuiltError(f"{key} is not a shard of this catalog, which has {len(shards)} of them.")
+        return fingerprint(*shards[key])
+
+    def _current(self, row: Stage, key: str, parent: str, parent_key: str, strict: bool) -> Manifest:
+        """The manifest of a parent that is as it should be.
+
+        Without `strict`, the list of images may have changed since: what is made from the catalog as it is goes on.
+        """
+        what = f"{_artifact_name(row.name, key)} needs {_artifact_name(parent, parent_key)}"
+        if not strict and parent == "laion_metadata":
+            manifest = self.manifest(parent, parent_key)
+            if manifest is None:
+                raise NotBuiltError(f"{what}, which is not there yet.")
+            return manifest
+        found = self.status(parent, parent_key, strict)
+        if found.state is not State.CURRENT or found.manifest is None:
+            there = "not there yet" if found.manifest is None else found.state
+            why = f" ({found.why})" if found.state in (State.FAILED, State.STALE, State.DAMAGED) else ""
+            raise NotBuiltError(f"{what}, which is {there}{why}.")
+        return found.manifest
+
+    def _all_shards(self, row: Stage, parent: str, strict: bool) -> str:
+        """One version over all shards of a parent.
+
+        Raises NotBuiltError naming every shard that is missing, or older than what it is made from: an atlas is never
+        put together from shards of different states.
+        """
+        self._bulk = True  # they are all read anyhow
+        shards = self._lineage.shards()
+        if not shards and self.manifest("laion_metadata", WHOLE) is None:
+            raise NotBuiltError(f"{row.name} needs shards: the catalog was not built yet.")
+        statuses = {shard: self.status(parent, shard, strict) for shard in shards}
+        if behind := [f"{parent}[{k}]" for k, found in statuses.items() if found.state is not State.CURRENT]:
+            listed = ", ".join(behind[:_LISTED]) + (f" and {len(behind) - _LISTED} more" if behind[_LISTED:] else "")
+            raise NotBuiltError(f"{row.name} needs every shard; not there or out of date: {listed}.")
+        return fingerprint([[k, found.manifest.version] for k, found in statuses.items() if found.manifest])
 
 
-def _number_format(dtype: str, accelerated: str) -> list[str]:
-    """Number format and device kind of an encoder here: they decide the last bits of what it makes."""
-    kind = _device_kind()
-    return [dtype if dtype != "auto" else accelerated if kind == "cuda" else "float32", kind]
+def why_stale(before: Recipe, now: Recipe) -> str:
+    """What changed between two recipes, in words."""
+    reasons = []
+    if before.revision != now.revision:
+        reasons.append("the code that makes it changed")
+    for old, new, what in ((before.settings, now.settings, ""), (before.inputs, now.inputs, "")):
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                reasons.append(f"{what}{key}: {_short(old.get(key))} → {_short(new.get(key))}")
+    for parent in sorted(before.parents.keys() | now.parents.keys()):
+        if before.parents.get(parent) != now.parents.get(parent):
+            reasons.append(f"{parent} changed" if parent in before.parents else f"{parent} is new")
+    return "; ".join(reasons) or "what it is made from changed"
 
 
-def _device_kind() -> str:
-    """Kind of `models.device.best_device`, without importing torch (1.6 s) where only the CPU can be meant."""
-    drivers = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
-    if sys.platform.startswith("linux") and not any(Path(node).exists() for node in drivers):
-        return "cpu"
-    from latent_assets.models.device import best_device
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
-    return best_device().type
+
+def _problems(stage: Stage, findings: Iterable[Finding]) -> dict[str, str]:
+    """What failed checks found that must not travel, by check."""
+    return {f.check: f.found or "failed" for f in findings if not f.passed and not stage.check(f.check).warns}
+
+
+def _artifact_name(stage: str, key: str) -> str:
+    return stage if key == WHOLE else f"{stage}[{key}]"
+
+
+def _waiting(stages: Iterable[str], key: str) -> Callable[[Holder], None]:
+    """Say, as progress, whom we wait for."""
+    name = _artifact_name(" + ".join(stages), key)
+    return lambda holder: progress.report(name, 0, None, "", note=f"waits for {holder}")

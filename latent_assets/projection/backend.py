@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from latent_assets.errors import ProfileError
+from latent_assets.models.device import cuda_name
 from latent_assets.profile import Projection
-from latent_assets.projection.neighbors import Metric, self_neighbors
+from latent_assets.projection.neighbors import self_neighbors
+from latent_assets.spaces import Metric
 
 MAP_RADIUS = 10.0
 _RADIUS_PERCENTILE = 99.0
@@ -112,20 +114,13 @@ def choose_backend(settings: Projection) -> Backend:
             '`projection.backend = "cuml"`: cuML is not installed. Install the extra `gpu` '
             '(pip install "latent-assets[gpu]"), or set `backend = "auto"`.'
         )
-    if (device := _cuda_device()) is not None:
+    if (device := cuda_name()) is not None:
         return Cuml(device)
     if wanted == "cuml":
         raise ProfileError(
             '`projection.backend = "cuml"`: no CUDA GPU is visible. Run where there is one, or set `backend = "auto"`.'
         )
     return UmapLearn()
-
-
-def _cuda_device() -> str | None:
-    """Name of the first CUDA GPU, or None."""
-    import torch
-
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
 def exact_graph(features: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray, None]:

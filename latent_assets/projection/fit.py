@@ -6,7 +6,7 @@ Coordinates of whole shards, fitted rows or not, are made in `shard`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -14,24 +14,23 @@ import numpy as np
 
 from latent_assets.embeddings.store import ShardEmbeddings
 from latent_assets.errors import DataError
-from latent_assets.profile import Profile, Projection, SpaceName
+from latent_assets.profile import Profile, Projection
 from latent_assets.progress import report
 from latent_assets.projection.backend import Backend, choose_backend
-from latent_assets.projection.features import VAE_FEATURES, FeatureChoice, SpaceRecipe, choose_vae_feature, make_recipes
+from latent_assets.projection.features import FeatureChoice, SpaceRecipe, choose_features, embedded, make_recipes
 from latent_assets.projection.model import content_version, header_of, model_arrays, write_model
 from latent_assets.projection.quality import MapQuality, measure
-from latent_assets.projection.rows import Sample, draw, read_shard_rows
+from latent_assets.projection.rows import draw, read_shard_rows
 from latent_assets.storage import Storage
 
 _STAGE = "umap_model"
-_FEATURE_PROBE_ROWS = 2_000
 
 
 @dataclass(frozen=True)
 class SpaceFit:
     """One fitted map. `seconds` is the layout alone; `lower`, `upper` are the corners of its box (map units)."""
 
-    space: SpaceName
+    space: str
     rows: int
     dims: int
     metric: str
@@ -45,7 +44,7 @@ class SpaceFit:
 class FitReport:
     """What a fit made. `total_rows` are the rows of all shards, `rows` those that were fitted.
 
-    `unmatched`: rows left out because only one of the models embedded them. `version`: hash of the model's
+    `unmatched`: rows left out because not every model embedded them. `version`: hash of the model's
     arrays and decisions, equal for equal maps.
     """
 
@@ -55,45 +54,51 @@ class FitReport:
     total_rows: int
     unmatched: int
     spaces: dict[str, SpaceFit]
-    feature: FeatureChoice | None
+    features: dict[str, FeatureChoice]
     backend: str
     device: str
     bytes: int
     seconds: float
 
 
-def fit_map(profile: Profile, storage: Storage, shards: Sequence[ShardEmbeddings], fingerprint: str) -> FitReport:
+def fit_map(
+    profile: Profile,
+    storage: Storage,
+    shards: Sequence[ShardEmbeddings],
+    fingerprint: str,
+    features: Mapping[str, FeatureChoice | str] | None = None,
+) -> FitReport:
     """Fit every space of the profile on the rows of `shards` and store `projection/{fingerprint}/model.safetensors`.
 
-    Above `projection.fit_rows` rows a sample is fitted, drawn by a hash of the ids. Raises DataError when there
-    are no rows, a value is not finite or an id is there twice, ProfileError when the backend cannot run.
+    `features` says which column stands for each embedding, as `choose_features` does; without it, that is asked here.
+    Above `projection.fit_rows` rows a sample is fitted, drawn by a hash of the ids. Shards without rows give a model
+    without rows. Raises DataError when there are no shards, a value is not finite or an id is there twice,
+    ProfileError when the backend cannot run.
     """
     started = time.monotonic()
     settings = profile.projection
     backend = choose_backend(settings)
+    if not shards:
+        raise DataError("There are no shards to project: see `latent-assets status` for what was fetched and encoded.")
+    found = choose_features(profile, storage, shards) if features is None else features
+    choices = {name: FeatureChoice(item) if isinstance(item, str) else item for name, item in found.items()}
     rows = [read_shard_rows(storage, shard) for shard in shards]
-    total = sum(len(shard.ids) for shard in rows)
-    if total == 0:
-        raise DataError(
-            f"There are no embedded rows to project in {len(rows)} shards: see `latent-assets status` for what was "
-            "fetched and encoded."
-        )
     sample = draw(rows, settings.fit_rows, settings.seed)
-    clip = sample.read_clip(storage)
-    feature, vae = _vae_feature(storage, sample)
-    recipes = make_recipes(settings.spaces, clip, vae, settings.joint_clip_weight)
-    coords, fits = _fit_spaces(recipes, clip, vae, settings, backend)
-    arrays = model_arrays(sample.ids, clip, vae, coords)
-    dims = {name: values.shape[1] for name, values in (("clip", clip), ("vae", vae)) if values is not None}
-    header = header_of(recipes, feature.chosen if feature else None, dims, settings)
+    columns = {row.name: choices[row.name].chosen for row in embedded(profile, shards)}
+    vectors = {name: sample.read(storage, name, column) for name, column in columns.items()}
+    recipes = make_recipes(profile.spaces, vectors, settings.joint_clip_weight)
+    coords, fits = _fit_spaces(recipes, vectors, settings, backend)
+    arrays = model_arrays(sample.ids, vectors, coords)
+    dims = {name: values.shape[1] for name, values in vectors.items()}
+    header = header_of(recipes, columns, dims, settings)
     result = FitReport(
         fingerprint=fingerprint,
-        version=content_version(arrays, [header["recipes"], header["vae_feature"], settings.n_neighbors]),
+        version=content_version(arrays, [header["recipes"], header["features"], settings.n_neighbors]),
         rows=len(sample.ids),
-        total_rows=total,
+        total_rows=sum(len(shard.ids) for shard in rows),
         unmatched=sum(shard.unmatched for shard in rows),
         spaces=fits,
-        feature=feature,
+        features={name: choices[name] for name in columns},
         backend=backend.name,
         device=backend.device,
         bytes=sum(values.nbytes for values in arrays.values()),
@@ -105,15 +110,14 @@ def fit_map(profile: Profile, storage: Storage, shards: Sequence[ShardEmbeddings
 
 def _fit_spaces(
     recipes: Sequence[SpaceRecipe],
-    clip: np.ndarray | None,
-    vae: np.ndarray | None,
+    vectors: Mapping[str, np.ndarray],
     settings: Projection,
     backend: Backend,
-) -> tuple[dict[SpaceName, np.ndarray], dict[str, SpaceFit]]:
-    coords: dict[SpaceName, np.ndarray] = {}
+) -> tuple[dict[str, np.ndarray], dict[str, SpaceFit]]:
+    coords: dict[str, np.ndarray] = {}
     fits: dict[str, SpaceFit] = {}
     for done, recipe in enumerate(recipes):
-        features = recipe.features(clip, vae)
+        features = recipe.features(vectors)
         report(_STAGE, done, len(recipes), "spaces", note=f"{recipe.space}: {len(features):,} rows, {backend.name}")
         started = time.monotonic()
         laid_out = backend.fit(features, recipe.metric, settings)
@@ -128,8 +132,8 @@ def _fit_spaces(
             metric=recipe.metric,
             seconds=round(seconds, 3),
             quality=measure(features, laid_out, recipe.metric),
-            lower=corner(laid_out.min(axis=0)),
-            upper=corner(laid_out.max(axis=0)),
+            lower=corner(laid_out.min(axis=0, initial=0.0)),
+            upper=corner(laid_out.max(axis=0, initial=0.0)),
         )
     report(_STAGE, len(recipes), len(recipes), "spaces")
     return coords, fits
@@ -139,18 +143,6 @@ def corner(values: np.ndarray) -> tuple[float, float, float]:
     """Three coordinates as Python floats, rounded to 3 decimals."""
     x, y, z = (round(float(value), 3) for value in values)
     return x, y, z
-
-
-def _vae_feature(storage: Storage, sample: Sample) -> tuple[FeatureChoice | None, np.ndarray | None]:
-    """Compare the map features on a probe of the sample and read the better one for all of it."""
-    if all(rows.embeddings.vae is None for rows in sample.shards):
-        return None, None
-    probe = draw(sample.shards, _FEATURE_PROBE_ROWS, seed=0)
-    latents = probe.read_vae(storage, "latent")
-    candidates = {name: probe.read_vae(storage, name) for name in VAE_FEATURES}
-    assert latents is not None
-    choice = choose_vae_feature(latents, {name: values for name, values in candidates.items() if values is not None})
-    return choice, sample.read_vae(storage, choice.chosen)
 
 
 def _versions(backend: Backend) -> dict[str, str]:

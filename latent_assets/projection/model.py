@@ -1,8 +1,8 @@
 """The fitted maps as one file: what a later row needs to be placed, and what a person wants to know of the fit.
 
 projection/{fingerprint}/model.safetensors
-  ids uint8 [n, w] (ASCII, zero-padded); clip float16 [n, d]; vae float16 [n, k] (the chosen map feature)
-  coords_{space} float32 [n, 3]; header `model`: JSON of recipes, settings, versions and the fit's report
+  ids uint8 [n, w] (ASCII, zero-padded); vectors_{embedding} float16 [n, k] (its chosen feature)
+  coords_{space} float32 [n, 3]; header `model`: JSON of recipes, features, settings, versions and the fit's report
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import struct
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -19,29 +20,29 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from latent_assets.errors import NotBuiltError
-from latent_assets.profile import Projection, SpaceName
-from latent_assets.projection.features import SpaceRecipe, VaeFeature
+from latent_assets.profile import Projection
+from latent_assets.projection.features import Block, SpaceRecipe
 from latent_assets.projection.placement import Placer
 from latent_assets.storage import Storage
 
 _KEPT_MODELS = 2
+_VECTORS = "vectors_"
 _loaded: OrderedDict[tuple[str, str], MapModel] = OrderedDict()
 
 
 @dataclass(frozen=True)
 class MapModel:
-    """Fitted rows of all spaces. Arrays share the order of `ids`.
+    """Fitted rows of all spaces. Arrays share the order of `ids`; there may be none.
 
-    clip: float16 [n, d] or None; vae: float16 [n, k] or None; coords: float32 [n, 3] per space.
+    vectors: float16 [n, k] per embedding, its column `features[embedding]`; coords: float32 [n, 3] per space.
     """
 
     fingerprint: str
     ids: list[str]
-    clip: np.ndarray | None
-    vae: np.ndarray | None
-    coords: dict[SpaceName, np.ndarray]
+    vectors: dict[str, np.ndarray]
+    coords: dict[str, np.ndarray]
     recipes: tuple[SpaceRecipe, ...]
-    vae_feature: VaeFeature | None
+    features: dict[str, str]
     n_neighbors: int
     report: dict[str, Any]
 
@@ -51,11 +52,11 @@ class MapModel:
         return {row_id: position for position, row_id in enumerate(self.ids)}
 
     @cached_property
-    def placers(self) -> dict[SpaceName, Placer]:
+    def placers(self) -> dict[str, Placer]:
         """What places further rows, per space; made at first use."""
         return {
             recipe.space: Placer(
-                recipe.features(self.clip, self.vae), self.coords[recipe.space], recipe.metric, self.n_neighbors
+                recipe.features(self.vectors), self.coords[recipe.space], recipe.metric, self.n_neighbors
             )
             for recipe in self.recipes
         }
@@ -81,13 +82,13 @@ def content_version(arrays: dict[str, np.ndarray], decisions: Any) -> str:
 
 
 def model_arrays(
-    ids: list[str], clip: np.ndarray | None, vae: np.ndarray | None, coords: dict[SpaceName, np.ndarray]
+    ids: list[str], vectors: Mapping[str, np.ndarray], coords: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The arrays of the model file."""
     width = max((len(row_id.encode()) for row_id in ids), default=1)
     packed = np.array([row_id.encode() for row_id in ids], dtype=f"S{width}")
     arrays = {"ids": packed.view(np.uint8).reshape(len(ids), width)}
-    arrays |= {name: values for name, values in (("clip", clip), ("vae", vae)) if values is not None}
+    arrays |= {f"{_VECTORS}{name}": values for name, values in vectors.items()}
     return arrays | {f"coords_{space}": values for space, values in coords.items()}
 
 
@@ -119,34 +120,40 @@ def load_model(storage: Storage, fingerprint: str) -> MapModel:
     if key in _loaded:
         _loaded.move_to_end(key)
         return _loaded[key]
-    header = read_header(storage, fingerprint)
-    with storage.local(model_name(fingerprint)) as path:
-        arrays = load_file(path)
-    ids = arrays["ids"]
-    model = MapModel(
-        fingerprint=fingerprint,
-        ids=[row_id.decode() for row_id in ids.reshape(-1).view(f"S{ids.shape[1]}").tolist()],
-        clip=arrays.get("clip"),
-        vae=arrays.get("vae"),
-        coords={recipe["space"]: arrays[f"coords_{recipe['space']}"] for recipe in header["recipes"]},
-        recipes=tuple(SpaceRecipe(**recipe) for recipe in header["recipes"]),
-        vae_feature=header["vae_feature"],
-        n_neighbors=header["settings"]["n_neighbors"],
-        report=header["report"],
-    )
-    _loaded[key] = model
+    model = _loaded[key] = read_model(storage, fingerprint)
     while len(_loaded) > _KEPT_MODELS:
         _loaded.popitem(last=False)
     return model
 
 
+def read_model(storage: Storage, fingerprint: str) -> MapModel:
+    """The fitted maps as they are stored now. Raises NotBuiltError when they are not there."""
+    header = read_header(storage, fingerprint)
+    with storage.local(model_name(fingerprint)) as path:
+        arrays = load_file(path)
+    ids = arrays["ids"]
+    return MapModel(
+        fingerprint=fingerprint,
+        ids=[row_id.decode() for row_id in ids.reshape(-1).view(f"S{ids.shape[1]}").tolist()],
+        vectors={name: arrays[f"{_VECTORS}{name}"] for name in header["features"]},
+        coords={recipe["space"]: arrays[f"coords_{recipe['space']}"] for recipe in header["recipes"]},
+        recipes=tuple(
+            SpaceRecipe(recipe["space"], recipe["metric"], tuple(Block(**block) for block in recipe["blocks"]))
+            for recipe in header["recipes"]
+        ),
+        features=header["features"],
+        n_neighbors=header["settings"]["n_neighbors"],
+        report=header["report"],
+    )
+
+
 def header_of(
-    recipes: tuple[SpaceRecipe, ...], vae_feature: VaeFeature | None, dims: dict[str, int], settings: Projection
+    recipes: tuple[SpaceRecipe, ...], features: Mapping[str, str], dims: Mapping[str, int], settings: Projection
 ) -> dict[str, Any]:
-    """The part of the header that decides where rows fall."""
+    """The part of the header that decides where rows fall. `features`, `dims`: column and width per embedding."""
     return {
         "recipes": [asdict(recipe) for recipe in recipes],
-        "vae_feature": vae_feature,
-        "dims": dims,
+        "features": dict(features),
+        "dims": dict(dims),
         "settings": settings.model_dump(mode="json"),
     }

@@ -6,11 +6,10 @@ Used by the fit's graph, by placement and by the quality figures. Approximate se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-Metric = Literal["cosine", "euclidean"]
+from latent_assets.spaces import Metric
 
 _CHUNK_VALUES = 32 * 1024 * 1024  # float32 values of one block of the distance matrix: 128 MiB
 

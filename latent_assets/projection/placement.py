@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from latent_assets.errors import DataError
-from latent_assets.projection.neighbors import ExactIndex, Metric
+from latent_assets.projection.neighbors import ExactIndex
+from latent_assets.spaces import Metric
 
 _BISECTIONS = 64
 _TOLERANCE = 1e-5

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latent_assets.projection.neighbors import ExactIndex, Metric, self_neighbors
+from latent_assets.projection.neighbors import ExactIndex, self_neighbors
+from latent_assets.spaces import Metric
 
 NEIGHBORS = 15
 PROBE_ROWS = 2_000

@@ -1,4 +1,4 @@
-"""Reading embedding files: rows matched by id between the two models, samples drawn by a hash of the id.
+"""Reading embedding files: rows matched by id between the embeddings, samples drawn by a hash of the id.
 
 What comes out is ordered and complete; what the columns mean for the map is in `features`.
 """
@@ -6,94 +6,94 @@ What comes out is ordered and complete; what the columns mean for the map is in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xxhash
 
-from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_ids
+from latent_assets import spaces
+from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_ids, read_width, whole_name
 from latent_assets.errors import DataError
 from latent_assets.storage import Storage
 
 
 @dataclass(frozen=True)
 class ShardRows:
-    """The rows of one shard that every model of the profile has embedded, in the order of the first file.
+    """The rows of one shard that every embedding of the profile has, in the order of the first file.
 
-    `clip_rows`, `vae_rows`: int64 positions of each row in its file, None for a model that is not used.
-    `unmatched`: rows that only one of the two files holds; they are left out.
+    rows: for each embedding the int64 position of each row in its file.
+    unmatched: rows that not all of the files hold; they are left out.
     """
 
     embeddings: ShardEmbeddings
     ids: list[str]
-    clip_rows: np.ndarray | None
-    vae_rows: np.ndarray | None
+    rows: Mapping[str, np.ndarray]
     unmatched: int
 
-    def read_clip(self, storage: Storage, chosen: np.ndarray | None = None) -> np.ndarray | None:
-        """CLIP vectors float16 [n, d] of these rows, or of the positions `chosen` among them."""
-        return self._read(storage, self.embeddings.clip, "vector", self.clip_rows, chosen)
+    def read(self, storage: Storage, embedding: str, column: str, chosen: np.ndarray | None = None) -> np.ndarray:
+        """A column of an embedding, float16 [n, width], of these rows or of the positions `chosen` among them.
 
-    def read_vae(self, storage: Storage, column: str, chosen: np.ndarray | None = None) -> np.ndarray | None:
-        """A column of the VAE file, float16 [n, k]: `latent`, `pooled` or `random`."""
-        return self._read(storage, self.embeddings.vae, column, self.vae_rows, chosen)
-
-    def _read(
-        self, storage: Storage, name: str | None, column: str, rows: np.ndarray | None, chosen: np.ndarray | None
-    ) -> np.ndarray | None:
-        if name is None or rows is None:
-            return None
-        wanted = rows if chosen is None else rows[chosen]
+        `column` is one of the embedding's `features` or its `whole`. Raises DataError naming the row when a value is
+        not finite.
+        """
+        name = self._file(embedding, column)
+        wanted = self.rows[embedding] if chosen is None else self.rows[embedding][chosen]
         order = np.argsort(wanted, kind="stable")
         values = np.empty_like(read := read_column(storage, name, column, wanted[order]))
         values[order] = read
-        self._refuse_broken(name, column, values, chosen)
+        self._refuse_broken(embedding, name, column, values, chosen)
         return values
 
-    def _refuse_broken(self, name: str, column: str, values: np.ndarray, chosen: np.ndarray | None) -> None:
+    def width(self, storage: Storage, embedding: str, column: str) -> int:
+        """Length of the vectors of a column, also when there are no rows."""
+        return read_width(storage, self._file(embedding, column), column)
+
+    def _file(self, embedding: str, column: str) -> str:
+        name = self.embeddings.files[embedding]
+        return whole_name(name) if column == spaces.embeddings()[embedding].whole else name
+
+    def _refuse_broken(
+        self, embedding: str, name: str, column: str, values: np.ndarray, chosen: np.ndarray | None
+    ) -> None:
         broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(broken):
             first = broken[0] if chosen is None else chosen[broken[0]]
             raise DataError(
                 f"{name}: `{column}` has NaN or infinite values in {len(broken)} rows, the first is {self.ids[first]}. "
-                f"{_encode_again(self.embeddings, name)}"
+                f"{_encode_again(self.embeddings, embedding)}"
             )
 
 
 def read_shard_rows(storage: Storage, shard: ShardEmbeddings) -> ShardRows:
     """Match the rows of a shard's embedding files by id. Raises DataError when an id occurs twice in one file."""
-    clip_ids = _unique_ids(storage, shard, shard.clip)
-    vae_ids = _unique_ids(storage, shard, shard.vae)
-    if clip_ids is None or vae_ids is None:
-        ids = clip_ids if vae_ids is None else vae_ids
-        if ids is None:
-            raise DataError(f"Shard {shard.shard} has no embeddings: the profile names neither a CLIP model nor a VAE.")
-        every = np.arange(len(ids))
-        return ShardRows(shard, ids, every if vae_ids is None else None, every if clip_ids is None else None, 0)
-    if clip_ids == vae_ids:
-        every = np.arange(len(clip_ids))
-        return ShardRows(shard, clip_ids, every, every, 0)
-    vae_at = {row_id: position for position, row_id in enumerate(vae_ids)}
-    pairs = [(position, vae_at[row_id]) for position, row_id in enumerate(clip_ids) if row_id in vae_at]
-    clip_rows, vae_rows = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    ids = [clip_ids[position] for position in clip_rows]
-    return ShardRows(shard, ids, clip_rows, vae_rows, len(clip_ids) + len(vae_ids) - 2 * len(ids))
+    if not shard.files:
+        raise DataError(f"Shard {shard.shard} has no embeddings: the profile has no table [models.NAME] of one.")
+    found = {name: _unique_ids(storage, shard, name) for name in shard.files}
+    first = next(iter(found.values()))
+    every = np.arange(len(first))
+    if all(ids == first for ids in found.values()):
+        return ShardRows(shard, first, dict.fromkeys(found, every), 0)
+    at = {name: {row_id: position for position, row_id in enumerate(ids)} for name, ids in found.items()}
+    kept = [row_id for row_id in first if all(row_id in positions for positions in at.values())]
+    rows = {name: np.array([positions[row_id] for row_id in kept], dtype=np.int64) for name, positions in at.items()}
+    return ShardRows(shard, kept, rows, len(set().union(*at.values())) - len(kept))
 
 
-def _unique_ids(storage: Storage, shard: ShardEmbeddings, name: str | None) -> list[str] | None:
-    if name is None:
-        return None
+def _unique_ids(storage: Storage, shard: ShardEmbeddings, embedding: str) -> list[str]:
+    name = shard.files[embedding]
     ids = read_ids(storage, name)
     repeated = len(ids) - len(set(ids))
     if repeated:
         first = next(row_id for row_id, count in Counter(ids).items() if count > 1)
-        raise DataError(f"{name}: {repeated} rows repeat an id, the first is {first}. {_encode_again(shard, name)}")
+        raise DataError(
+            f"{name}: {repeated} rows repeat an id, the first is {first}. {_encode_again(shard, embedding)}"
+        )
     return ids
 
 
-def _encode_again(shard: ShardEmbeddings, name: str) -> str:
-    stage = "clip_embeddings" if name == shard.clip else "vae_latents"
+def _encode_again(shard: ShardEmbeddings, embedding: str) -> str:
+    stage = spaces.embeddings()[embedding].stage
     manifest = f"manifests/{stage}/{shard.shard}.json"
     return f"Encode shard {shard.shard} again: remove {manifest}, then run `latent-assets build`."
 
@@ -109,18 +109,16 @@ class Sample:
     def ids(self) -> list[str]:
         return [rows.ids[i] for rows, positions in zip(self.shards, self.chosen, strict=True) for i in positions]
 
-    def read_clip(self, storage: Storage) -> np.ndarray | None:
-        """CLIP vectors float16 [n, d] of the sample, in the order of `ids`."""
-        return _stack([rows.read_clip(storage, at) for rows, at in zip(self.shards, self.chosen, strict=True)])
-
-    def read_vae(self, storage: Storage, column: str) -> np.ndarray | None:
-        """A VAE column float16 [n, k] of the sample, in the order of `ids`."""
-        return _stack([rows.read_vae(storage, column, at) for rows, at in zip(self.shards, self.chosen, strict=True)])
-
-
-def _stack(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    present = [part for part in parts if part is not None]
-    return np.concatenate(present) if present else None
+    def read(self, storage: Storage, embedding: str, column: str) -> np.ndarray:
+        """A column of an embedding, float16 [n, width], of the sample's rows in the order of `ids`."""
+        parts = [
+            rows.read(storage, embedding, column, at)
+            for rows, at in zip(self.shards, self.chosen, strict=True)
+            if len(at)
+        ]
+        if parts:
+            return np.concatenate(parts)
+        return np.zeros((0, self.shards[0].width(storage, embedding, column) if self.shards else 0), np.float16)
 
 
 def draw(shards: Sequence[ShardRows], rows: int, seed: int) -> Sample:

@@ -23,7 +23,7 @@ from latent_assets.storage import Storage
 
 @dataclass(frozen=True)
 class CoordsReport:
-    """Coordinates of one shard. `version`: hash of ids and coordinates. `unmatched`: rows one model lacks.
+    """Coordinates of one shard. `version`: hash of ids and coordinates. `unmatched`: rows a model lacks.
 
     `lower`, `upper`: corners of each space's box (map units); absent for a shard without rows.
     """
@@ -60,6 +60,11 @@ def project_shard(profile: Profile, storage: Storage, model_fingerprint: str, sh
             "fit the maps again with `latent-assets build`."
         )
     rows = read_shard_rows(storage, shard)
+    if rows.ids and not model.ids:
+        raise DataError(
+            f"The maps were fitted when the atlas had no rows, and shard {shard.shard} has {len(rows.ids)}: fit them "
+            "again with `latent-assets build`."
+        )
     at = np.array([model.row_of.get(row_id, -1) for row_id in rows.ids], dtype=np.int64)
     coords = _coordinates(storage, model, rows, at)
     frame = pl.DataFrame(
@@ -87,14 +92,15 @@ def project_shard(profile: Profile, storage: Storage, model_fingerprint: str, sh
 def _coordinates(storage: Storage, model: MapModel, rows: ShardRows, at: np.ndarray) -> dict[str, np.ndarray]:
     """float32 [n, 3] per space; `at` int64 [n] is a row's position in the fit, -1 for a row to place."""
     further = np.flatnonzero(at < 0)
-    clip = rows.read_clip(storage, further) if len(further) else None
-    vae = rows.read_vae(storage, model.vae_feature, further) if len(further) and model.vae_feature else None
+    vectors = {
+        name: rows.read(storage, name, column, further) for name, column in model.features.items() if len(further)
+    }
     coords: dict[str, np.ndarray] = {}
     for recipe in model.recipes:
         values = np.empty((len(at), 3), np.float32)
         values[at >= 0] = model.coords[recipe.space][at[at >= 0]]
         if len(further):
-            values[further] = model.placers[recipe.space].place(recipe.features(clip, vae)).coords
+            values[further] = model.placers[recipe.space].place(recipe.features(vectors)).coords
         coords[recipe.space] = values
     return coords
 

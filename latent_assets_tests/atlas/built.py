@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from latent_assets.atlas.release import ModelInfo, ReleaseInfo, describe_release
+from latent_assets.atlas.card import ModelInfo, ReleaseInfo, describe_release
+from latent_assets.atlas.rows import ShardContent
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 from latent_assets.catalog.shards import catalog_name
-from latent_assets.embeddings.store import ShardEmbeddings
-from latent_assets.images.ledger import ledger_frame, ledger_name
+from latent_assets.embeddings.store import ShardEmbeddings, thumbnail_name, writing_thumbnails
+from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.images.outcome import LedgerRow
-from latent_assets.images.tar import TarWriter, tar_name
-from latent_assets.profile import Profile
+from latent_assets.images.store.ledger import ledger_frame, ledger_name
+from latent_assets.images.store.tar import TarWriter, tar_name
+from latent_assets.models.preprocessing import decode
+from latent_assets.profile import Profile, Table
 from latent_assets.projection.fit import fit_map
-from latent_assets.projection.shard import project_shard
+from latent_assets.projection.shard import coords_name, project_shard
 from latent_assets.storage import Storage
 from latent_assets_tests.projection import synthetic
 
@@ -35,10 +39,44 @@ class Built:
 
     profile: Profile
     storage: Storage
-    shards: list[ShardEmbeddings]
+    embeddings: list[ShardEmbeddings]
     release: ReleaseInfo
     clip: np.ndarray
     ids: list[str]
+
+    @property
+    def shards(self) -> list[ShardContent]:
+        """The shards as they are stored now: their keys follow the bytes of their files."""
+        return contents(self.storage, self.embeddings)
+
+
+def contents(storage: Storage, embeddings: Sequence[ShardEmbeddings]) -> list[ShardContent]:
+    """Shards with keys made from the bytes of everything the table takes of them."""
+    return [
+        ShardContent(
+            found.shard,
+            _digest(
+                storage,
+                *(catalog_name(found.shard), ledger_name(found.shard), thumbnails_name(found.shard)),
+                *found.files.values(),
+            ),
+            _digest(storage, coords_name(PROJECTION, found.shard)),
+            found,
+        )
+        for found in embeddings
+    ]
+
+
+def _digest(storage: Storage, *names: str) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(storage.read_bytes(name) if storage.exists(name) else b"")
+    return digest.hexdigest()[:32]
+
+
+def thumbnails_name(shard: str) -> str:
+    """Storage name of a shard's thumbnails."""
+    return thumbnail_name(synthetic.THUMBNAILS, shard)
 
 
 def picture(index: int) -> bytes:
@@ -74,7 +112,10 @@ def at(built: Built, root: Path) -> Built:
 
 
 def release(
-    profile: Profile, storage: Storage, shards: list[ShardEmbeddings], fingerprint: str = "a" * 32
+    profile: Profile,
+    storage: Storage,
+    shards: Sequence[ShardEmbeddings] | Sequence[ShardContent],
+    fingerprint: str = "a" * 32,
 ) -> ReleaseInfo:
     """The release of the shards as they are stored now."""
     clip = profile.models.clip
@@ -84,7 +125,7 @@ def release(
 
 
 def write_facts(storage: Storage, shard: str, ids: list[str], rows: list[int]) -> None:
-    """Catalog, ledger (with one failed row more than there are images) and images of a shard."""
+    """Catalog, ledger (with one failed row more than there are images), images and thumbnails of a shard."""
     pictures = {ids[i]: picture(i) for i in rows}
     catalog = pl.DataFrame(
         [
@@ -128,3 +169,11 @@ def write_facts(storage: Storage, shard: str, ids: list[str], rows: list[int]) -
             tar.add(f"{row_id}.png", data)
             tar.add(f"{row_id}.json", b"{}")
         tar.close()
+    made = {row_id: thumbnail(decode(data), Table()) for row_id, data in pictures.items()}
+    write_thumbnails(storage, shard, list(made), list(made.values()))
+
+
+def write_thumbnails(storage: Storage, shard: str, ids: list[str], files: list[bytes]) -> None:
+    """Store thumbnails of a shard as the embeddings pass does."""
+    with writing_thumbnails(storage, thumbnails_name(shard)) as writer:
+        writer.append(ids, files)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import lance
 import numpy as np
@@ -12,9 +14,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from latent_assets.atlas.checks import Check, check
-from latent_assets.atlas.dataset import open_table, table_uri
-from latent_assets.atlas.table import Staged, stage
+from latent_assets.atlas.checks import Check, check, check_live
+from latent_assets.atlas.fragments import TableFile, table_files
+from latent_assets.atlas.release import Staged, publish, stage
+from latent_assets.atlas.table import open_table, table_uri
+from latent_assets.errors import NotBuiltError
 from latent_assets_tests.atlas.built import Built
 
 Fault = Callable[[pa.Table], pa.Table]
@@ -23,7 +27,7 @@ Fault = Callable[[pa.Table], pa.Table]
 def with_fault(built: Built, fault: Fault) -> dict[str, Check]:
     """Stage a good release, replace it by one with `fault`, and check that."""
     good = stage(built.profile, built.storage, built.shards, built.release)
-    table = open_table(built.storage.lance_uri, good.version).to_table()
+    table = open_table(built.storage.lance_uri, good.version).to_arrow()
     broken = lance.write_dataset(fault(table), table_uri(built.storage.lance_uri), mode="overwrite")
     return checked(built, replace(good, version=broken.version))
 
@@ -69,6 +73,7 @@ def picture(width: int, height: int) -> bytes:
 def test_a_good_release_passes(built: Built) -> None:
     found = checked(built, stage(built.profile, built.storage, built.shards, built.release))
     assert list(found) == [
+        "data_files",
         "row_count",
         "unique_ids",
         "well_formed_ids",
@@ -122,8 +127,103 @@ def test_vectors_that_search_cannot_find_fail(built: Built) -> None:
 
 def test_an_empty_release_fails(built: Built) -> None:
     good = stage(built.profile, built.storage, built.shards, built.release)
-    empty = open_table(built.storage.lance_uri, good.version).to_table().slice(0, 0)
+    empty = open_table(built.storage.lance_uri, good.version).to_arrow().slice(0, 0)
     broken = lance.write_dataset(empty, table_uri(built.storage.lance_uri), mode="overwrite")
     info = replace(built.release, rows=0, shards={})
     checks = checked(built, replace(good, version=broken.version, release=info))
     assert {name for name, one in checks.items() if not one.passed} == {"row_count"}
+
+
+# -- the live release ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def live(built: Built) -> Built:
+    """An atlas with a published release."""
+    made = stage(built.profile, built.storage, built.shards, built.release)
+    publish(built.storage, made, check(built.profile, built.storage, made))
+    return built
+
+
+def data_file(built: Built, part: str) -> Path:
+    return next(Path(table_uri(built.storage.lance_uri)).glob(f"data/00001.{part}.*"))
+
+
+def test_the_live_release_passes_the_same_checks(live: Built) -> None:
+    found = check_live(live.profile, live.storage)
+    staged = stage(live.profile, live.storage, live.shards, live.release)
+    assert [(one.name, one.passed, one.found) for one in found] == [
+        (one.name, one.passed, one.found) for one in check(live.profile, live.storage, staged)
+    ]
+    assert all(one.passed for one in found), found
+
+
+def test_the_live_release_is_judged_and_not_the_newest_version(live: Built) -> None:
+    emptied = stage(live.profile, live.storage, [], replace(live.release, rows=0, shards={}))
+    assert emptied.version == 2
+    assert {one.name: one.found for one in check_live(live.profile, live.storage)}["row_count"] == "60"
+
+
+@pytest.mark.parametrize("part", ["rows", "coords"])
+@pytest.mark.parametrize("damage", ["gone", "truncated"])
+def test_a_damaged_file_is_named(live: Built, part: str, damage: str) -> None:
+    file = data_file(live, part)
+    size = file.stat().st_size
+    if damage == "gone":
+        file.unlink()
+        expected = f"1 damaged: {file.name} is not there"
+    else:
+        file.write_bytes(file.read_bytes()[:500])
+        expected = f"1 damaged: {file.name} has 500 of {size} bytes"
+    found = {one.name: one for one in check_live(live.profile, live.storage)}
+    assert not found["data_files"].passed and found["data_files"].found == expected
+    unreadable = {name for name, one in found.items() if one.found.startswith("cannot be read (")}
+    # what is in the other part can be read
+    assert "finite_coordinates" in unreadable and ("row_count" in unreadable) == (part == "rows")
+    assert all(not found[name].passed for name in unreadable)
+
+
+def test_garbage_of_the_same_size_fails_the_checks_that_read_it(live: Built) -> None:
+    file = data_file(live, "rows")
+    file.write_bytes(os.urandom(file.stat().st_size))
+    found = {one.name: one for one in check_live(live.profile, live.storage)}
+    assert found["data_files"].passed
+    failed = {name for name, one in found.items() if not one.passed}
+    assert failed >= {"row_count", "unique_ids", "well_formed_ids", "finite_vectors", "thumbnails"}
+
+
+def test_a_table_that_is_gone_is_a_failed_check(live: Built) -> None:
+    live.storage.delete("lance/atlas.lance/_versions")
+    (found,) = check_live(live.profile, live.storage)
+    assert (found.name, found.passed) == ("data_files", False) and "not the release `live`" in found.found
+    live.storage.delete("lance")
+    (found,) = check_live(live.profile, live.storage)
+    assert (found.name, found.passed) == ("data_files", False) and "no atlas table" in found.found
+
+
+def test_the_files_of_the_live_release_are_listed_without_reading_them(live: Built) -> None:
+    stage(live.profile, live.storage, [], replace(live.release, rows=0, shards={}))
+    files = table_files(live.storage)
+    folder = Path(table_uri(live.storage.lance_uri)) / "data"
+    assert {file.name: (file.size, file.expected, file.sound) for file in files} == {
+        file.name: (file.stat().st_size, file.stat().st_size, True) for file in folder.iterdir()
+    }
+    assert [file.name.split(".")[:2] for file in files[:3]] == [
+        ["00000", "rows"],
+        ["00000", "coords"],
+        ["00001", "rows"],
+    ]
+    gone, short = data_file(live, "rows"), data_file(live, "coords")
+    gone.unlink()
+    short.write_bytes(b"short")
+    assert [(file.name, file.size) for file in table_files(live.storage) if not file.sound] == [
+        (gone.name, None),
+        (short.name, 5),
+    ]
+    assert table_files(live.storage, version=2) == []
+    assert TableFile("of an old writer", 7, None).sound
+
+
+def test_listing_without_a_release_is_refused(built: Built) -> None:
+    with pytest.raises(NotBuiltError, match="no atlas table"):
+        table_files(built.storage)

@@ -1,76 +1,616 @@
-"""Release information: complete, readable from the table alone, paths that another machine understands."""
+"""Stage, check, publish: the table's content, what readers see meanwhile, and what survives a kill."""
 
-import json
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
-import pyarrow as pa
+import lance
+import numpy as np
+import polars as pl
 import pytest
+from lancedb.table import LanceTable
+from PIL import Image
 
-import latent_assets
-from latent_assets.atlas.release import ModelInfo, ReleaseInfo, portable
-from latent_assets.errors import DataError, NotBuiltError
-from latent_assets_tests.atlas.built import PROJECTION, Built, release
-
-
-def test_says_what_the_release_is_made_of(built: Built) -> None:
-    info = built.release
-    assert (info.profile, info.title, info.attribution) == ("synthetic", "Synthetic", "Made by a random generator")
-    assert info.rows == 60 and info.shards == {"00000": 20, "00001": 20, "00002": 20}
-    assert info.spaces == ("clip", "vae", "joint") and info.dims == {"clip": 32, "vae": 16}
-    assert info.projection == PROJECTION and info.fingerprint == "a" * 32
-    assert info.backend == "umap-learn" and info.umap["n_neighbors"] == 15 and info.umap["seed"] == 42
-    assert info.vae_feature == "pooled" and info.vae_recall is not None and set(info.vae_recall) == {"pooled", "random"}
-    assert 0.5 < info.quality["clip"]["trustworthiness"] <= 1.0
-    assert info.created.endswith("+00:00")
-
-
-def test_json_and_back(built: Built) -> None:
-    assert ReleaseInfo.from_json(built.release.to_json()) == built.release
-    later = json.loads(built.release.to_json()) | {"a_key_of_a_later_version": 1}
-    assert ReleaseInfo.from_json(json.dumps(later)) == built.release
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"models": 3}', "\x00"])
-def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match="release information cannot be read"):
-        ReleaseInfo.from_json(text)
+from latent_assets.atlas.card import ReleaseInfo
+from latent_assets.atlas.checks import Check, check, check_live
+from latent_assets.atlas.pictures import release_pictures
+from latent_assets.atlas.release import Release, Staged, commit, prepare, prune, publish, rollback, stage
+from latent_assets.atlas.schema import arrow_schema
+from latent_assets.atlas.table import LIVE, open_table, table_exists, table_uri, tags
+from latent_assets.catalog.shards import catalog_name
+from latent_assets.errors import DataError, NotBuiltError, StorageError
+from latent_assets.progress import Progress, listening
+from latent_assets.projection.shard import coords_name, project_shard, read_coords
+from latent_assets.storage import Storage
+from latent_assets_tests.atlas.built import (
+    CATEGORIES,
+    PROJECTION,
+    Built,
+    build,
+    picture,
+    release,
+    thumbnails_name,
+    write_thumbnails,
+)
+from latent_assets_tests.projection import synthetic
 
 
-def test_a_table_that_is_no_atlas_is_refused() -> None:
-    with pytest.raises(NotBuiltError, match="not an atlas"):
-        ReleaseInfo.of_schema(pa.schema([("a", pa.int8())]), "somewhere")
+def staged(built: Built, info: ReleaseInfo | None = None) -> Staged:
+    return stage(built.profile, built.storage, built.shards, info or built.release)
 
 
-def test_paths_inside_packages_are_portable() -> None:
-    package = Path(latent_assets.__file__).parent
-    spec = {"config": str(package / "demo/x.json"), "weights": "/elsewhere/w", "name": None, "batch_size": 3}
-    assert portable(spec) == {
-        "config": "package:latent_assets/openmoji/x.json",
-        "weights": "/elsewhere/w",
-        "name": None,
-        "batch_size": 3,
-    }
+def published(built: Built, info: ReleaseInfo | None = None) -> Release:
+    made = staged(built, info)
+    return publish(built.storage, made, check(built.profile, built.storage, made))
 
 
-def test_the_clip_model_is_found_again_on_this_machine(built: Built) -> None:
-    package = Path(latent_assets.__file__).parent
-    spec = {"config": str(package / "demo/x.json"), "weights": "/elsewhere/w", "batch_size": 3}
-    info = ReleaseInfo.from_json(
-        json.dumps(
-            json.loads(built.release.to_json())
-            | {"models": {"clip": {"name": "m", "digest": "d", "spec": portable(spec)}}}
-        )
+def live(built: Built) -> LanceTable:
+    return open_table(built.storage.lance_uri, LIVE)
+
+
+# -- content ---------------------------------------------------------------------------------------------
+
+
+def test_every_column_of_every_row(built: Built) -> None:
+    published(built)
+    table = live(built).to_arrow()
+    assert table.schema.equals(arrow_schema({"clip": 32, "vae": 16}, ("clip", "vae", "joint")))
+    rows = table.to_pylist()
+    assert [row["id"] for row in rows] == built.ids
+    vae = synthetic.vae_columns(60)["pooled"].astype(np.float16)
+    for i in (0, 1, 5, 23, 59):
+        row = rows[i]
+        assert row["url"] == f"http://example.org/{i}.png"
+        assert row["source_url"] == (f"http://example.org/page/{i}" if i % 5 else None)
+        assert row["caption"] == f"picture number {i} — фото"
+        assert row["category"] == CATEGORIES[i % 3]
+        assert row["aesthetic"] == pytest.approx(5.0 + i / 100) and row["pwatermark"] is None
+        assert row["source_hash"] == -i
+        assert (row["width"], row["height"]) == (160, 120)
+        assert row["sha256"] == hashlib.sha256(picture(i)).hexdigest()
+        assert row["shard"] == f"{i // 20:05d}"
+        np.testing.assert_array_equal(np.array(row["clip"], np.float16), built.clip[i].astype(np.float16))
+        np.testing.assert_array_equal(np.array(row["vae"], np.float16), vae[i])
+        colour = np.asarray(Image.open(io.BytesIO(row["thumbnail"])).convert("RGB")).mean(axis=(0, 1))
+        np.testing.assert_allclose(colour, (i * 37 % 256, i * 91 % 256, i * 53 % 256), atol=6)
+    coords = pl.concat([read_coords(built.storage, PROJECTION, shard.shard) for shard in built.shards])
+    for space in ("clip", "vae", "joint"):
+        found = np.array([row[f"xyz_{space}"] for row in rows], np.float32)
+        np.testing.assert_array_equal(found, coords[f"xyz_{space}"].to_numpy())
+
+
+def test_the_table_carries_its_release(built: Built) -> None:
+    published(built)
+    assert ReleaseInfo.of_schema(live(built).schema, "here") == built.release
+
+
+def test_lancedb_reads_and_searches_it(built: Built) -> None:
+    import lancedb
+
+    published(built)
+    table = lancedb.connect(built.storage.lance_uri).open_table("atlas")
+    table.checkout(LIVE)
+    query = built.clip[7].astype(np.float32)
+    found = table.search(query, vector_column_name="clip").distance_type("cosine").limit(5).to_list()
+    expected = np.argsort(-(built.clip @ query), kind="stable")[:5]
+    assert [row["id"] for row in found] == [built.ids[i] for i in expected]
+    np.testing.assert_allclose([row["_distance"] for row in found], 1 - built.clip[expected] @ query, atol=2e-3)
+
+
+def test_rows_without_a_place_are_left_out(built: Built) -> None:
+    """A row that one model did not embed has no coordinates and is not in the table."""
+    frame = read_coords(built.storage, PROJECTION, "00001")
+    built.storage.write_parquet(coords_name(PROJECTION, "00001"), frame.filter(pl.col("id") != built.ids[25]))
+    info = release(built.profile, built.storage, built.shards)
+    assert info.rows == 59
+    published(built, info)
+    assert live(built).count_rows() == 59
+    assert live(built).count_rows(f"id = '{built.ids[25]}'") == 0
+
+
+@pytest.mark.parametrize(
+    "caption", ["", "x" * 10_000, "שלום עולם 你好 🏳️‍🌈", "nul \x00 inside", "'; DROP TABLE atlas --\r\n"]
+)
+def test_any_caption_is_carried_as_it_is(built: Built, caption: str) -> None:
+    catalog = built.storage.read_parquet(catalog_name("00000"))
+    changed = pl.when(pl.col("id") == built.ids[3]).then(pl.lit(caption)).otherwise("caption").alias("caption")
+    built.storage.write_parquet(catalog_name("00000"), catalog.with_columns(changed))
+    published(built)
+    found = live(built).search().where(f"id = '{built.ids[3]}'").select(["caption"]).to_arrow()
+    assert found["caption"].to_pylist() == [caption]
+
+
+# -- one release after another ---------------------------------------------------------------------------
+
+
+def test_staging_moves_no_tag(built: Built) -> None:
+    first = published(built)
+    assert first.replaced is None and tags(built.storage.lance_uri) == {LIVE: 1, "release-00001": 1}
+    made = staged(built)
+    assert (made.version, made.live) == (2, 1)
+    assert live(built).version == 1
+    second = publish(built.storage, made, check(built.profile, built.storage, made))
+    assert (second.version, second.tag, second.replaced) == (2, "release-00002", 1)
+    assert live(built).version == 2
+
+
+def test_going_back_is_one_step(built: Built) -> None:
+    published(built)
+    published(built)
+    rollback(built.storage, 1)
+    assert live(built).version == 1
+    with pytest.raises(NotBuiltError):
+        rollback(built.storage, 99)
+    assert live(built).version == 1
+
+
+def test_a_failed_check_leaves_live_and_drops_nothing(built: Built) -> None:
+    published(built)
+    made = staged(built)
+    checks = check(built.profile, built.storage, made)
+    failed = Check("unique_ids", False, "3 repeated", "0 repeated", "")
+    with pytest.raises(DataError, match="unique_ids: found 3 repeated, expected 0 repeated") as refused:
+        publish(built.storage, made, [*checks, failed])
+    assert "Readers keep the release before" in str(refused.value)
+    assert tags(built.storage.lance_uri) == {LIVE: 1, "release-00001": 1}
+    assert open_table(built.storage.lance_uri, made.version).count_rows() == 60
+
+
+def test_an_unchecked_release_is_not_published(built: Built) -> None:
+    made = staged(built)
+    with pytest.raises(DataError, match=r"was not checked.*keep no release"):
+        publish(built.storage, made, [])
+    with pytest.raises(NotBuiltError, match="not the release `live`"):
+        live(built)
+
+
+def test_publishing_twice_changes_nothing(built: Built) -> None:
+    made = staged(built)
+    checks = check(built.profile, built.storage, made)
+    assert publish(built.storage, made, checks).version == publish(built.storage, made, checks).version == 1
+    assert tags(built.storage.lance_uri) == {LIVE: 1, "release-00001": 1}
+
+
+def test_readers_see_the_old_release_or_the_new_one(built: Built) -> None:
+    """Readers that follow the tag while releases of 60 and of 20 rows alternate: never another number."""
+    small = release(built.profile, built.storage, built.shards[:1])
+    published(built)
+    seen: set[tuple[int, int, int]] = set()
+    errors: list[BaseException] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                table = live(built)
+                ids = table.search().select(["id"]).to_arrow().num_rows
+                seen.add((ids, table.count_rows(), ReleaseInfo.of_schema(table.schema, "").rows))
+            except BaseException as error:
+                errors.append(error)
+                return
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for _ in range(3):
+        for info, shards in ((small, built.shards[:1]), (built.release, built.shards)):
+            made = stage(built.profile, built.storage, shards, info)
+            publish(built.storage, made, check(built.profile, built.storage, made))
+            time.sleep(0.05)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert errors == []
+    assert seen == {(60, 60, 60), (20, 20, 20)}
+
+
+KILLED = """
+import sys, time
+from latent_assets.atlas import release as room
+from latent_assets.atlas.checks import check
+from latent_assets.storage import Storage
+from latent_assets_tests.atlas.built import contents, release
+from latent_assets_tests.projection import synthetic
+root, point = sys.argv[1:]
+profile, storage = synthetic.profile(root), Storage(root)
+shards = contents(storage, [synthetic.names(f"{i:05d}") for i in range(3)])
+info = release(profile, storage, shards)
+def wait():
+    print("here", flush=True)
+    time.sleep(600)
+if point == "staging":
+    whole = room.read_rows
+    room.read_rows = lambda s, shard, *rest: wait() if shard.shard == "00002" else whole(s, shard, *rest)
+if point == "prepared":
+    room.commit_shards = lambda *_: wait()
+made = room.stage(profile, storage, shards, info, anew=True)
+if point == "staged":
+    wait()
+checks = check(profile, storage, made)
+if point == "naming":
+    room.rollback = lambda *_: wait()
+room.publish(storage, made, checks)
+"""
+
+
+@pytest.mark.parametrize("point", ["staging", "prepared", "staged", "naming"])
+def test_a_kill_before_the_tag_moved_leaves_the_old_release(built: Built, point: str) -> None:
+    published(built)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, built.storage.root, point], cwd=synthetic.REPOSITORY, stdout=subprocess.PIPE
     )
-    found = info.clip_model
-    assert found is not None
-    assert (found.config, found.weights, found.batch_size) == (spec["config"], spec["weights"], 3)
+    assert process.stdout is not None and process.stdout.readline() == b"here\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert live(built).version == 1 and live(built).count_rows() == 60
+    again = published(built)
+    assert live(built).version == again.version > 1
+    assert live(built).count_rows() == 60
 
 
-def test_describing_without_maps_is_refused(built: Built) -> None:
-    built.storage.delete(f"projection/{PROJECTION}")
-    with pytest.raises(NotBuiltError, match="no map was fitted"):
-        release(built.profile, built.storage, built.shards)
+# -- rows that do not fit together -----------------------------------------------------------------------
 
 
-def test_model_info_is_part_of_the_release(built: Built) -> None:
-    assert built.release.models["clip"] == ModelInfo("synthetic-clip", "1" * 32, built.release.models["clip"].spec)
+def test_a_missing_thumbnail_names_shard_and_row_and_commits_nothing(built: Built) -> None:
+    published(built)
+    files = [picture(i) for i in range(21, 40)]
+    write_thumbnails(built.storage, "00001", built.ids[21:40], files)
+    with pytest.raises(DataError, match="Shard 00001: 1 rows have coordinates but are not in the thumbnails") as found:
+        staged(built)
+    assert built.ids[20] in str(found.value)
+    assert open_table(built.storage.lance_uri, None).version == 1
+
+
+def test_a_row_that_left_the_catalog_is_refused(built: Built) -> None:
+    catalog = built.storage.read_parquet(catalog_name("00002"))
+    built.storage.write_parquet(catalog_name("00002"), catalog.filter(pl.col("id") != built.ids[50]))
+    with pytest.raises(DataError, match="not in the catalog, the first is") as refused:
+        staged(built)
+    assert built.ids[50] in str(refused.value)
+
+
+def test_a_missing_shard_is_refused(built: Built) -> None:
+    built.storage.delete(thumbnails_name("00002"))
+    with pytest.raises(StorageError, match=r"thumbnails/e+/00002.arrow is not there"):
+        staged(built)
+    assert not table_exists(built.storage.lance_uri)
+
+
+# -- size ------------------------------------------------------------------------------------------------
+
+
+def test_one_shard_is_in_memory_at_a_time(built: Built) -> None:
+    """A shard's files are written before the next shard is read."""
+    folder = Path(table_uri(built.storage.lance_uri)) / "data"
+    seen: list[tuple[str, int]] = []
+    with listening(lambda step: seen.append((step.note, len(list(folder.glob("*.lance")))))):
+        staged(built)
+    assert seen[:3] == [("shard 00000", 0), ("shard 00001", 2), ("shard 00002", 4)] and seen[3][1] == 6
+
+
+def test_a_large_table_gets_an_index_that_finds_the_same(tmp_path: Path) -> None:
+    large = build(tmp_path / "root", rows=600, shards=1, spaces=("clip",))
+    profile = large.profile.model_copy(
+        update={"table": large.profile.table.model_copy(update={"index_above_rows": 500})}
+    )
+    made = stage(profile, large.storage, large.shards, large.release)
+    assert made.indexed
+    checks = check(profile, large.storage, made)
+    assert all(found.passed for found in checks), checks
+    publish(large.storage, made, checks)
+    table = live(large)
+    assert {index.name for index in table.list_indices()} == {"clip_idx", "vae_idx", "id_idx"}
+    vae = synthetic.vae_columns(600)["pooled"].astype(np.float32)
+    for name, metric, query, exact in (
+        ("clip", "cosine", large.clip[3], np.argsort(-(large.clip @ large.clip[3]))[:10]),
+        ("vae", "l2", vae[3], np.argsort(np.linalg.norm(vae - vae[3], axis=1))[:10]),
+    ):
+        search = table.search(query.astype(np.float32), vector_column_name=name).distance_type(metric)
+        found = search.nprobes(32).refine_factor(10).limit(10).select(["id", "_distance"]).to_arrow()
+        assert len(set(found["id"].to_pylist()) & {large.ids[i] for i in exact}) >= 9
+
+
+def test_progress_reaches_the_listener_of_the_caller(built: Built) -> None:
+    seen: list[Progress] = []
+    with listening(seen.append):
+        staged(built)
+    assert [(step.stage, step.done, step.total) for step in seen] == [("atlas_table", n, 60) for n in (0, 20, 40, 60)]
+
+
+def test_a_disk_that_takes_nothing_is_a_clear_error(built: Built) -> None:
+    published(built)
+    folder = Path(table_uri(built.storage.lance_uri)) / "data"
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    folder.write_bytes(b"in the way of the data folder")
+    with pytest.raises(StorageError, match=r"atlas.lance cannot be written .*release before is untouched"):
+        staged(built)
+
+
+# -- cost follows change -----------------------------------------------------------------------------------
+
+
+def data_files(built: Built) -> dict[str, bytes]:
+    folder = Path(table_uri(built.storage.lance_uri)) / "data"
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def change_caption(built: Built, row: int, caption: str) -> None:
+    name = catalog_name(f"{row // 20:05d}")
+    changed = pl.when(pl.col("id") == built.ids[row]).then(pl.lit(caption)).otherwise("caption").alias("caption")
+    built.storage.write_parquet(name, built.storage.read_parquet(name).with_columns(changed))
+
+
+def move_places(built: Built, shard: str) -> np.ndarray:
+    """Other coordinates for a shard, as after a refit; those of `clip`, float32 [20, 3]."""
+    frame = read_coords(built.storage, PROJECTION, shard)
+    places = pl.Series(frame["xyz_clip"].to_numpy() + 5, dtype=pl.Array(pl.Float32, 3))
+    built.storage.write_parquet(coords_name(PROJECTION, shard), frame.with_columns(xyz_clip=places))
+    return np.asarray(places.to_numpy(), np.float32)
+
+
+def test_nothing_changed_writes_nothing_and_reads_no_shard(built: Built) -> None:
+    published(built)
+    before, shards = data_files(built), built.shards
+    for folder in ("catalog", "images", "embeddings", "thumbnails"):
+        built.storage.delete(folder)
+    made = stage(built.profile, built.storage, shards, built.release)
+    assert (made.written, made.rewritten, made.moved) == (0, 0, 0) and data_files(built) == before
+    assert all(found.passed for found in check(built.profile, built.storage, made))
+
+
+def test_a_changed_shard_rewrites_itself_alone(built: Built) -> None:
+    first = staged(built)
+    assert (first.rewritten, first.moved) == (3, 0)
+    before = data_files(built)
+    assert first.written == sum(map(len, before.values()))
+    change_caption(built, 25, "another caption")
+    made = staged(built)
+    after = data_files(built)
+    assert after.items() > before.items()
+    new = sorted(set(after) - set(before))
+    assert [name.split(".")[:2] for name in new] == [["00001", "coords"], ["00001", "rows"]]
+    assert (made.rewritten, made.moved, made.written) == (1, 0, sum(len(after[name]) for name in new))
+    found, old = (open_table(built.storage.lance_uri, version).to_arrow() for version in (made.version, first.version))
+    at = old["id"].to_pylist().index(built.ids[25])
+    assert found["caption"].to_pylist()[at] == "another caption"
+    assert old["caption"].to_pylist()[at] == "picture number 25 — фото"
+    expected = old.to_pylist()
+    expected[at] |= {"caption": "another caption"}
+    assert found.to_pylist() == expected
+
+
+def test_a_refit_rewrites_places_alone(built: Built) -> None:
+    first = staged(built)
+    before = data_files(built)
+    places = {shard.shard: move_places(built, shard.shard) for shard in built.shards}
+    made = staged(built)
+    new = set(data_files(built)) - set(before)
+    assert sorted(name.split(".")[1] for name in new) == ["coords"] * 3
+    assert (made.rewritten, made.moved) == (0, 3)
+    found, old = (open_table(built.storage.lance_uri, version).to_arrow() for version in (made.version, first.version))
+    moved = np.array(found["xyz_clip"].to_pylist(), np.float32)
+    np.testing.assert_array_equal(moved, np.concatenate([places[f"{i:05d}"] for i in range(3)]))
+    np.testing.assert_allclose(np.array(old["xyz_clip"].to_pylist()), moved - 5, atol=1e-5)
+    assert found.drop(["xyz_clip"]).equals(old.drop(["xyz_clip"]))
+
+
+def test_places_in_another_order_rewrite_the_rows_too(built: Built) -> None:
+    """The rows of a shard follow its coordinates: places must never stand beside other rows."""
+    published(built)
+    frame = read_coords(built.storage, PROJECTION, "00001")
+    built.storage.write_parquet(coords_name(PROJECTION, "00001"), frame.reverse())
+    made = staged(built)
+    assert (made.rewritten, made.moved) == (1, 0)
+    found = open_table(built.storage.lance_uri, made.version).to_arrow()
+    assert found["id"].to_pylist() == [*built.ids[:20], *reversed(built.ids[20:40]), *built.ids[40:]]
+    by_id = dict(zip(frame["id"], frame["xyz_vae"].to_list(), strict=True))
+    for row in found.slice(20, 20).to_pylist():
+        np.testing.assert_array_equal(np.array(row["xyz_vae"], np.float32), np.array(by_id[row["id"]], np.float32))
+
+
+def test_removed_shards_and_rows_disappear(built: Built) -> None:
+    published(built)
+    emptied = read_coords(built.storage, PROJECTION, "00001").clear()
+    built.storage.write_parquet(coords_name(PROJECTION, "00001"), emptied)
+    info = release(built.profile, built.storage, built.shards[:2])
+    assert info.shards == {"00000": 20, "00001": 0}
+    before = data_files(built)
+    made = stage(built.profile, built.storage, built.shards[:2], info)
+    assert made.written == 0 and data_files(built) == before
+    publish(built.storage, made, check(built.profile, built.storage, made))
+    assert live(built).to_arrow()["id"].to_pylist() == built.ids[:20]
+
+
+def test_other_columns_rewrite_everything(built: Built) -> None:
+    """A release with a map less is another table: its columns have other places."""
+    published(built)
+    info = replace(built.release, spaces=("clip", "joint"))
+    made = staged(built, info)
+    assert made.rewritten == 3
+    table = open_table(built.storage.lance_uri, made.version).to_arrow()
+    assert table.schema.equals(arrow_schema(info.dims, info.spaces)) and table["id"].to_pylist() == built.ids
+
+
+def test_the_version_that_readers_have_is_built_upon_too(built: Built) -> None:
+    """After a change was staged, refused and taken back, nothing has to be written."""
+    published(built)
+    original = built.storage.read_bytes(catalog_name("00001"))
+    change_caption(built, 25, "another caption")
+    assert staged(built).rewritten == 1
+    built.storage.write_bytes(catalog_name("00001"), original)
+    assert staged(built).written == 0
+
+
+@pytest.mark.parametrize("damage", ["gone", "truncated"])
+def test_damaged_files_are_not_built_upon(built: Built, damage: str) -> None:
+    published(built)
+    file = next(Path(table_uri(built.storage.lance_uri)).glob("data/00001.rows.*"))
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:1000])
+    again = published(built)
+    assert live(built).to_arrow()["id"].to_pylist() == built.ids and again.version == 2
+
+
+def test_everything_is_written_anew_on_demand(built: Built) -> None:
+    first = staged(built)
+    again = stage(built.profile, built.storage, built.shards, built.release, anew=True)
+    assert (again.rewritten, again.written) == (3, first.written) and len(data_files(built)) == 12
+
+
+def test_rows_taken_out_by_hand_do_not_come_back_from_old_files(built: Built) -> None:
+    """A fragment that rows were deleted from is not taken over: its files still hold them."""
+    published(built)
+    open_table(built.storage.lance_uri, None).delete(f"id = '{built.ids[25]}'")
+    frame = read_coords(built.storage, PROJECTION, "00001")
+    built.storage.write_parquet(coords_name(PROJECTION, "00001"), frame.filter(pl.col("id") != built.ids[25]))
+    made = staged(built, release(built.profile, built.storage, built.shards))
+    assert made.rewritten == 1
+    table = open_table(built.storage.lance_uri, made.version)
+    assert table.count_rows() == 59 and table.count_rows(f"id = '{built.ids[25]}'") == 0
+
+
+def test_shards_are_prepared_in_any_order_by_several_at_once(built: Built) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        makes = [pool.submit(prepare, built.storage, shard, built.release, {}) for shard in reversed(built.shards)]
+        prepared = sorted((make.result() for make in makes), key=lambda shard: shard.shard)
+    assert not table_exists(built.storage.lance_uri)
+    version, indexed = commit(built.profile, built.storage, built.release, prepared)
+    assert (version, indexed) == (1, False)
+    assert open_table(built.storage.lance_uri, 1).to_arrow()["id"].to_pylist() == built.ids
+
+
+def test_a_table_written_whole_is_replaced_shard_by_shard(built: Built) -> None:
+    """A table of one file with all columns, as once written: the next release is new, the old one stays."""
+    schema = arrow_schema(built.release.dims, built.release.spaces, built.release.to_json())
+    version = staged(built).version
+    whole = open_table(built.storage.lance_uri, version).to_arrow().cast(schema)
+    built.storage.delete("lance")
+    old = lance.write_dataset(whole, table_uri(built.storage.lance_uri), mode="create")
+    old.tags.create(LIVE, 1)
+    made = staged(built)
+    assert (made.version, made.live, made.rewritten) == (2, 1, 3)
+    publish(built.storage, made, check(built.profile, built.storage, made))
+    assert live(built).to_arrow().equals(whole)
+    rollback(built.storage, 1)
+    assert live(built).to_arrow().equals(whole)
+
+
+# -- an atlas without rows -----------------------------------------------------------------------------------
+
+
+def test_an_atlas_that_lost_its_last_row_is_published(built: Built) -> None:
+    published(built)
+    for shard in built.shards:
+        emptied = read_coords(built.storage, PROJECTION, shard.shard).clear()
+        built.storage.write_parquet(coords_name(PROJECTION, shard.shard), emptied)
+    info = release(built.profile, built.storage, built.shards)
+    assert info.rows == 0
+    made = staged(built, info)
+    refused = [found.name for found in check(built.profile, built.storage, made) if not found.passed]
+    assert refused == ["row_count"]
+    checks = check(built.profile, built.storage, made, empty=True)
+    assert all(found.passed for found in checks), checks
+    publish(built.storage, made, checks)
+    assert live(built).count_rows() == 0
+    assert release_pictures(built.storage.lance_uri, made.version) == {}
+    assert all(found.passed for found in check_live(built.profile, built.storage))
+    # and rows can come back
+    for number in range(3):
+        built.storage.delete(f"projection/{PROJECTION}/coords/{number:05d}.parquet")
+    for embeddings in built.embeddings:
+        project_shard(built.profile, built.storage, PROJECTION, embeddings)
+    assert published(built, release(built.profile, built.storage, built.shards)).info.rows == 60
+
+
+def test_a_first_release_without_rows_and_with_indexes(built: Built) -> None:
+    for shard in built.shards:
+        emptied = read_coords(built.storage, PROJECTION, shard.shard).clear()
+        built.storage.write_parquet(coords_name(PROJECTION, shard.shard), emptied)
+    made = staged(built, release(built.profile, built.storage, built.shards))
+    assert (made.version, made.written, made.indexed) == (1, 0, False)
+    assert all(found.passed for found in check(built.profile, built.storage, made, empty=True))
+
+
+# -- cleaning --------------------------------------------------------------------------------------------
+
+
+def test_cleaning_keeps_live_the_newest_releases_and_young_versions(built: Built) -> None:
+    for _ in range(4):
+        published(built)
+    abandoned = staged(built)
+    rollback(built.storage, 1)
+    prune(built.storage, keep=2)
+    assert tags(built.storage.lance_uri) == {LIVE: 1, "release-00001": 1, "release-00003": 3, "release-00004": 4}
+    # nothing is old enough yet: every version can still be opened, also the unpublished one
+    assert open_table(built.storage.lance_uri, abandoned.version).count_rows() == 60
+    freed = prune(built.storage, keep=1, unpublished_for=timedelta(0))
+    assert freed > 0
+    assert live(built).count_rows() == 60 and len(live(built).to_arrow()) == 60
+    assert open_table(built.storage.lance_uri, "release-00004").count_rows() == 60
+    for dropped in (2, 3):
+        with pytest.raises(NotBuiltError):
+            open_table(built.storage.lance_uri, dropped)
+
+
+def test_what_a_kept_release_needs_is_never_removed(built: Built) -> None:
+    """Files are shared by versions: pruning removes what only dropped ones have, and going back still works."""
+    truth = []
+    for number in range(4):
+        change_caption(built, 25, f"caption {number}")
+        for shard in built.shards:
+            move_places(built, shard.shard)
+        published(built)
+        truth.append(live(built).to_arrow().to_pylist())
+    before = data_files(built)
+    freed = prune(built.storage, keep=2, unpublished_for=timedelta(0))
+    gone = sorted(set(before) - set(data_files(built)))
+    # of the first two releases: the rows of the changed shard and all places; the other shards' rows serve all four
+    assert sorted(name.split(".")[1] for name in gone) == ["coords"] * 6 + ["rows"] * 2
+    assert freed >= sum(len(before[name]) for name in gone)
+    assert tags(built.storage.lance_uri) == {LIVE: 4, "release-00003": 3, "release-00004": 4}
+    for version in (3, 4, 3):
+        rollback(built.storage, version)
+        assert live(built).to_arrow().to_pylist() == truth[version - 1]
+        assert all(found.passed for found in check_live(built.profile, built.storage))
+
+
+def test_files_of_a_killed_build_go_in_time(built: Built) -> None:
+    published(built)
+    prepare(built.storage, built.shards[0], built.release, {})
+    left = [name for name in data_files(built) if name.startswith("00000.")]
+    assert len(left) == 4
+    prune(built.storage, unpublished_for=timedelta(0))
+    assert len(data_files(built)) == 8  # it may be another build's work
+    week_ago = time.time() - 8 * 24 * 3600
+    for name in data_files(built):
+        os.utime(Path(table_uri(built.storage.lance_uri)) / "data" / name, (week_ago, week_ago))
+    prune(built.storage, unpublished_for=timedelta(0))
+    assert len(data_files(built)) == 6
+    assert live(built).to_arrow()["id"].to_pylist() == built.ids
+
+
+def test_cleaning_without_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotBuiltError, match="no atlas table"):
+        prune(Storage(str(tmp_path)))
+
+
+def test_a_damaged_table_is_a_clear_error(built: Built) -> None:
+    published(built)
+    versions = Path(table_uri(built.storage.lance_uri)) / "_versions"
+    for manifest in versions.iterdir():
+        manifest.write_bytes(b"damaged")
+    with pytest.raises(StorageError, match=r"atlas.lance cannot be opened"):
+        live(built)

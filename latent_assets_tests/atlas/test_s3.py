@@ -7,8 +7,8 @@ import pytest
 import s3fs
 
 from latent_assets.atlas.checks import check
-from latent_assets.atlas.dataset import LIVE, tags
-from latent_assets.atlas.table import clean, publish, stage
+from latent_assets.atlas.release import prune, publish, stage
+from latent_assets.atlas.table import LIVE, tags
 from latent_assets.client import Atlas
 from latent_assets.errors import NotBuiltError, StorageError
 from latent_assets_tests.atlas.built import Built, build
@@ -44,7 +44,7 @@ def test_an_atlas_lives_on_s3(on_s3: Built, monkeypatch: pytest.MonkeyPatch) -> 
         assert all(found.passed for found in checks), checks
         assert publish(on_s3.storage, made, checks).version == version
     assert tags(on_s3.storage.lance_uri) == {LIVE: 2, "release-00001": 1, "release-00002": 2}
-    clean(on_s3.storage, keep=1)
+    prune(on_s3.storage, keep=1)
     assert tags(on_s3.storage.lance_uri) == {LIVE: 2, "release-00002": 2}
 
     for address in (root, f"{root}/lance", f"{root}/lance/"):

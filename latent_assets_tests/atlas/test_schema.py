@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from latent_assets.atlas.schema import FIELDS, arrow_schema, schema_markdown
+from latent_assets.atlas.schema import arrow_schema, schema_markdown, table_fields
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 
 SPACES = ("clip", "vae", "joint")
@@ -11,7 +11,7 @@ SPACES = ("clip", "vae", "joint")
 
 def test_arrow_types_of_a_whole_atlas() -> None:
     schema = arrow_schema({"clip": 768, "vae": 256}, SPACES)
-    assert schema.names == [field.name for field in FIELDS]
+    assert schema.names == [field.name for field in table_fields()]
     assert schema.field("clip").type == pa.list_(pa.float16(), 768)
     assert schema.field("vae").type == pa.list_(pa.float16(), 256)
     assert schema.field("xyz_joint").type == pa.list_(pa.float32(), 3)
@@ -34,7 +34,7 @@ def test_arrow_types_of_a_whole_atlas() -> None:
 def test_columns_of_absent_models_and_spaces_are_absent(
     dims: dict[str, int], spaces: tuple[str, ...], absent: set[str]
 ) -> None:
-    assert {field.name for field in FIELDS} - set(arrow_schema(dims, spaces).names) == absent
+    assert {field.name for field in table_fields()} - set(arrow_schema(dims, spaces).names) == absent
 
 
 def test_each_column_carries_its_description() -> None:
@@ -45,14 +45,14 @@ def test_each_column_carries_its_description() -> None:
 def test_every_catalog_column_that_means_something_to_a_reader_is_there() -> None:
     # the catalog's own width and height are the source's claim; the table has the measured ones
     inner = {"url_count", "path"}
-    assert set(CATALOG_SCHEMA) - inner <= {field.name for field in FIELDS}
+    assert set(CATALOG_SCHEMA) - inner <= {field.name for field in table_fields()}
 
 
 def test_markdown_has_one_line_for_each_column() -> None:
     lines = schema_markdown().splitlines()
     assert lines[0] == "| column | type | null | meaning |"
-    assert len(lines) == 2 + len(FIELDS)
-    for field, line in zip(FIELDS, lines[2:], strict=True):
+    assert len(lines) == 2 + len(table_fields())
+    for field, line in zip(table_fields(), lines[2:], strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[0] == f"`{field.name}`" and len(cells) == 4
         assert cells[2] == ("yes" if field.nullable else "no") and cells[3].startswith(field.description)

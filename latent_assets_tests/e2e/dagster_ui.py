@@ -36,6 +36,7 @@ class DagsterUI:
     """The webserver's GraphQL endpoint."""
 
     url: str
+    profile: str = "small"
 
     def query(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()
@@ -47,21 +48,21 @@ class DagsterUI:
 
     def staleness(self, names: Sequence[str]) -> dict[str, str | list[str]]:
         """FRESH, STALE or MISSING per asset; for a partitioned one a list in partition order."""
-        nodes = self.query(_NODES, keys=[{"path": [name]} for name in names])["assetNodes"]
+        nodes = self.query(_NODES, keys=[{"path": [self.profile, name]} for name in names])["assetNodes"]
         found: dict[str, str | list[str]] = {}
         for node in nodes:
-            name = node["assetKey"]["path"][0]
+            name = node["assetKey"]["path"][1]
             if not node["isPartitioned"]:
                 found[name] = node["staleStatus"]
                 continue
-            answer = self.query(_PARTITIONS, key={"path": [name]}, partitions=node["partitionKeys"])
+            answer = self.query(_PARTITIONS, key={"path": [self.profile, name]}, partitions=node["partitionKeys"])
             found[name] = answer["assetNodeOrError"]["staleStatusByPartition"]
         return found
 
     def nodes(self, names: Sequence[str]) -> dict[str, Any]:
         """Description, group, kinds and owners per asset."""
-        nodes = self.query(_NODES, keys=[{"path": [name]} for name in names])["assetNodes"]
-        return {node["assetKey"]["path"][0]: node for node in nodes}
+        nodes = self.query(_NODES, keys=[{"path": [self.profile, name]} for name in names])["assetNodes"]
+        return {node["assetKey"]["path"][1]: node for node in nodes}
 
 
 @contextmanager

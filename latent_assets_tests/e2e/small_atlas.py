@@ -9,9 +9,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from latent_assets.definitions import build_defs
 from latent_assets.defs.build import Builder, StageResult
 from latent_assets.defs.instance import open_instance
+from latent_assets.defs.partitions import asset_key
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.profile import Profile, profile_toml
 
@@ -26,15 +26,13 @@ class SmallAtlas:
 
     def build(self) -> dict[str, StageResult]:
         """What `latent-assets build` does, without the display."""
-        lineage = Lineage(self.profile)
-        builder = Builder(build_defs(self.profile, lineage=lineage), lineage, self.instance)
-        self.lineage = lineage
-        return {result.stage: result for result in builder.build()}
+        self.lineage = Lineage(self.profile)
+        return {result.stage: result for result in Builder(self.lineage, self.instance).build()}
 
     def made(self) -> dict[tuple[str, str], float]:
         """When each artefact was made."""
         stages = self.lineage.stages
-        return {(name, key): m.created for name in stages for key, m in self.lineage.storage.manifests(name).items()}
+        return {(name, key): m.created for name in stages for key, m in self.lineage.manifests.all(name).items()}
 
     def rebuild(self) -> set[tuple[str, str]]:
         """Build, and return exactly the artefacts that this build made."""
@@ -45,7 +43,7 @@ class SmallAtlas:
 
     def materializations(self, asset: str) -> int:
         """Materialization events of an asset so far."""
-        return len(self.instance.fetch_materializations(dg.AssetKey(asset), limit=10_000).records)
+        return len(self.instance.fetch_materializations(asset_key(self.profile, asset), limit=10_000).records)
 
 
 @contextmanager

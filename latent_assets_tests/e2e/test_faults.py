@@ -180,6 +180,7 @@ def test_a_read_only_root_is_refused_at_once(small_profile: Callable[..., Profil
 
 def test_two_builds_at_once_are_refused(small_profile: Callable[..., Profile], tmp_path: Path) -> None:
     from latent_assets.defs.lock import exclusive
+
     from latent_assets.pipeline.lineage import Lineage
 
     profile = small_profile()

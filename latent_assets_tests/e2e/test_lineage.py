@@ -11,8 +11,10 @@ import lance
 import polars as pl
 import pytest
 
+from latent_assets.defs.build import Builder
 from latent_assets.defs.instance import instance_home
-from latent_assets.pipeline.lineage import State
+from latent_assets.defs.partitions import asset_key
+from latent_assets.pipeline.lineage import Lineage, State
 from latent_assets.profile import Profile
 from latent_assets_tests.conftest import Gallery, drawing
 from latent_assets_tests.e2e.dagster_ui import serving_ui
@@ -20,7 +22,7 @@ from latent_assets_tests.e2e.small_atlas import SmallAtlas, small_atlas, write_p
 from latent_assets_tests.small_models import write_clip, write_vae
 
 WHOLE = ["laion_metadata", "embedding_manifest", "umap_model", "atlas_table"]
-SHARDED = ["shard_catalog", "image_shards", "vae_latents", "clip_embeddings", "umap_projection"]
+SHARDED = ["shard_catalog", "image_shards", "vae_latents", "clip_embeddings", "thumbnails", "umap_projection"]
 AFTER_EMBEDDINGS = {("embedding_manifest", "all"), ("umap_model", "all"), ("atlas_table", "all")}
 
 
@@ -40,12 +42,12 @@ def table(atlas: SmallAtlas) -> pl.DataFrame:
 
 
 def test_first_build_makes_everything_and_the_second_nothing(atlas: SmallAtlas, gallery: Gallery) -> None:
-    from latent_assets.embeddings import clip, vae
+    from latent_assets.models import clip, vae
 
     loaded = clip._load.cache_info().misses, vae._load.cache_info().misses
     made = atlas.rebuild()
     assert clip._load.cache_info().misses - loaded[0] <= 1 and vae._load.cache_info().misses - loaded[1] <= 1
-    assert atlas.instance.get_runs_count() == 9, "sources, and one run per stage: models load once for all shards"
+    assert atlas.instance.get_runs_count() == 8, "one run per stage, the embeddings together: models load once"
     expected = {(name, "all") for name in WHOLE}.union(*(shards(name) for name in SHARDED))
     assert made == expected
     rows = table(atlas)
@@ -58,7 +60,7 @@ def test_first_build_makes_everything_and_the_second_nothing(atlas: SmallAtlas, 
     assert len(gallery.requests) == requests, "nothing is fetched twice"
     assert atlas.instance.get_runs_count() == runs, "a build with nothing to do starts no run"
     assert {name: atlas.materializations(name) for name in WHOLE + SHARDED} == events
-    assert all(s.state is State.CURRENT for stage in atlas.lineage.standings().values() for s in stage)
+    assert all(s.state is State.CURRENT for stage in atlas.lineage.status().values() for s in stage)
 
 
 def test_shards_that_are_groups_of_tars(small_profile: Callable[..., Profile], gallery: Gallery) -> None:
@@ -82,7 +84,7 @@ def test_a_changed_clip_redoes_its_vectors_and_what_follows_only(
         atlas.rebuild()
         requests = len(gallery.requests)
         write_clip(tmp_path / "clip", seed=2)
-        states = {s.stage: s.state for stage in type(atlas.lineage)(profile).standings().values() for s in stage}
+        states = {s.stage: s.state for stage in type(atlas.lineage)(profile).status().values() for s in stage}
         assert states["vae_latents"] is State.CURRENT and states["clip_embeddings"] is State.STALE
         assert atlas.rebuild() == shards("clip_embeddings") | AFTER_EMBEDDINGS | shards("umap_projection")
         assert len(gallery.requests) == requests
@@ -106,7 +108,7 @@ def test_an_added_row_makes_a_new_shard_and_leaves_the_old_ones(atlas: SmallAtla
     gallery.files["new.png"] = drawing(200)
     gallery.write(sorted(gallery.files))
     made = atlas.rebuild()
-    new = {(stage, "00003") for stage in ("shard_catalog", "image_shards", "vae_latents", "clip_embeddings")}
+    new = {(stage, "00003") for stage in SHARDED}
     projected = shards("umap_projection", "00000", "00001", "00002", "00003")
     assert made == {("laion_metadata", "all")} | new | AFTER_EMBEDDINGS | projected
     assert gallery.requests[requests:] == ["new.png"]
@@ -120,7 +122,7 @@ def test_a_removed_row_touches_its_shard_only(atlas: SmallAtlas, gallery: Galler
     gone = rows.filter(pl.col("url") == gallery.url("007.png")).row(0, named=True)
     gallery.write([name for name in sorted(gallery.files) if name != "007.png"])
     made = atlas.rebuild()
-    touched = {(s, gone["shard"]) for s in ("shard_catalog", "image_shards", "vae_latents", "clip_embeddings")}
+    touched = {(stage, gone["shard"]) for stage in SHARDED}
     assert made == {("laion_metadata", "all")} | touched | AFTER_EMBEDDINGS | shards("umap_projection")
     assert len(gallery.requests) == requests, "no other row is fetched again"
     assert set(table(atlas)["id"]) == set(rows["id"]) - {gone["id"]}
@@ -159,7 +161,7 @@ def test_failed_rows_fail_their_shard_and_the_others_go_on(atlas: SmallAtlas, ga
     assert "embeddings[00001]" in results["embedding_manifest"].failed["all"], "the manifest names what is missing"
     assert results["embedding_manifest"].done == results["atlas_table"].done == 0
     assert len(table(atlas)) == len(first), "readers keep the release before"
-    states = {s.key: s.state for s in atlas.lineage.standings()["image_shards"]}
+    states = {s.key: s.state for s in atlas.lineage.status()["image_shards"]}
     assert states == {"00000": State.CURRENT, "00001": State.FAILED, "00002": State.CURRENT}
 
 
@@ -172,7 +174,7 @@ def test_a_refit_with_the_same_result_can_still_be_published(
     atlas.profile = small_profile(projection={"fit_rows": 999})
     assert atlas.rebuild() == {("umap_model", "all"), ("atlas_table", "all")} | shards("umap_projection")
     atlas.profile = small_profile(projection={"fit_rows": 999}, table={"thumbnail_quality": 30})
-    assert atlas.rebuild() == {("atlas_table", "all")}
+    assert atlas.rebuild() == shards("thumbnails") | {("atlas_table", "all")}
     after = table(atlas).sort("id")
     assert after.drop("thumbnail").equals(before.drop("thumbnail")) and not after.equals(before)
 
@@ -185,10 +187,10 @@ def test_what_another_instance_made_is_recorded_without_work(
     with small_atlas(atlas.profile) as second:
         assert second.rebuild() == set()
         for stage, key in made:
-            event = second.instance.get_latest_materialization_event(dg.AssetKey(stage))
+            event = second.instance.get_latest_materialization_event(asset_key(atlas.profile, stage))
             assert event is not None, stage
             if key != "all":
-                assert key in second.instance.get_materialized_partitions(dg.AssetKey(stage))
+                assert key in second.instance.get_materialized_partitions(asset_key(atlas.profile, stage))
         runs = second.instance.get_runs_count()
         assert second.rebuild() == set() and second.instance.get_runs_count() == runs
 
@@ -260,22 +262,11 @@ def test_dagster_agrees_on_what_is_stale(
 
 def observe(atlas: SmallAtlas) -> None:
     """Record the sources' versions, as the UI's Observe button does."""
-    from latent_assets.definitions import build_defs
-    from latent_assets.defs.build import Builder
-    from latent_assets.pipeline.lineage import Lineage
-
-    lineage = Lineage(atlas.profile)
-    Builder(build_defs(atlas.profile, lineage=lineage), lineage, atlas.instance)._observe()
+    Builder(Lineage(atlas.profile), atlas.instance)._observe()
 
 
 def run_catalog(atlas: SmallAtlas) -> None:
     """Build up to and including `shard_catalog`."""
-    from latent_assets.definitions import build_defs
-    from latent_assets.defs.build import Builder
-    from latent_assets.pipeline.lineage import Lineage
-
-    lineage = Lineage(atlas.profile)
-    steps = Builder(build_defs(atlas.profile, lineage=lineage), lineage, atlas.instance).build()
-    for result in steps:
+    for result in Builder(Lineage(atlas.profile), atlas.instance).build():
         if result.stage == "shard_catalog":
             break

@@ -1,5 +1,6 @@
 """Encoding a shard: one pass, every row once, files that appear whole or not at all, flat memory."""
 
+import io
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from latent_assets.embeddings.quality import embedding_problems
-from latent_assets.embeddings.shard import Target, encode_shard
-from latent_assets.embeddings.store import read_column, read_ids, writing_embeddings
+from latent_assets.embeddings import shard
+from latent_assets.embeddings.quality import embedding_problems, thumbnail_problems
+from latent_assets.embeddings.shard import ThumbnailOutput, VectorOutput, embed_shard
+from latent_assets.embeddings.store import read_column, read_ids, read_thumbnails, whole_name
 from latent_assets.models.clip import load_clip
+from latent_assets.models.preprocessing import decode
 from latent_assets.models.vae import load_vae
-from latent_assets.profile import ClipModel, VaeModel
+from latent_assets.profile import ClipModel, Table, VaeModel
+from latent_assets.spaces import embeddings
 from latent_assets.storage import Storage
 from latent_assets_tests.conftest import drawing
 
@@ -24,9 +29,12 @@ def storage(tmp_path: Path) -> Storage:
 
 
 @pytest.fixture
-def targets(small_models: dict[str, Any]) -> list[Target]:
+def targets(small_models: dict[str, Any]) -> list[VectorOutput]:
     clip, vae = load_clip(ClipModel(**small_models["clip"])), load_vae(VaeModel(**small_models["vae"]))
-    return [Target(clip, "embeddings/c/00000.arrow", 8), Target(vae, "embeddings/v/00000.arrow", 5)]
+    return [
+        VectorOutput(clip, "embeddings/c/00000.arrow", 8),
+        VectorOutput(vae, "embeddings/v/00000.arrow", 5, whole="latent"),
+    ]
 
 
 def drawings(count: int) -> Iterator[tuple[str, bytes]]:
@@ -34,82 +42,118 @@ def drawings(count: int) -> Iterator[tuple[str, bytes]]:
         yield f"{seed:04}", drawing(seed)
 
 
-def test_both_files_hold_every_row_in_order(storage: Storage, targets: list[Target]) -> None:
-    report = encode_shard(storage, drawings(21), 21, targets)
+def test_both_files_hold_every_row_in_order(storage: Storage, targets: list[VectorOutput]) -> None:
+    report = embed_shard(storage, drawings(21), 21, targets)
     ids = [f"{seed:04}" for seed in range(21)]
     assert report.rows == 21 and report.undecodable == ()
-    for target, stage in zip(targets, ("clip_embeddings", "vae_latents"), strict=True):
+    for target, embedding in zip(targets, ("clip", "vae"), strict=True):
         assert read_ids(storage, target.name) == ids
-        assert embedding_problems(storage, target.name, stage, 21)[0] == {}
+        assert embedding_problems(storage, embeddings()[embedding], target.name, 21, ids)[0] == {}
     vectors = read_column(storage, targets[0].name, "vector")
-    direct = targets[0].encoder.encode_pixels(batch_of(targets[0], 20, 21)).numpy()  # type: ignore[union-attr]
+    direct = targets[0].encoder.encode(batch_of(targets[0], 20, 21))["vector"].numpy()
     assert np.allclose(vectors[20], direct[0], atol=1e-3)
-    assert read_column(storage, targets[1].name, "latent").shape == (21, 64)
+    assert read_column(storage, whole_name(targets[1].name), "latent").shape == (21, 64)
 
 
-def batch_of(target: Target, start: int, end: int) -> Any:
+def batch_of(target: VectorOutput, start: int, end: int) -> Any:
     import torch
-
-    from latent_assets.models.preprocessing import decode
 
     return torch.from_numpy(np.stack([target.encoder.pixels(decode(drawing(seed))) for seed in range(start, end)]))
 
 
-def test_one_target_alone_gives_the_same_file(storage: Storage, targets: list[Target]) -> None:
-    encode_shard(storage, drawings(13), 13, targets)
+def test_one_target_alone_gives_the_same_file(storage: Storage, targets: list[VectorOutput]) -> None:
+    embed_shard(storage, drawings(13), 13, targets)
     together = storage.read_bytes(targets[0].name)
     storage.delete(targets[0].name)
-    encode_shard(storage, drawings(13), 13, targets[:1])
+    embed_shard(storage, drawings(13), 13, targets[:1])
     assert storage.read_bytes(targets[0].name) == together
 
 
-def test_a_broken_image_is_left_out_of_both_and_named(storage: Storage, targets: list[Target]) -> None:
+def test_a_broken_image_is_left_out_of_both_and_named(storage: Storage, targets: list[VectorOutput]) -> None:
     rows = [*drawings(5), ("broken", drawing(1)[:200]), ("text", b"not an image"), ("empty", b"")]
-    report = encode_shard(storage, rows, 8, targets)
+    report = embed_shard(storage, rows, 8, targets)
     assert set(report.undecodable) == {"broken", "text", "empty"} and report.rows == 5
     assert read_ids(storage, targets[0].name) == read_ids(storage, targets[1].name) == [f"{n:04}" for n in range(5)]
 
 
-def test_an_error_half_way_leaves_no_file(storage: Storage, targets: list[Target]) -> None:
+@pytest.fixture
+def thumbnails() -> ThumbnailOutput:
+    return ThumbnailOutput("thumbnails/t/00000.arrow", Table(thumbnail_size=48))
+
+
+def test_one_pass_makes_thumbnails_too(
+    storage: Storage, targets: list[VectorOutput], thumbnails: ThumbnailOutput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    monkeypatch.setattr(shard, "decode", lambda data: (decoded.append(data), decode(data))[1])
+    rows = [*drawings(70), ("broken", drawing(1)[:200])]
+    report = embed_shard(storage, rows, 71, [*targets, thumbnails])
+    assert len(decoded) == 71, "each image is decoded once"
+    ids = [f"{seed:04}" for seed in range(70)]
+    assert report.undecodable == ("broken",) and set(report.bytes) == {target.name for target in targets} | {
+        thumbnails.name
+    }
+    assert thumbnail_problems(storage, thumbnails.name, thumbnails.settings, ids=ids, deep=True) == {}
+    made = read_thumbnails(storage, thumbnails.name)
+    assert made["id"].to_pylist() == ids
+    shown = Image.open(io.BytesIO(made["thumbnail"][33].as_py()))
+    expected = decode(drawing(33)).resize((48, 48), Image.Resampling.LANCZOS)
+    assert shown.size == (48, 48) and np.abs(np.asarray(shown, float) - np.asarray(expected, float)).mean() < 8
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_what_an_output_gets_does_not_depend_on_the_others(
+    storage: Storage, targets: list[VectorOutput], thumbnails: ThumbnailOutput, kind: str
+) -> None:
+    """Nor do the encoders see an image that was decoded smaller for the thumbnails."""
+    images = []
+    for seed in range(9):
+        buffer = io.BytesIO()
+        Image.effect_noise((640 + seed, 480), 60).convert("RGB").save(buffer, kind)
+        images.append((f"{seed}", buffer.getvalue()))
+    outputs = [*targets, thumbnails]
+    embed_shard(storage, images, 9, outputs)
+    names = [name for target in targets for name in (target.name, whole_name(target.name)) if storage.exists(name)]
+    together = {name: storage.read_bytes(name) for name in (*names, thumbnails.name)}
+    assert len(together) == 4
+    for name in together:
+        storage.delete(name)
+    for output in outputs:
+        embed_shard(storage, images, 9, [output])
+    assert {name: storage.read_bytes(name) for name in together} == together
+
+
+def test_an_error_half_way_leaves_no_file(storage: Storage, targets: list[VectorOutput]) -> None:
     def breaking() -> Iterator[tuple[str, bytes]]:
         yield from drawings(30)
         raise OSError("the tar ends early")
 
     with pytest.raises(OSError, match="ends early"):
-        encode_shard(storage, breaking(), 60, targets)
+        embed_shard(storage, breaking(), 60, targets)
     assert not storage.exists(targets[0].name) and storage.list("embeddings/c") == storage.list("embeddings/v") == []
 
 
-def test_an_empty_shard_has_empty_files(storage: Storage, targets: list[Target]) -> None:
-    assert encode_shard(storage, [], 0, targets).rows == 0
-    assert read_ids(storage, targets[0].name) == []
+def test_an_empty_shard_has_empty_files(
+    storage: Storage, targets: list[VectorOutput], thumbnails: ThumbnailOutput
+) -> None:
+    assert embed_shard(storage, [], 0, [*targets, thumbnails]).rows == 0
+    for target, embedding in zip(targets, ("clip", "vae"), strict=True):
+        assert read_ids(storage, target.name) == []
+        assert embedding_problems(storage, embeddings()[embedding], target.name, 0, []) == ({}, {})
+    assert read_column(storage, targets[0].name, "vector").shape == (0, 32)
+    assert read_column(storage, whole_name(targets[1].name), "latent").shape == (0, 64)
+    assert thumbnail_problems(storage, thumbnails.name, thumbnails.settings, 0, deep=True) == {}
 
 
-def test_memory_does_not_grow_with_the_shard(storage: Storage, targets: list[Target]) -> None:
+def test_memory_does_not_grow_with_the_shard(storage: Storage, targets: list[VectorOutput]) -> None:
     image = drawing(1, size=256)
 
     def peak(count: int) -> int:
         tracemalloc.start()
-        encode_shard(storage, ((f"{n}", image) for n in range(count)), count, targets)
+        embed_shard(storage, ((f"{n}", image) for n in range(count)), count, targets)
         high = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return high
 
     peak(60)
     assert peak(480) < 1.5 * peak(120)
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        (np.full((3, 4), np.nan), "not finite in 3 rows"),
-        (np.array([[1, 0, 0, 0], [np.inf, 0, 0, 0], [0, 1, 0, 0]]), "not finite in 1 rows, the first is 1"),
-        (np.array([[1, 0, 0, 0], [0.5, 0, 0, 0], [0, 1, 0, 0]]), "off the unit sphere in 1 rows"),
-        (np.eye(4)[:2], "2 rows, 2 of them distinct; expected 3 rows"),
-    ],
-)
-def test_bad_vectors_are_told(storage: Storage, values: np.ndarray, said: str) -> None:
-    with writing_embeddings(storage, "embeddings/x/0.arrow", {"vector": 4}) as writer:
-        writer.append([str(n) for n in range(len(values))], {"vector": values})
-    problems, _ = embedding_problems(storage, "embeddings/x/0.arrow", "clip_embeddings", 3)
-    assert len(problems) >= 1 and any(said in problem for problem in problems.values())

@@ -21,9 +21,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from latent_assets.catalog.build import build_catalog
-from latent_assets.images.ledger import read_ledger
+from latent_assets.images.download.http_client import Network
 from latent_assets.images.shard import FetchReport, fetch_shard
-from latent_assets.images.web import Network
+from latent_assets.images.store.ledger import read_ledger
 from latent_assets.profile import ClipModel, Fetch, Filters, Models, Profile, Projection, Shards, Source
 from latent_assets.storage import Storage
 from latent_assets_tests.images.site import Request, Site, head, serve

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latent_assets.images.image import store_image
-from latent_assets.images.links import encode_host, origin_of, parse_link
-from latent_assets.images.optout import opt_out
+from latent_assets.images.decode.image import store_image
+from latent_assets.images.download.http_client import retry_after
+from latent_assets.images.download.optout import opt_out
+from latent_assets.images.download.urls import encode_host, origin_of, parse_url
 from latent_assets.images.outcome import FetchError
-from latent_assets.images.web import retry_after
 from latent_assets.profile import Fetch
 from latent_assets_tests.images.conftest import encoded, picture
 
@@ -49,14 +49,14 @@ def test_damaged_images_are_stored_or_refused(kind: str, format: str) -> None:
 )
 def test_any_text_is_a_url_or_a_reason(text: str, start: str) -> None:
     try:
-        url = parse_link(start + text)
+        url = parse_url(start + text)
     except FetchError:
         return
     assert url.scheme in ("http", "https")
     assert str(url).isascii() and not any(character.isspace() for character in str(url))
     assert url.user is None and url.raw_host
     assert encode_host(url.raw_host) == url.raw_host
-    assert parse_link(str(url)) == url, "a parsed link stays as it is"
+    assert parse_url(str(url)) == url, "a parsed link stays as it is"
     assert origin_of(url).startswith(url.scheme)
 
 

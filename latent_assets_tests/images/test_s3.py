@@ -19,15 +19,26 @@ from latent_assets.catalog.build import build_catalog
 from latent_assets.catalog.shards import read_shard
 from latent_assets.catalog.source import observe_source
 from latent_assets.errors import SourceError, StorageError
-from latent_assets.images import workers
-from latent_assets.images.arrival import Arrival
-from latent_assets.images.journal import Journal, journal_folder
+from latent_assets.images.download.request import FetchResult
 from latent_assets.images.outcome import LedgerRow
-from latent_assets.images.parts import part_names, stored_parts
-from latent_assets.images.tar import read_images, tar_name
+from latent_assets.images.shard import shard_files
+from latent_assets.images.store import worker_pool
+from latent_assets.images.store.journal import Journal, journal_folder
+from latent_assets.images.store.parts import part_names, stored_parts
+from latent_assets.images.store.tar import read_images, tar_name
+from latent_assets.images.verify import verify_images
 from latent_assets.profile import Source
 from latent_assets.storage import Storage
 from latent_assets_tests.images.conftest import JPEG, World, links_to
+from latent_assets_tests.images.damage import (
+    Damage,
+    bytes_of_an_image,
+    ledger_deleted,
+    ledger_overwritten,
+    tar_cut_in_the_middle,
+    tar_deleted,
+    tar_overwritten,
+)
 from latent_assets_tests.images.site import Site
 from latent_assets_tests.s3_server import BUCKET, SECRET, s3_server
 
@@ -88,6 +99,24 @@ def test_local_and_s3_give_the_same(s3_world: World, site: Site, tmp_path: Path)
     assert local.storage.read_bytes(tar_name("00000")) == s3_world.storage.read_bytes(tar_name("00000"))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [tar_deleted, tar_cut_in_the_middle, tar_overwritten, bytes_of_an_image, ledger_deleted, ledger_overwritten],
+)
+def test_damage_on_s3_is_found_and_mended(s3_world: World, site: Site, damage: Damage) -> None:
+    s3_world.catalog(links_to(site, 8))
+    first = s3_world.run()
+    assert shard_files(s3_world.storage, "00000") == ("images/00000.tar", "images/00000.parquet")
+    assert verify_images(s3_world.storage, "00000", deep=True).problems == {}
+    lost = damage(s3_world.storage, "00000")
+    assert len(verify_images(s3_world.storage, "00000").problems) == 1
+    asked, due = len(site.requests), 8 if lost is None else len(lost)
+    report = s3_world.run(mend=True)
+    assert (report.fetched, report.ok, len(site.requests)) == (due, 8, asked + due)
+    after = verify_images(s3_world.storage, "00000", deep=True)
+    assert (after.problems, after.version) == ({}, first.version)
+
+
 def test_killed_run_continues_on_s3(s3_world: World, site: Site) -> None:
     s3_world.settings |= {"per_host": 2}
     s3_world.catalog(links_to(site, 60, delay=0.15))
@@ -109,32 +138,32 @@ def test_rows_that_a_lost_worker_took_along_are_fetched_again(
 ) -> None:
     links = links_to(site, 40)
     s3_world.catalog(links)
-    monkeypatch.setattr("latent_assets.images.desk._processors", lambda: 1)  # who ends has all rows
-    enter, close, entered = workers.StoreRoom.enter, workers.StoreRoom.close, [0]
+    monkeypatch.setattr("latent_assets.images.store.store_queue._processors", lambda: 1)  # who ends has all rows
+    record, close, recorded = worker_pool.RemoteRecorder.record, worker_pool.RemoteRecorder.close, [0]
 
-    def lose(room: workers.StoreRoom) -> None:
-        if room._worker is not None:
-            os.kill(room._worker._process.pid, signal.SIGKILL)
-            room._worker._process.wait()
+    def lose(recorder: worker_pool.RemoteRecorder) -> None:
+        if recorder._worker is not None:
+            os.kill(recorder._worker._process.pid, signal.SIGKILL)
+            recorder._worker._process.wait()
 
-    def losing_enter(room: workers.StoreRoom, arrivals: Sequence[Arrival]) -> None:
-        entered[0] += len(arrivals)
-        enter(room, arrivals)
-        if 10 <= entered[0] < 1000 and killed == "at work":
-            entered[0] = 1000
-            lose(room)
+    def losing_record(recorder: worker_pool.RemoteRecorder, results: Sequence[FetchResult]) -> None:
+        recorded[0] += len(results)
+        record(recorder, results)
+        if 10 <= recorded[0] < 1000 and killed == "at work":
+            recorded[0] = 1000
+            lose(recorder)
 
-    def losing_close(room: workers.StoreRoom) -> None:
-        if entered[0] < 1000 and killed != "at work":
-            entered[0] = 1000
-            lose(room)
-        close(room)
+    def losing_close(recorder: worker_pool.RemoteRecorder) -> None:
+        if recorded[0] < 1000 and killed != "at work":
+            recorded[0] = 1000
+            lose(recorder)
+        close(recorder)
 
-    monkeypatch.setattr(workers.StoreRoom, "enter", losing_enter)
-    monkeypatch.setattr(workers.StoreRoom, "close", losing_close)
+    monkeypatch.setattr(worker_pool.RemoteRecorder, "record", losing_record)
+    monkeypatch.setattr(worker_pool.RemoteRecorder, "close", losing_close)
     report = s3_world.run()
     assert (report.rows, report.ok) == (40, 40)
-    assert entered[0] >= 1000 and len(site.requests) > 40
+    assert recorded[0] >= 1000 and len(site.requests) > 40
     assert s3_world.run().fetched == 0
 
 
@@ -143,7 +172,7 @@ def test_journal_is_put_every_few_seconds(s3_world: World, monkeypatch: pytest.M
     row = LedgerRow(id="a", url="u", outcome="ok", reason="ok", stored_sha256="0")
     journal.add([(row, b"data")])
     assert Journal(s3_world.storage, "00000").entries() == {}
-    monkeypatch.setattr("latent_assets.images.journal.SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr("latent_assets.images.store.journal.SEGMENT_SECONDS", 0.0)
     journal.add([(replace(row, id="b"), b"more")])
     assert set(Journal(s3_world.storage, "00000").entries()) == {"a", "b"}
 

@@ -18,11 +18,10 @@ from PIL import Image
 from latent_assets import progress
 from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import DataError
-from latent_assets.images.journal import Entry, Journal, journal_folder
-from latent_assets.images.ledger import LEDGER_SCHEMA, read_ledger
 from latent_assets.images.outcome import OUTCOME_OF, Outcome, Reason
-from latent_assets.images.shard import shard_report
-from latent_assets.images.tar import TarWriter, read_images, tar_name
+from latent_assets.images.store.journal import Entry, Journal, journal_folder
+from latent_assets.images.store.ledger import LEDGER_SCHEMA, read_ledger
+from latent_assets.images.store.tar import TarWriter, read_images, tar_name
 from latent_assets.storage import Storage
 from latent_assets_tests.images.conftest import JPEG, World, links_to, photo
 from latent_assets_tests.images.site import Site
@@ -99,7 +98,7 @@ def test_second_run_does_nothing(world: World, site: Site) -> None:
     assert (second.fetched, second.written) == (0, False)
     assert (len(site.requests), Path(world.storage.uri(tar_name("00000"))).stat().st_mtime_ns) == before
     assert (second.version, second.reasons, second.ok) == (first.version, first.reasons, first.ok)
-    assert shard_report(world.profile, world.storage, "00000").version == first.version
+    assert world.run().version == first.version
 
 
 def test_same_rows_give_the_same_bytes_whatever_the_order_of_answers(world: World, site: Site, tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ def test_what_the_disk_has_of_a_tar_is_not_kept_in_memory(tmp_path: Path, monkey
     done: list[str | int] = []
     monkeypatch.setattr(os, "fdatasync", lambda _: done.append("on disk"))
     monkeypatch.setattr(os, "posix_fadvise", lambda _, begin, size, advice: done.append(advice))
-    monkeypatch.setattr("latent_assets.images.tar._SYNC_EVERY", 1 << 20)
+    monkeypatch.setattr("latent_assets.images.store.tar._SYNC_EVERY", 1 << 20)
     with (tmp_path / "tar").open("wb", buffering=0) as file, TarWriter(file) as tar:
         for number in range(4):
             tar.add(f"{number}.jpg", bytes(1 << 20))
@@ -149,8 +148,8 @@ def test_tar_is_the_same_however_much_is_written_at_once(
     other = World(tmp_path / "other", world.settings)
     (tmp_path / "other").mkdir()
     other.catalog(links)
-    monkeypatch.setattr("latent_assets.images.tar._GATHER", gathered)
-    monkeypatch.setattr("latent_assets.images.tar._SYNC_EVERY", 2000)
+    monkeypatch.setattr("latent_assets.images.store.tar._GATHER", gathered)
+    monkeypatch.setattr("latent_assets.images.store.tar._SYNC_EVERY", 2000)
     other.run()
     assert tar_bytes(other) == tar_bytes(world)
     assert len(members(other)) == 15
@@ -239,18 +238,6 @@ def test_tar_that_is_cut_short_is_fetched_again_where_it_is(world: World, site: 
     report = world.run()
     assert (report.ok, report.fetched, len(site.requests)) == (4, 1, asked + 1)
     assert len(members(world)) == 12
-
-
-def test_shard_without_rows(world: World, site: Site) -> None:
-    from latent_assets.catalog.schema import empty_catalog
-    from latent_assets.catalog.shards import catalog_name
-
-    world.fetch(*links_to(site, 2))
-    world.storage.write_parquet(catalog_name("00000"), empty_catalog())
-    report = world.run()
-    assert (report.rows, report.ok, report.written) == (0, 0, True)
-    assert list(read_images(world.storage, "00000")) == [] and members(world) == {}
-    assert (world.run().written, report.health.level) == (False, "ok")
 
 
 def test_progress_is_reported_as_rows_finish(world: World, site: Site) -> None:
@@ -375,4 +362,4 @@ def test_success_levels(world: World, site: Site) -> None:
     report = world.run()
     assert (report.health.level, report.health.success) == ("warn", 0.5)
     world.settings |= {"warn_success": 0.5}
-    assert shard_report(world.profile, world.storage, "00000").health.level == "ok"
+    assert world.run().health.level == "ok"

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from latent_assets.embeddings.store import ShardEmbeddings, embedding_name, writing_embeddings
+from latent_assets.embeddings.store import ShardEmbeddings, embedding_name, thumbnail_name, writing_embeddings
 from latent_assets.profile import Profile, parse_profile
 from latent_assets.storage import Storage
 
 REPOSITORY = Path(__file__).parents[2]
-CLIP_MODEL, VAE_MODEL = "c" * 32, "d" * 32
+CLIP_MODEL, VAE_MODEL, THUMBNAILS = "c" * 32, "d" * 32, "e" * 32
 
 
 def profile(root: Path | str, **projection: Any) -> Profile:
@@ -59,9 +59,10 @@ def vae_columns(rows: int, feature_dim: int = 16, seed: int = 1) -> dict[str, np
 
 def names(shard: str, clip: bool = True, vae: bool = True) -> ShardEmbeddings:
     """Where the embeddings of a shard lie."""
-    return ShardEmbeddings(
-        shard, embedding_name(CLIP_MODEL, shard) if clip else None, embedding_name(VAE_MODEL, shard) if vae else None
-    )
+    models = {"clip": CLIP_MODEL} if clip else {}
+    models |= {"vae": VAE_MODEL} if vae else {}
+    files = {name: embedding_name(model, shard) for name, model in models.items()}
+    return ShardEmbeddings(shard, files, thumbnail_name(THUMBNAILS, shard))
 
 
 def write_shard(
@@ -75,16 +76,18 @@ def write_shard(
 ) -> ShardEmbeddings:
     """Write embedding files as the encoder does, in batches of `batch` rows."""
     written = names(shard, clip is not None, vae is not None)
-    if written.clip is not None and clip is not None:
-        _write(storage, written.clip, ids, {"vector": clip}, batch)
-    if written.vae is not None and vae is not None:
-        _write(storage, written.vae, ids if vae_ids is None else vae_ids, vae, batch)
+    if clip is not None:
+        _write(storage, written.files["clip"], ids, {"vector": clip}, None, batch)
+    if vae is not None:
+        _write(storage, written.files["vae"], ids if vae_ids is None else vae_ids, vae, "latent", batch)
     return written
 
 
-def _write(storage: Storage, name: str, ids: Sequence[str], columns: dict[str, np.ndarray], batch: int) -> None:
+def _write(
+    storage: Storage, name: str, ids: Sequence[str], columns: dict[str, np.ndarray], whole: str | None, batch: int
+) -> None:
     widths = {column: values.shape[1] for column, values in columns.items()}
-    with writing_embeddings(storage, name, widths) as writer:
+    with writing_embeddings(storage, name, widths, whole=whole) as writer:
         for start in range(0, len(ids), batch):
             part = slice(start, start + batch)
             writer.append(ids[part], {column: values[part] for column, values in columns.items()})

@@ -140,4 +140,4 @@ def test_cuml_that_cannot_run_is_refused_with_the_remedy(
 
 def _machine(monkeypatch: pytest.MonkeyPatch, cuml: bool, device: str | None) -> None:
     monkeypatch.setattr(backend, "find_spec", lambda name: ModuleSpec(name, None) if cuml else None)
-    monkeypatch.setattr(backend, "_cuda_device", lambda: device)
+    monkeypatch.setattr(backend, "cuda_name", lambda: device)

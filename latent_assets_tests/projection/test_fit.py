@@ -45,8 +45,8 @@ def test_the_report_says_what_was_fitted(fitted: Fitted) -> None:
     assert [space.dims for space in report.spaces.values()] == [32, 16, 48]
     assert [space.metric for space in report.spaces.values()] == ["cosine", "euclidean", "euclidean"]
     assert (report.backend, report.device) == ("umap-learn", "cpu")
-    assert report.feature is not None
-    assert report.feature.chosen == "pooled" and set(report.feature.recall) == {"pooled", "random"}
+    assert list(report.features) == ["vae", "clip"] and report.features["clip"].chosen == "vector"
+    assert report.features["vae"].chosen == "pooled" and set(report.features["vae"].recall) == {"pooled", "random"}
     clip = report.spaces["clip"].quality
     assert clip.trustworthiness is not None and clip.trustworthiness > 0.9
     assert clip.recall is not None and clip.recall > 0.2
@@ -75,8 +75,8 @@ def test_clusters_are_apart_on_the_map(fitted: Fitted) -> None:
 def test_the_model_holds_what_a_later_row_needs(fitted: Fitted) -> None:
     model = load_model(fitted.storage, FIRST)
     assert model.ids == synthetic.row_ids(240)
-    np.testing.assert_array_equal(model.clip, synthetic.clip_vectors(240)[0].astype(np.float16))
-    np.testing.assert_array_equal(model.vae, synthetic.vae_columns(240)["pooled"].astype(np.float16))
+    np.testing.assert_array_equal(model.vectors["clip"], synthetic.clip_vectors(240)[0].astype(np.float16))
+    np.testing.assert_array_equal(model.vectors["vae"], synthetic.vae_columns(240)["pooled"].astype(np.float16))
     header = read_header(fitted.storage, FIRST)
     assert header["dims"] == {"clip": 32, "vae": 16}
     assert header["settings"]["seed"] == 42 and header["versions"]["umap-learn"].startswith("0.5")
@@ -173,7 +173,7 @@ def test_one_model_one_space(tmp_path: Path, space: str) -> None:
     shard = synthetic.write_shard(storage, "00000", synthetic.row_ids(40), clip, vae)
     profile = synthetic.profile(tmp_path, spaces=(space,))
     report = fit_map(profile, storage, [shard], FIRST)
-    assert list(report.spaces) == [space] and (report.feature is None) == (space == "clip")
+    assert list(report.spaces) == [space] and list(report.features) == [space]
     assert project_shard(profile, storage, FIRST, shard).rows == 40
     assert read_coords(storage, FIRST, "00000").columns == ["id", f"xyz_{space}", "fitted"]
 
@@ -199,13 +199,26 @@ def test_identical_pictures_have_a_map(tmp_path: Path) -> None:
     assert all(np.isfinite(coords).all() for coords in load_model(storage, FIRST).coords.values())
 
 
-def test_an_atlas_without_rows_is_refused(tmp_path: Path) -> None:
+def test_an_atlas_without_shards_is_refused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    empty = synthetic.write_shard(storage, "00000", [], synthetic.clip_vectors(0)[0], synthetic.vae_columns(0))
-    for shards in ([], [empty]):
-        with pytest.raises(DataError, match=f"no embedded rows to project in {len(shards)} shards"):
-            fit_map(synthetic.profile(tmp_path), storage, shards, FIRST)
+    with pytest.raises(DataError, match="no shards to project"):
+        fit_map(synthetic.profile(tmp_path), storage, [], FIRST)
     assert not storage.exists(model_name(FIRST))
+
+
+def test_an_atlas_without_rows_has_empty_maps(tmp_path: Path) -> None:
+    storage, profile = Storage(str(tmp_path)), synthetic.profile(tmp_path)
+    empty = synthetic.write_shard(storage, "00000", [], synthetic.clip_vectors(0)[0], synthetic.vae_columns(0))
+    report = fit_map(profile, storage, [empty], FIRST)
+    assert (report.rows, report.total_rows, list(report.spaces)) == (0, 0, ["clip", "vae", "joint"])
+    assert report.spaces["joint"].dims == 48 and report.spaces["joint"].quality.trustworthiness is None
+    model = load_model(storage, FIRST)
+    assert model.ids == [] and model.vectors["vae"].shape == (0, 16)
+    assert project_shard(profile, storage, FIRST, empty).rows == 0
+    assert read_coords(storage, FIRST, "00000").columns == ["id", "xyz_clip", "xyz_vae", "xyz_joint", "fitted"]
+    later = synthetic.write_shards(storage, 3, 1)
+    with pytest.raises(DataError, match="fitted when the atlas had no rows, and shard 00000 has 3"):
+        project_shard(profile, storage, FIRST, later[0])
 
 
 def test_an_empty_shard_beside_others_is_projected(fitted: Fitted) -> None:

@@ -27,19 +27,19 @@ def test_rows_of_both_files_are_matched_by_id(storage: Storage) -> None:
     assert rows.ids == [ids[i] for i in range(12) if i not in (6, 8)]
     assert rows.unmatched == 3
     kept = [i for i in range(12) if i not in (6, 8)]
-    np.testing.assert_array_equal(rows.read_clip(storage), clip[kept].astype(np.float16))
-    np.testing.assert_array_equal(rows.read_vae(storage, "pooled"), vae["pooled"][kept].astype(np.float16))
+    np.testing.assert_array_equal(rows.read(storage, "clip", "vector"), clip[kept].astype(np.float16))
+    np.testing.assert_array_equal(rows.read(storage, "vae", "pooled"), vae["pooled"][kept].astype(np.float16))
     chosen = np.array([7, 2, 5])
     np.testing.assert_array_equal(
-        rows.read_vae(storage, "latent", chosen), vae["latent"][np.array(kept)[chosen]].astype(np.float16)
+        rows.read(storage, "vae", "latent", chosen), vae["latent"][np.array(kept)[chosen]].astype(np.float16)
     )
 
 
 def test_one_model_is_enough(storage: Storage) -> None:
     ids, clip = synthetic.row_ids(5), synthetic.clip_vectors(5)[0]
     rows = read_shard_rows(storage, synthetic.write_shard(storage, "00000", ids, clip, None))
-    assert rows.ids == ids and rows.unmatched == 0 and rows.read_vae(storage, "pooled") is None
-    with pytest.raises(DataError, match="neither a CLIP model nor a VAE"):
+    assert rows.ids == ids and rows.unmatched == 0 and list(rows.rows) == ["clip"]
+    with pytest.raises(DataError, match="has no embeddings: the profile has no table"):
         read_shard_rows(storage, synthetic.write_shard(storage, "00001", ids, None, None))
 
 
@@ -58,8 +58,7 @@ def test_a_sample_reads_its_own_rows(storage: Storage) -> None:
     shards = [read_shard_rows(storage, shard) for shard in synthetic.write_shards(storage, 60, 2)]
     sample = draw(shards, 25, seed=3)
     clip = dict(zip(synthetic.row_ids(60), synthetic.clip_vectors(60)[0].astype(np.float16), strict=True))
-    found = sample.read_clip(storage)
-    assert found is not None
+    found = sample.read(storage, "clip", "vector")
     np.testing.assert_array_equal(found, np.stack([clip[row_id] for row_id in sample.ids]))
 
 
@@ -87,12 +86,13 @@ def test_values_that_are_not_finite_are_refused_with_the_row(storage: Storage, v
     vae["pooled"][5, 3] = value
     rows = read_shard_rows(storage, synthetic.write_shard(storage, "00000", ids, None, vae))
     with pytest.raises(DataError, match=rf"`pooled` has NaN or infinite values in 1 rows, the first is {ids[5]}"):
-        rows.read_vae(storage, "pooled", np.array([8, 5, 0]))
-    assert rows.read_vae(storage, "random") is not None
+        rows.read(storage, "vae", "pooled", np.array([8, 5, 0]))
+    assert rows.read(storage, "vae", "random").shape == (9, 16)
 
 
 def test_an_empty_shard_has_no_rows(storage: Storage) -> None:
     shard = synthetic.write_shard(storage, "00000", [], synthetic.clip_vectors(0)[0], synthetic.vae_columns(0))
     rows = read_shard_rows(storage, shard)
     assert rows.ids == []
-    assert rows.read_clip(storage) is not None
+    assert rows.read(storage, "clip", "vector").shape == (0, 32)
+    assert rows.read(storage, "vae", "latent").shape == (0, 256)

@@ -1,0 +1,193 @@
+"""What a release says of itself: kept in the table's schema metadata, so that the table's address is enough.
+
+Written when a release is staged; read by clients, the viewer and `info`. Cards of earlier formats are read as if
+they were written today.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latent_assets import spaces as registered
+from latent_assets.atlas.rows import placed_rows, read_maps
+from latent_assets.atlas.schema import RELEASE_KEY
+from latent_assets.errors import DataError, NotBuiltError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from latent_assets.profile import ClipModel, Profile
+    from latent_assets.storage import Storage
+
+FORMAT = 2
+# where files of the package lay when cards of the first format were written, and where they lie now
+_MOVED = ("package:latent_assets/demo/models/", "package:latent_assets/openmoji/models/")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model of the release: its name, the digest of its files, its table of the profile.
+
+    Paths in `spec` that lie in an installed package are written `package:NAME/PATH`, so that another machine
+    finds its own copy; the digest tells whether it is the same.
+    """
+
+    name: str
+    digest: str
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReleaseInfo:
+    """One release. `rows` per shard are in `shards`; `created`: ISO 8601, UTC.
+
+    `dims`, `metrics`: per embedding the length of its vectors and how they compare ("cosine" or "euclidean").
+    `features`: per embedding the feature that stands for it in the table and on the maps. `feature_recall`: where
+    there was a choice, per candidate the share of true neighbours it keeps.
+    `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
+    """
+
+    profile: str
+    title: str
+    attribution: str
+    created: str
+    fingerprint: str
+    projection: str
+    rows: int
+    shards: dict[str, int]
+    spaces: tuple[str, ...]
+    dims: dict[str, int]
+    metrics: dict[str, str]
+    models: dict[str, ModelInfo]
+    umap: dict[str, Any]
+    backend: str
+    device: str
+    quality: dict[str, dict[str, Any]]
+    features: dict[str, str]
+    feature_recall: dict[str, dict[str, float]]
+    format: int = FORMAT
+
+    @property
+    def clip_model(self) -> ClipModel | None:
+        """The CLIP model that made the vectors, as `models.clip.load_clip` takes it."""
+        from latent_assets.profile import ClipModel, resolve_path
+
+        info = self.models.get("clip")
+        if info is None:
+            return None
+        paths = {key: resolve_path(value) for key, value in info.spec.items() if _is_package_path(value)}
+        return ClipModel.model_validate({**info.spec, **paths})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ReleaseInfo:
+        """Read what `to_json` wrote, now or in an earlier format; keys of later versions are ignored.
+
+        Raises DataError for anything else.
+        """
+        try:
+            values = json.loads(text)
+            if values.get("format") == 1:
+                values = _from_first_format(values)
+            known = {field.name for field in fields(cls)}
+            values = {key: value for key, value in values.items() if key in known}
+            values["models"] = {name: ModelInfo(**model) for name, model in values["models"].items()}
+            values["spaces"] = tuple(values["spaces"])
+            return cls(**values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"The table's release information cannot be read ({error}): publish it again.") from error
+
+    @classmethod
+    def of_schema(cls, schema: pa.Schema, where: str) -> ReleaseInfo:
+        """Read from a table's schema. Raises NotBuiltError when the table at `where` is not an atlas."""
+        found = (schema.metadata or {}).get(RELEASE_KEY.encode())
+        if found is None:
+            raise NotBuiltError(f"{where} is a Lance table, but not an atlas: it carries no release information.")
+        return cls.from_json(found)
+
+
+def _from_first_format(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A card of the first format, which knew CLIP and VAE only and the models' folder by its old name."""
+    feature, recall = values["vae_feature"], values["vae_recall"]
+    dims = values["dims"]
+    models = {
+        name: {**model, "spec": {key: _moved(value) for key, value in model["spec"].items()}}
+        for name, model in values["models"].items()
+    }
+    return {
+        **values,
+        "models": models,
+        "metrics": {name: {"clip": "cosine", "vae": "euclidean"}[name] for name in dims},
+        "features": {name: "vector" if name == "clip" else feature for name in dims},
+        "feature_recall": {"vae": recall} if recall else {},
+    }
+
+
+def _moved(value: Any) -> Any:
+    return value.replace(*_MOVED, 1) if isinstance(value, str) and value.startswith(_MOVED[0]) else value
+
+
+def describe_release(
+    profile: Profile,
+    storage: Storage,
+    shards: Sequence[str],
+    projection: str,
+    fingerprint: str,
+    models: Mapping[str, ModelInfo],
+) -> ReleaseInfo:
+    """Gather what a release of `shards` says of itself; rows are counted in the shards' coordinates.
+
+    `projection` is the fingerprint of the fitted maps, `fingerprint` that of the release as a whole. Raises
+    NotBuiltError or StorageError when the maps or a shard's coordinates are not there.
+    """
+    maps = read_maps(storage, projection)
+    counted = {shard: placed_rows(storage, projection, shard) for shard in sorted(shards)}
+    embeddings = registered.embeddings()
+    return ReleaseInfo(
+        profile=profile.name,
+        title=profile.title or profile.name,
+        attribution=profile.attribution,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprint=fingerprint,
+        projection=projection,
+        rows=sum(counted.values()),
+        shards=counted,
+        spaces=maps.spaces,
+        dims=maps.dims,
+        metrics={name: embeddings[name].metric for name in maps.dims},
+        models={name: replace(model, spec=portable(model.spec)) for name, model in models.items()},
+        umap=maps.settings,
+        backend=maps.backend,
+        device=maps.device,
+        quality=maps.quality,
+        features=maps.features,
+        feature_recall=maps.feature_recall,
+    )
+
+
+def portable(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`spec` with absolute paths inside importable packages written as `package:NAME/PATH`."""
+    return {key: _portable(value) if isinstance(value, str) else value for key, value in spec.items()}
+
+
+def _portable(value: str) -> str:
+    path = Path(value)
+    if not path.is_absolute():
+        return value
+    for folder in path.parents:
+        spec = find_spec(folder.name) if folder.name.isidentifier() and (folder / "__init__.py").is_file() else None
+        if spec and str(folder) in (spec.submodule_search_locations or ()):
+            return f"package:{folder.name}/{path.relative_to(folder).as_posix()}"
+    return value
+
+
+def _is_package_path(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("package:")

@@ -1,0 +1,371 @@
+"""Downloading one URL: safely (checked addresses, bounded bytes and redirects) and politely.
+
+One client per shard: one TLS context, kept-alive connections, cached names. What may be asked when is decided in
+`host_queue`, what becomes of the bytes in `decode`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import os
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urljoin
+
+import aiohttp
+from yarl import URL
+
+from latent_assets import __version__
+from latent_assets.errors import ProfileError
+from latent_assets.images.decode.formats import sniff
+from latent_assets.images.download import robots
+from latent_assets.images.download.addresses import (
+    CheckedResolver,
+    Lookup,
+    NameLookupError,
+    RefusedAddressError,
+    SocketFactory,
+    checked_socket,
+    is_public,
+    literal_address,
+)
+from latent_assets.images.download.host_queue import HostQueue
+from latent_assets.images.download.optout import opt_out
+from latent_assets.images.download.urls import origin_of, parse_url
+from latent_assets.images.outcome import FetchError, Reason
+
+if TYPE_CHECKING:
+    from latent_assets.profile import Fetch
+
+Content = TypeVar("Content")
+# makes something of an answer and the number of redirects before it; raises FetchError
+Read = Callable[[aiohttp.ClientResponse, int], Awaitable[Content]]
+
+AGENT = "latent-assets"
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_FOUND = frozenset({200, 203})
+_LARGE_BODY = 2_000_000
+_LARGE_AT_ONCE = 8
+_SNIFFED = 1024
+_CONNECTOR_OPTIONS: dict[str, Any] = {"limit": 0, "ttl_dns_cache": 300, "keepalive_timeout": 5}
+
+
+@dataclass(frozen=True)
+class Network:
+    """How names are resolved, sockets made and certificates checked; the system's way unless a test says other."""
+
+    lookup: Lookup | None = None
+    socket_factory: SocketFactory | None = None
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(frozen=True)
+class Download:
+    """An answer that may be an image. `opted_out` is (reason, header) when the answer's headers opt out."""
+
+    body: list[bytes] = field(repr=False)
+    status: int
+    redirects: int
+    opted_out: tuple[Reason, str] | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A URL that may be asked: parsed, its origin (`http://host:port`) and whether the profile exempts that."""
+
+    url: URL
+    origin: str
+    exempt: bool
+
+
+def user_agent(contact: str | None) -> str:
+    """`latent-assets/0.1 (+contact)`: says who asks and how to reach them."""
+    return f"{AGENT}/{__version__} (+{contact})" if contact else f"{AGENT}/{__version__}"
+
+
+class HttpClient:
+    """The client of one shard. Use as an async context; lives in one event loop."""
+
+    def __init__(self, settings: Fetch, hosts: HostQueue[Any], network: Network) -> None:
+        self._settings = settings
+        self._hosts = hosts
+        self._network = network
+        self._allowed = _allowed_origins(settings)
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._stack = AsyncExitStack()
+        self.robots = robots.Robots(AGENT, self._get_robots) if settings.robots else None
+
+    async def __aenter__(self) -> HttpClient:
+        resolver = CheckedResolver(self._network.lookup)
+        self._stack.push_async_callback(resolver.close)
+        guarded = aiohttp.TCPConnector(
+            resolver=resolver,
+            socket_factory=checked_socket(self._network.socket_factory),
+            **_CONNECTOR_OPTIONS,
+        )
+        exempt = aiohttp.TCPConnector(**_CONNECTOR_OPTIONS)
+        self._guarded = await self._stack.enter_async_context(self._session(guarded))
+        self._exempt = await self._stack.enter_async_context(self._session(exempt))
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self.robots:
+            self.robots.close()
+        await self._stack.aclose()
+
+    def target(self, url: str) -> Target:
+        """Check a URL as far as that goes without the network. Raises FetchError."""
+        parsed = parse_url(url)
+        origin = origin_of(parsed)
+        exempt = origin in self._allowed
+        address = literal_address(parsed.raw_host or "")
+        if address is not None and not exempt and not is_public(address):
+            raise FetchError(Reason.PRIVATE_ADDRESS, f"{parsed.raw_host} is {address}, which is not a public address")
+        return Target(parsed, origin, exempt)
+
+    async def download(self, target: Target) -> Download:
+        """Follow `target` to an answer that may be an image. The caller holds the slot of its host.
+
+        Raises FetchError. Deadlines are the caller's.
+        """
+        return await self._follow(target, self._read_image, polite=True)
+
+    # -- asking ----------------------------------------------------------------------------------------
+
+    async def _follow(self, target: Target, read: Read[Content], *, polite: bool) -> Content:
+        """What `read` makes of the first answer that is no redirect. Every hop is checked like the first URL.
+
+        `polite` waits for a slot at each further host and asks its robots.txt.
+        """
+        redirects = 0
+        seen: set[str] = set()
+        while True:
+            async with self._hosts.slot(target.origin) if polite and redirects else nullcontext():
+                if polite:
+                    await self._ask_robots(target, redirects)
+                async with await self._open(target, redirects) as answer:
+                    if answer.status not in _REDIRECTS:
+                        return await read(answer, redirects)
+                    location = answer.headers.get("Location", "")
+            seen.add(str(target.url))
+            target = self._redirected(target, location, answer.status, redirects, seen)
+            redirects += 1
+
+    async def _ask_robots(self, target: Target, redirects: int) -> None:
+        if self.robots is None:
+            return
+        try:
+            delay = await self.robots.check(target.origin, str(target.url))
+        except FetchError as problem:
+            raise FetchError(
+                problem.reason,
+                problem.evidence,
+                status=problem.status,
+                redirects=redirects,
+                retry_after=problem.retry_after,
+            ) from problem
+        if delay:
+            self._hosts.slow_down(target.origin, delay)
+
+    async def _open(self, target: Target, redirects: int) -> aiohttp.ClientResponse:
+        session = self._exempt if target.exempt else self._guarded
+        tls = self._tls if target.url.scheme == "https" else True
+        try:
+            # a connection nobody else waits for is not kept: there are a million hosts and a thousand sockets
+            closing = not redirects and not self._hosts.awaited(target.origin)
+            headers = {"Connection": "close"} if closing else None
+            answer = await session.get(target.url, allow_redirects=False, headers=headers, ssl=tls)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise problem_of(error, redirects) from error
+        self._hosts.answered(target.origin)
+        return answer
+
+    async def _read_image(self, answer: aiohttp.ClientResponse, redirects: int) -> Download:
+        if answer.status not in _FOUND:
+            raise _status_problem(answer.status, answer.headers, redirects)
+        opted_out = opt_out(answer.headers.items(), AGENT)
+        if opted_out is not None and self._settings.respect_opt_out:
+            raise FetchError(opted_out[0], opted_out[1], status=answer.status, redirects=redirects)
+        body = await self._read(answer, redirects, self._settings.max_bytes, image=True)
+        return Download(body, answer.status, redirects, opted_out)
+
+    async def _read_robots(self, answer: aiohttp.ClientResponse, redirects: int) -> bytes:
+        if answer.status not in _FOUND:
+            raise _status_problem(answer.status, answer.headers, redirects)
+        return b"".join(await self._read(answer, redirects, robots.MAX_BYTES, image=False))
+
+    async def _read(self, answer: aiohttp.ClientResponse, redirects: int, limit: int, *, image: bool) -> list[bytes]:
+        """The body in chunks, at most `limit` bytes: an image that has more is refused, a text is cut."""
+        try:
+            return await self._chunks(answer, limit, image)
+        except FetchError as problem:
+            problem.status, problem.redirects = answer.status, redirects
+            raise
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise problem_of(error, redirects, status=answer.status) from error
+
+    async def _chunks(self, answer: aiohttp.ClientResponse, limit: int, image: bool) -> list[bytes]:
+        """Large bodies are read a few at a time, so that memory stays bounded."""
+        if image and (answer.content_length or 0) > limit:
+            raise FetchError(Reason.TOO_MANY_BYTES, f"Content-Length {answer.content_length}, the limit is {limit}")
+        chunks: list[bytes] = []
+        size, large, sniffed = 0, False, not image
+        try:
+            async for chunk in answer.content.iter_any():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    if not image:
+                        break
+                    raise FetchError(Reason.TOO_MANY_BYTES, f"more than {limit} bytes", body_bytes=size)
+                if not sniffed and size >= _SNIFFED:
+                    sniff(b"".join(chunks))
+                    sniffed = True
+                if size > _LARGE_BODY and not large:
+                    await self._large.acquire()
+                    large = True
+        finally:
+            if large:
+                self._large.release()
+        if image and not size:
+            raise FetchError(Reason.EMPTY, "the answer has no body")
+        return chunks
+
+    async def _get_robots(self, url: str) -> bytes:
+        """robots.txt, following redirects. The asking row already holds a slot of that host."""
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                return await self._follow(self.target(url), self._read_robots, polite=False)
+        except TimeoutError as error:
+            raise FetchError(Reason.TIMEOUT, f"{url} took longer than {self._settings.timeout:g} s") from error
+
+    def _redirected(self, target: Target, location: str, status: int, redirects: int, seen: set[str]) -> Target:
+        if not location:
+            raise FetchError(Reason.BAD_REDIRECT, "no Location", status=status, redirects=redirects)
+        if redirects >= self._settings.max_redirects:
+            raise FetchError(Reason.TOO_MANY_REDIRECTS, f"more than {redirects}", status=status, redirects=redirects)
+        try:
+            following = self.target(urljoin(str(target.url), location))
+        except FetchError as problem:
+            evidence = f"redirected to {location[:200]}: {problem.evidence}"
+            raise FetchError(problem.reason, evidence, status=status, redirects=redirects + 1) from problem
+        except ValueError as error:
+            raise FetchError(Reason.BAD_REDIRECT, location[:200], status=status, redirects=redirects) from error
+        if str(following.url) in seen:
+            raise FetchError(Reason.REDIRECT_LOOP, str(following.url)[:200], status=status, redirects=redirects)
+        return following
+
+    # -- parts -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext | Literal[True]:
+        """One for all connections, made when the first needs it: reading the certificates takes a while."""
+        return self._network.tls or _system_tls()
+
+    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=max(1.0, self._settings.timeout / 2)),
+            headers={
+                "User-Agent": user_agent(self._settings.contact),
+                "Accept": "image/webp,image/png,image/jpeg,image/gif;q=0.9,image/*;q=0.8,*/*;q=0.5",
+                "Accept-Encoding": "identity",
+            },
+            trust_env=False,
+            read_bufsize=1 << 18,
+        )
+
+
+def _system_tls() -> ssl.SSLContext | Literal[True]:
+    """The system's certificates: aiohttp's context, made when it is imported, or those named since then."""
+    named = {"SSL_CERT_FILE", "SSL_CERT_DIR"} & os.environ.keys()
+    return ssl.create_default_context() if named else True
+
+
+def _allowed_origins(settings: Fetch) -> frozenset[str]:
+    try:
+        return frozenset(origin_of(parse_url(origin)) for origin in settings.allow_origins)
+    except FetchError as error:
+        raise ProfileError(
+            f"`fetch.allow_origins` = {list(settings.allow_origins)}: {error}. Write origins as http://HOST:PORT."
+        ) from error
+
+
+def problem_of(error: BaseException, redirects: int, status: int | None = None) -> FetchError:
+    """The reason for an error of the client."""
+
+    def problem(reason: Reason, evidence: str | None = None) -> FetchError:
+        text = evidence if evidence is not None else f"{type(error).__name__}: {error}"
+        return FetchError(reason, text, redirects=redirects, status=status)
+
+    for cause in _causes(error):
+        if isinstance(cause, RefusedAddressError):
+            return problem(Reason.PRIVATE_ADDRESS, str(cause))
+    if isinstance(error, TimeoutError):
+        return problem(Reason.TIMEOUT)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        final = any(isinstance(cause, NameLookupError) and cause.final for cause in _causes(error))
+        return FetchError(Reason.DNS, str(error.os_error), redirects=redirects, final=final)
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return problem(Reason.TLS)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return problem(Reason.CONNECT, str(error.os_error))
+    if isinstance(error, aiohttp.InvalidURL):
+        return problem(Reason.BAD_URL)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return problem(Reason.INCOMPLETE)
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | OSError):
+        return problem(Reason.DISCONNECTED)
+    return problem(Reason.PROTOCOL)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and everything it was raised from."""
+    found: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        cause = waiting.pop()
+        if cause is None or cause in found:
+            continue
+        found.append(cause)
+        waiting += [cause.__cause__, cause.__context__, getattr(cause, "os_error", None)]
+        waiting += list(getattr(cause, "exceptions", ()))
+    return found
+
+
+def _status_problem(status: int, headers: Mapping[str, str], redirects: int) -> FetchError:
+    reason = Reason.UNEXPECTED_STATUS
+    if status in (404, 410):
+        reason = Reason.NOT_FOUND
+    elif status in (401, 403, 451):
+        reason = Reason.FORBIDDEN
+    elif status == 429:
+        reason = Reason.RATE_LIMITED
+    elif 400 <= status < 500:
+        reason = Reason.CLIENT_ERROR
+    elif status >= 500:
+        reason = Reason.SERVER_ERROR
+    wait = retry_after(headers.get("Retry-After")) if status in (429, 503) else None
+    evidence = f"Retry-After: {headers['Retry-After']}" if wait is not None else ""
+    return FetchError(reason, evidence, status=status, redirects=redirects, retry_after=wait)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds to wait for a Retry-After header (seconds or a date); None without or with nonsense."""
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError):
+        return None
+    return max(0.0, when.timestamp() - time.time())

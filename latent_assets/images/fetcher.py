@@ -1,0 +1,259 @@
+"""Giving rows their outcomes: many downloads at a time, attempts and deadlines.
+
+Which rows those are is decided in `shard`; how one URL is downloaded in
+`download.http_client`, what is kept of it in `store`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from latent_assets import progress
+from latent_assets.images.download.host_queue import HostQueue
+from latent_assets.images.download.http_client import Download, HttpClient, Network, Target
+from latent_assets.images.download.request import FetchRequest, FetchResult
+from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.images.store.store_queue import StoreQueue
+from latent_assets.images.store.worker import Job
+
+if TYPE_CHECKING:
+    from latent_assets.profile import Fetch, Profile
+    from latent_assets.storage import Storage
+
+_FIRST_BACKOFF = 0.5
+_NO_HOST = ""
+_STAGE = "image_shards"
+_COLLECT_EVERY = 20_000  # container objects: about 300 downloads
+
+
+@dataclass
+class _QueuedRow:
+    """A row in the queue, with what happened to it so far."""
+
+    request: FetchRequest
+    target: Target | None
+    problem: FetchError | None = None
+    attempts: int = 0
+    deadline: float | None = None
+
+
+def fetch_rows(
+    profile: Profile,
+    storage: Storage,
+    part: str,
+    rows: list[FetchRequest],
+    network: Network,
+    so_far: tuple[int, int],
+) -> None:
+    """Give each of `rows` an outcome in the journal of `part`.
+
+    `so_far` is (rows of the shard that are done, rows in all).
+    """
+    count = _Count(*so_far)
+    if profile.source.kind == "metadata":
+        try:
+            with _rare_collections():
+                asyncio.run(_fetch_links(profile.fetch, Job.of(profile.fetch, storage, part), rows, network, count))
+        except BaseExceptionGroup as group:
+            raise _first(group) from group  # a full disk, not a row: rows have outcomes
+    else:
+        _read_files(profile, storage, part, rows, count)
+
+
+class _Count:
+    """Says how many rows of the shard have their outcome."""
+
+    def __init__(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        self.add(0)
+
+    def add(self, rows: int) -> None:
+        """So many more."""
+        self._done += rows
+        progress.report(_STAGE, self._done, self._total, "rows")
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Look for unreachable cycles less often: a download makes many objects and hardly a cycle.
+
+    At Python's own threshold the search takes a quarter of the event loop's time.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], _COLLECT_EVERY) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+async def _fetch_links(settings: Fetch, job: Job, rows: list[FetchRequest], network: Network, count: _Count) -> None:
+    hosts: HostQueue[_QueuedRow] = HostQueue(settings.per_host, settings.per_host_rate, settings.timeout)
+    slots = asyncio.Semaphore(settings.concurrency)
+
+    def stored(more: int) -> None:
+        for _ in range(more):
+            slots.release()
+        try:
+            count.add(more)
+        finally:
+            hosts.finish(more)
+
+    store_queue = StoreQueue(job, len(rows), stored)
+
+    def unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is None or isinstance(error, Exception):
+            loop.default_exception_handler(context)
+        else:  # an interrupt of Dagster's that came while the loop was busy
+            store_queue.fail(error)
+
+    asyncio.get_running_loop().set_exception_handler(unexpected)
+    try:
+        store_queue.open()
+        async with HttpClient(settings, hosts, network) as client, asyncio.TaskGroup() as tasks:
+            fetcher = _Fetcher(settings, hosts, client, store_queue, slots)
+            hosts.add(fetcher.queued(row) for row in rows)
+            watch = tasks.create_task(_raise_from(store_queue.failed))
+            while True:
+                await slots.acquire()
+                taken = await hosts.take()
+                if taken is None:
+                    break
+                tasks.create_task(fetcher.fetch(*taken))
+            if not store_queue.failed.done():
+                watch.cancel()
+    finally:
+        store_queue.close()
+    store_queue.check()
+
+
+async def _raise_from(failed: asyncio.Future[None]) -> None:
+    await failed
+
+
+class _Fetcher:
+    """Takes rows through their attempts. A row to be tried again goes back to the queue; it holds nothing."""
+
+    def __init__(
+        self,
+        settings: Fetch,
+        hosts: HostQueue[_QueuedRow],
+        client: HttpClient,
+        store_queue: StoreQueue,
+        slots: asyncio.Semaphore,
+    ) -> None:
+        self._settings = settings
+        self._hosts = hosts
+        self._client = client
+        self._store_queue = store_queue
+        self._slots = slots
+        self._loop = asyncio.get_running_loop()
+
+    def queued(self, row: FetchRequest) -> tuple[str, _QueuedRow]:
+        """The host a row waits for, and the row as it waits. A URL that may not be asked waits for nobody."""
+        try:
+            target = self._client.target(row.url)
+        except FetchError as problem:
+            return _NO_HOST, _QueuedRow(row, None, problem)
+        return target.origin, _QueuedRow(row, target)
+
+    async def fetch(self, host: str, item: _QueuedRow) -> None:
+        """One attempt at a row; its host's slot was taken and is given back here, its own when it is stored."""
+        try:
+            answer = await self._attempt(host, item)
+        finally:
+            self._hosts.release(host)
+        if answer is not None:
+            evidence = answer.opted_out[1] if answer.opted_out else None
+            attempts = item.request.attempts + item.attempts
+            self._store_queue.put(
+                FetchResult(item.request, answer.body, attempts, answer.status, answer.redirects, evidence)
+            )
+        elif self._try_again(host, item):
+            self._slots.release()
+        else:
+            assert item.problem is not None  # no answer
+            self._store_queue.put(FetchResult(item.request, item.problem, item.request.attempts + item.attempts))
+
+    async def _attempt(self, host: str, item: _QueuedRow) -> Download | None:
+        """The answer, or None with `item.problem` set."""
+        if item.target is None:
+            return None
+        if gone := self._hosts.given_up(host):
+            item.problem = item.problem or FetchError(*gone)
+            return None
+        if item.deadline is None:
+            item.deadline = self._loop.time() + self._settings.timeout
+        elif self._loop.time() >= item.deadline:
+            return None  # it waited too long for another attempt: the problem is what it was
+        item.attempts += 1
+        try:
+            async with asyncio.timeout_at(item.deadline):
+                return await self._client.download(item.target)
+        except TimeoutError:
+            item.problem = FetchError(Reason.TIMEOUT, f"no image within {self._settings.timeout:g} s")
+        except FetchError as problem:
+            item.problem = problem
+        except Exception as error:  # hostile input that breaks a library is a reason for this row, not for the shard
+            item.problem = FetchError(Reason.PROTOCOL, f"{type(error).__name__}: {error}")
+        if item.problem.redirects == 0:
+            self._hosts.failed(host, item.problem.reason, item.problem.evidence)
+        if item.problem.retry_after is not None and item.problem.redirects == 0:
+            self._hosts.pause(host, item.problem.retry_after)
+        return None
+
+    def _try_again(self, host: str, item: _QueuedRow) -> bool:
+        """Put a row back when its problem may pass and there is time for another attempt."""
+        problem = item.problem
+        if problem is None or not problem.may_pass or item.deadline is None:
+            return False
+        if item.attempts >= self._settings.attempts or self._hosts.given_up(host):
+            return False
+        wait = problem.retry_after
+        if wait is None:
+            wait = _FIRST_BACKOFF * 2 ** (item.attempts - 1) * random.uniform(0.5, 1.5)
+        if self._loop.time() + wait >= item.deadline:
+            return False
+        self._hosts.requeue(host, item, wait)
+        return True
+
+
+def _read_files(profile: Profile, storage: Storage, part: str, rows: list[FetchRequest], count: _Count) -> None:
+    """Images that are here already, in the order of their paths (tars are read front to back)."""
+    from latent_assets.catalog.source import base_path
+    from latent_assets.images.files import read_file
+    from latent_assets.images.store.journal import Journal
+    from latent_assets.images.store.recorder import Recorder
+
+    base = base_path(profile)
+    recorder = Recorder(profile.fetch, Journal(storage, part))
+
+    def one(row: FetchRequest) -> None:
+        try:
+            result: list[bytes] | FetchError = [read_file(base, row.path or "", profile.fetch)]
+        except FetchError as problem:
+            result = problem
+        recorder.record([FetchResult(row, result, row.attempts + 1)])
+
+    try:
+        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as threads:
+            for _ in threads.map(one, sorted(rows, key=lambda row: row.path or "")):
+                count.add(1)
+    finally:
+        recorder.close()

@@ -1,0 +1,134 @@
+"""The atlas group: the LanceDB table that readers see, staged, checked and then published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from latent_assets.pipeline.makers.embeddings import places
+from latent_assets.pipeline.manifests import Manifest, Recipe
+from latent_assets.pipeline.stages import Columns, Finding, Output
+from latent_assets.storage import fingerprint
+
+if TYPE_CHECKING:
+    from latent_assets.atlas.checks import Check as ReleaseCheck
+    from latent_assets.atlas.rows import ShardContent
+    from latent_assets.pipeline.lineage import Lineage, MakeOptions
+
+
+@dataclass(frozen=True)
+class TableDetails:
+    """checks: name, found and expected of every check of the release. written: bytes of new data files, for shards
+    whose rows were `rewritten` or only `moved` on the map. freed: bytes of versions that were dropped.
+    """
+
+    uri: str = ""
+    tag: str = ""
+    version: int = 0
+    replaced: int | None = None
+    indexed: bool = False
+    written: int = 0
+    rewritten: int = 0
+    moved: int = 0
+    freed: int = 0
+    checks: Sequence[Mapping[str, Any]] = ()
+
+
+def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions) -> Mapping[str, Output]:
+    """Stage, check and publish. With a failed check nothing is published and the release before stays live."""
+    from latent_assets.atlas.card import ModelInfo, describe_release
+    from latent_assets.atlas.checks import check
+    from latent_assets.atlas.fragments import table_files
+    from latent_assets.atlas.pictures import release_pictures
+    from latent_assets.atlas.release import prune, publish, stage
+
+    profile, storage, wanted = lineage.profile, lineage.storage, recipes["atlas_table"].fingerprint
+    models = {}
+    for row in profile.embeddings:
+        observed = lineage.observed(row.source)
+        spec = profile.models.of(row.name).model_dump(mode="json")
+        models[row.name] = ModelInfo(str(observed.facts["model"]), observed.version, spec)
+    projection = lineage.manifest("umap_model")
+    info = describe_release(profile, storage, lineage.shards(), projection.fingerprint, wanted, models)
+    staged = stage(profile, storage, _contents(lineage), info, anew=options.force or options.mend)
+    # a list whose last image was taken down is a release without rows, and not the release before
+    checks = check(profile, storage, staged, empty=info.rows == 0)
+    if failed := [c for c in checks if not c.passed]:
+        found = "; ".join(f"{c.name}: found {c.found}, expected {c.expected}" for c in failed)
+        problem = Finding("checks_passed", False, f"version {staged.version} is not published: {found}")
+        return {"atlas_table": Output("", 0, findings=[problem])}
+    published = publish(storage, staged, checks)
+    details = TableDetails(
+        uri=published.uri,
+        tag=published.tag,
+        version=published.version,
+        replaced=published.replaced,
+        indexed=staged.indexed,
+        written=staged.written,
+        rewritten=staged.rewritten,
+        moved=staged.moved,
+        freed=prune(storage),
+        checks=[{"name": c.name, "found": c.found, "expected": c.expected} for c in checks],
+    )
+    files = [f"lance/atlas.lance/data/{file.name}" for file in table_files(storage, published.version)]
+    findings = [_passed(checks), _carried(lineage, info.rows)]
+    pictures = release_pictures(storage.lance_uri, published.version)
+    return {"atlas_table": Output(wanted, info.rows, files, details, findings, pictures)}
+
+
+def _contents(lineage: Lineage) -> list[ShardContent]:
+    """Every shard with the versions of what its rows and its places are made from."""
+    from latent_assets.atlas.rows import ShardContent
+
+    places_of = lineage.manifests.all("umap_projection")
+    parents = [name for name, stage in lineage.stages.items() if stage.sharded and name != "umap_projection"]
+    rows_of = {name: lineage.manifests.all(name) for name in parents}
+    return [
+        ShardContent(
+            shard,
+            fingerprint([rows_of[name][shard].version for name in parents]),
+            places_of[shard].version,
+            places(lineage, shard),
+        )
+        for shard in lineage.shards()
+    ]
+
+
+def judge_table(lineage: Lineage, manifest: Manifest, deep: bool) -> Sequence[Finding]:
+    """Whether the release that readers see is whole and passes its checks."""
+    from latent_assets.atlas.checks import check_live
+
+    return [_passed(check_live(lineage.profile, lineage.storage)), _carried(lineage, manifest.rows)]
+
+
+def _passed(checks: Sequence[ReleaseCheck]) -> Finding:
+    failed = [f"{c.name}: found {c.found}, expected {c.expected}" for c in checks if not c.passed]
+    facts = {c.name: f"found {c.found}, expected {c.expected}" for c in checks}
+    return Finding("checks_passed", not failed, "; ".join(failed), facts)
+
+
+def _carried(lineage: Lineage, rows: int) -> Finding:
+    shards = set(lineage.shards())
+    placed = sum(m.rows for key, m in lineage.manifests.all("umap_projection").items() if key in shards)
+    found = "" if placed == rows else f"{rows} rows in the table, {placed} with coordinates"
+    return Finding("rows_carried", placed == rows, found, {"rows": rows, "rows with coordinates": placed})
+
+
+def describe_table(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]:
+    """Figures of the release."""
+    from latent_assets.atlas.schema import fields_of
+
+    details: TableDetails = lineage.details(manifest)
+    dims = {row.name: 0 for row in lineage.profile.embeddings}
+    fields = fields_of(dims, lineage.profile.projection.spaces)
+    return {
+        "dagster/uri": details.uri,
+        "dagster/table_name": f"{lineage.profile.name}.atlas",
+        "dagster/column_schema": Columns([(f.name, f.type_text, f.nullable, f.description) for f in fields]),
+        "release": f"{details.tag} (tag live)",
+        "bytes written": details.written,
+        "shards rewritten": details.rewritten,
+        "shards moved": details.moved,
+        "checks": [("check", "found", "expected"), *((c["name"], c["found"], c["expected"]) for c in details.checks)],
+    }
