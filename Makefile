@@ -54,4 +54,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 ## Remove what was installed; atlases (.latent-assets) stay.
 clean:
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache
