@@ -31,11 +31,15 @@ def make_images(
     """Fetch what a shard still lacks. Too few images must not travel."""
     from latent_assets.catalog.builtin import serving
     from latent_assets.images.contact_sheet import contact_sheet
-    from latent_assets.images.shard import fetch_shard
+    from latent_assets.images.shard import fetch_shard, shard_files
     from latent_assets.images.store.tar import read_images
 
-    with serving(lineage.profile, lineage.storage):
-        report = fetch_shard(lineage.profile, lineage.storage, key, retry=options.retry)
+    profile, storage = lineage.profile, lineage.storage
+    if options.force:
+        for name in shard_files(storage, key):
+            storage.delete(name)
+    with serving(profile, storage):
+        report = fetch_shard(profile, storage, key, retry=options.retry, mend=options.mend)
     details = ImageDetails(
         images=report.ok,
         success=round(report.health.success, 4),
@@ -44,22 +48,29 @@ def make_images(
         rate=round(report.rate, 1),
         health=report.health.message,
     )
-    sheet = contact_sheet(data for _, data in read_images(lineage.storage, key))
-    return {"image_shards": Output(report.version, report.ok, (), details, pictures={"contact sheet": sheet})}
+    pictures = {"contact sheet": contact_sheet(data for _, data in read_images(storage, key))} if report.ok else {}
+    files = shard_files(storage, key)
+    return {"image_shards": Output(report.version, report.ok, files, details, pictures=pictures)}
 
 
 def judge_images(lineage: Lineage, manifest: Manifest, deep: bool) -> Sequence[Finding]:
     """Whether enough rows have an image, every row an outcome, and every image its bytes."""
     from latent_assets.images.download.health import health_of
+    from latent_assets.images.verify import verify_images
 
-    details: ImageDetails = lineage.details(manifest)
-    health = health_of(lineage.profile.fetch, details.reasons)
-    facts = {"success": details.success, **details.reasons}
+    audit = verify_images(lineage.storage, manifest.key, deep=deep)
+    health = health_of(lineage.profile.fetch, audit.reasons)
+    problems = dict(audit.problems)
+    if not problems and audit.version != manifest.version:
+        problems["tars_readable"] = "the images are not those that were fetched"
+    facts = {"success": round(health.success, 4), **audit.reasons}
     return [
-        Finding("success_rate", health.level != "fail", health.message, facts),
-        Finding("few_links_lost", health.level == "ok", health.message, facts),
-        Finding("every_row_accounted_for", True),
-        Finding("tars_readable", True),
+        Finding("success_rate", health.level != "fail", "" if health.level != "fail" else health.message, facts),
+        Finding("few_links_lost", health.level == "ok", "" if health.level == "ok" else health.message, facts),
+        *(
+            Finding(check, check not in problems, problems.get(check, ""), {"images": audit.ok, "bytes": audit.bytes})
+            for check in ("every_row_accounted_for", "tars_readable")
+        ),
     ]
 
 
