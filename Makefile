@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PORT ?= 3000
 SERVE ?= 1
+# the library; what Dagster and the command line show of it explains itself there
+LIBRARY := latent_assets '!latent_assets.cli($$|[.])' '!latent_assets.defs' '!latent_assets.definitions'
 
 .PHONY: demo test check docs dev train lock clean
 
@@ -28,7 +30,7 @@ check: $(INSTALLED)
 
 ## The reference of the package, from its docstrings: build/docs/index.html.
 docs: $(INSTALLED)
-	$(BIN)/pdoc --docformat google --output-directory build/docs $(PUBLIC)
+	PDOC_ALLOW_EXEC=1 $(BIN)/pdoc --docformat google --no-show-source --output-directory build/docs $(LIBRARY)
 
 ## Open the Dagster UI on the atlas of the selected profile.
 dev: $(INSTALLED)
@@ -52,4 +54,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 ## Remove what was installed; atlases (.latent-assets) stay.
 clean:
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Measure = Literal["cosine similarity", "L2 distance"]
 Point = tuple[float, float, float]
 
+__all__ = ["Atlas", "Hit", "Measure", "Point", "QueryError", "Row"]
+
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_RESULTS = 10_000
 # with a vector index: how many partitions are searched, and how many times k are compared exactly

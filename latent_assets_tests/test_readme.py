@@ -8,6 +8,7 @@ from latent_assets.images.outcome import OUTCOME_OF, Outcome, Reason
 from latent_assets.profile import parse_profile, shipped_profiles
 
 README = Path(__file__).parent.parent / "README.md"
+PACKAGE = README.parent / "latent_assets"
 
 
 def test_the_schema_is_the_codes() -> None:
@@ -42,3 +43,44 @@ def test_links_and_names_exist() -> None:
         assert (README.parent / target).exists(), target
     for name in shipped_profiles():
         assert f"`{name}`" in text, name
+
+
+def tree() -> dict[str, set[str]]:
+    """What the tree of the README names: folder of the checkout -> paths in it."""
+    text = (
+        README.read_text(encoding="utf-8").partition("## Where things are")[2].partition("```")[2].partition("```")[0]
+    )
+    found: dict[str, set[str]] = {}
+    for line in text.strip().splitlines():
+        paths = re.findall(r"(?<!\S)[\w.]+(?:/|\.py)(?=\s|$)", line)
+        if not line.startswith(" "):
+            folder, *paths = paths
+            found[folder] = set()
+        found[folder].update(paths)
+    return found
+
+
+def test_the_tree_names_what_there_is() -> None:
+    named = tree()
+    assert set(named) == {"latent_assets/", "latent_assets_tests/", "infra/"}
+    for folder, paths in named.items():
+        for path in ("", *paths):
+            assert (README.parent / folder / path).exists(), folder + path
+            assert path.endswith(".py") or (README.parent / folder / path).is_dir()
+    folders = {f"{path.parent.name}/" for path in PACKAGE.glob("*/*") if path.is_file() and path.suffix != ".pyc"}
+    modules = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    assert named["latent_assets/"] == folders | modules
+
+
+def test_tests_mirror_the_package() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    tests = {path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")}
+    assert rooms <= tests and tests - rooms == {"e2e", "infra"}
+
+
+def test_contributing_names_what_there_is() -> None:
+    text = (README.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for path in re.findall(r"latent_assets(?:_tests)?/[\w./]*\w", text):
+        assert (README.parent / path).exists(), path
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (README.parent / target).exists(), target

@@ -234,3 +234,37 @@ def test_nothing_at_all_to_begin_with_is_refused(collection: Collection) -> None
 
 def test_the_funnel_of_nothing_is_a_picture() -> None:
     assert funnel_chart(0, [], 0).startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_damage_on_s3_is_told_from_a_store_that_cannot_be_reached(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latent_assets.catalog.build import build_catalog
+    from latent_assets.storage import Storage
+    from latent_assets_tests.s3_server import BUCKET, s3_server
+
+    collection.write("a.parquet", aesthetics(50))
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        storage = Storage(f"s3://{BUCKET}/damaged")
+        report = build_catalog(collection.profile, storage)
+        storage.delete(catalog_name("00001"))
+        storage.write_bytes(catalog_name("00003"), b"garbage")
+        found = {
+            shard: set(catalog_problems(storage, shard, entry.rows, entry.hash))
+            for shard, entry in report.shards.items()
+        }
+        assert {shard for shard, checks in found.items() if checks == BOTH} == {"00001", "00003"}
+        assert sum(map(len, found.values())) == 4
+        again = build_catalog(collection.profile, storage)
+        assert again.mended == ("00001", "00003") and again.version == report.version
+        assert not any(catalog_problems(storage, key, entry.rows, entry.hash) for key, entry in report.shards.items())
+    entry = report.shards["00000"]
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    away = Storage(f"s3://{BUCKET}/damaged")
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL"):
+        catalog_problems(away, "00000", entry.rows, entry.hash)

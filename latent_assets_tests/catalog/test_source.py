@@ -230,12 +230,12 @@ print(observe_source(collection.profile, collection.storage).files, collection.b
     }
     command = [sys.executable, "-c", script, str(collection.folder)]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.stdout.split() == ["1", "4"], done.stderr
     finally:
         server.shutdown()
         server.server_close()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert "SourceError: `source.path` = hf://datasets/someone/links/data/*.parquet cannot be listed" in done.stderr
 
 
