@@ -3,11 +3,13 @@
 import io
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from latent_assets.embeddings import shard
@@ -17,7 +19,7 @@ from latent_assets.embeddings.store import read_column, read_ids, read_thumbnail
 from latent_assets.models.clip import load_clip
 from latent_assets.models.preprocessing import decode
 from latent_assets.models.vae import load_vae
-from latent_assets.profile import ClipModel, Table, VaeModel
+from latent_assets.profile import ClipModel, Table, VaeModel, load_profile
 from latent_assets.spaces import embeddings
 from latent_assets.storage import Storage
 from latent_assets_tests.conftest import drawing
@@ -56,8 +58,6 @@ def test_both_files_hold_every_row_in_order(storage: Storage, targets: list[Vect
 
 
 def batch_of(target: VectorOutput, start: int, end: int) -> Any:
-    import torch
-
     return torch.from_numpy(np.stack([target.encoder.pixels(decode(drawing(seed))) for seed in range(start, end)]))
 
 
@@ -121,6 +121,64 @@ def test_what_an_output_gets_does_not_depend_on_the_others(
     for output in outputs:
         embed_shard(storage, images, 9, [output])
     assert {name: storage.read_bytes(name) for name in together} == together
+
+
+@pytest.fixture(scope="module")
+def demo_targets() -> list[VectorOutput]:
+    """The real models of the demo, whose layers are wide enough for a library to choose among algorithms."""
+    models = load_profile("demo").models
+    assert models.clip and models.vae
+    return [
+        VectorOutput(load_clip(models.clip), "embeddings/c/00000.arrow", models.clip.batch_size),
+        VectorOutput(load_vae(models.vae), "embeddings/v/00000.arrow", models.vae.batch_size, whole="latent"),
+    ]
+
+
+def test_a_row_has_the_same_bits_alone_and_in_whatever_company(
+    storage: Storage, demo_targets: list[VectorOutput]
+) -> None:
+    def columns(seeds: list[int]) -> list[dict[str, bytes]]:
+        embed_shard(storage, [(f"{seed}", drawing(seed)) for seed in seeds], len(seeds), demo_targets)
+        ids = [f"{seed}" for seed in seeds]
+        found = []
+        for target in demo_targets:
+            for column in target.encoder.columns:
+                file = whole_name(target.name) if column == target.whole else target.name
+                values = read_column(storage, file, column)
+                found.append({row_id: values[row].tobytes() for row, row_id in enumerate(ids)})
+        return found
+
+    together = columns(list(range(37)))
+    for seeds in ([5], [36, 2, 20], list(range(36, 19, -1))):
+        for some, all_of_them in zip(columns(seeds), together, strict=True):
+            assert some == {row_id: all_of_them[row_id] for row_id in some}
+
+
+def test_a_shard_of_one_image_is_not_filled_up_to_a_whole_batch(
+    storage: Storage, targets: list[VectorOutput], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = targets[0].encoder
+    seen: list[int] = []
+    encode = type(encoder).encode
+    monkeypatch.setattr(type(encoder), "encode", lambda self, x: (seen.append(len(x)), encode(self, x))[1])
+    embed_shard(storage, drawings(1), 1, [replace(targets[0], batch_size=64)])
+    assert seen == [16]
+    seen.clear()
+    embed_shard(storage, drawings(40), 40, [replace(targets[0], batch_size=64)])
+    assert seen == [16] * 3
+    seen.clear()
+    embed_shard(storage, drawings(9), 9, [targets[0]])
+    assert seen == [8] * 2, "never more than the profile says"
+
+
+def test_the_pass_leaves_torch_the_threads_it_had(storage: Storage, targets: list[VectorOutput]) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        embed_shard(storage, drawings(9), 9, [replace(targets[0], batch_size=64)])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_error_half_way_leaves_no_file(storage: Storage, targets: list[VectorOutput]) -> None:
