@@ -1,12 +1,17 @@
 """The atlas group: the LanceDB table that readers see, staged, checked and then published."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from latent_assets.defs.materialization import OWNERS, Event, Metadata, picture, run_whole
 from latent_assets.pipeline.lineage import Lineage, Made, Produced
 from latent_assets.profile import Profile
+
+if TYPE_CHECKING:
+    from latent_assets.atlas.rows import ShardContent
 
 # name of a check of the staged table -> what it says (atlas.checks makes them)
 _PUBLISHED = "checks_passed"
@@ -71,10 +76,10 @@ def _checks(lineage: Lineage, made: Made) -> list[dg.AssetCheckResult]:
 
 def release(lineage: Lineage, wanted: str) -> Produced:
     """Stage, check and publish. With a failed check nothing is published and the release before stays live."""
+    from latent_assets.atlas.card import ModelInfo, describe_release
     from latent_assets.atlas.checks import check
     from latent_assets.atlas.pictures import release_pictures
-    from latent_assets.atlas.release import ModelInfo, describe_release
-    from latent_assets.atlas.table import clean, publish, stage
+    from latent_assets.atlas.release import prune, publish, stage
 
     profile, storage = lineage.profile, lineage.storage
     models = {}
@@ -86,13 +91,13 @@ def release(lineage: Lineage, wanted: str) -> Produced:
     assert projection is not None  # `expected` asked for it
     shards = lineage.shards()
     info = describe_release(profile, storage, shards, projection.fingerprint, wanted, models)
-    staged = stage(profile, storage, [lineage.embeddings(shard) for shard in shards], info)
+    staged = stage(profile, storage, [_content(lineage, shard) for shard in shards], info)
     checks = check(profile, storage, staged)
     if failed := [c for c in checks if not c.passed]:
         found = "; ".join(f"{c.name}: found {c.found}, expected {c.expected}" for c in failed)
         return Produced("", 0, problems={_PUBLISHED: f"version {staged.version} is not published: {found}"})
     published = publish(storage, staged, checks)
-    freed = clean(storage)
+    freed = prune(storage)
     details = {
         "uri": published.uri,
         "tag": published.tag,
@@ -100,6 +105,7 @@ def release(lineage: Lineage, wanted: str) -> Produced:
         "replaced": published.replaced,
         "indexed": staged.indexed,
         "freed": freed,
+        "written": staged.written,
         "checks": [
             {"name": c.name, "passed": bool(c.passed), "found": c.found, "expected": c.expected} for c in checks
         ],
@@ -107,6 +113,33 @@ def release(lineage: Lineage, wanted: str) -> Produced:
     }
     pictures = release_pictures(storage.lance_uri, published.version)
     return Produced(wanted, info.rows, details, report=pictures)
+
+
+def _content(lineage: Lineage, shard: str) -> "ShardContent":
+    """A shard's content keys, from its manifests; thumbnails that are not there yet are made."""
+    from dataclasses import replace
+
+    from latent_assets.atlas.rows import ShardContent
+    from latent_assets.embeddings.store import thumbnail_name, writing_thumbnails
+    from latent_assets.embeddings.thumbnails import thumbnail, thumbnail_fingerprint
+    from latent_assets.images.tar import read_images
+    from latent_assets.models.preprocessing import decode
+    from latent_assets.storage import fingerprint
+
+    storage, settings = lineage.storage, lineage.profile.table
+    versions = {stage: storage.manifest(stage, shard) for stage in lineage.stages["atlas_table"].parents}
+    rows = [found.version for stage, found in versions.items() if found and stage != "umap_projection"]
+    images, places = versions["image_shards"], versions["umap_projection"]
+    assert images is not None and places is not None
+    made = fingerprint(thumbnail_fingerprint(settings), images.version)
+    name = thumbnail_name(made, shard)
+    if not storage.exists(name):
+        with writing_thumbnails(storage, name) as writer:
+            for row_id, data in read_images(storage, shard):
+                with suppress(OSError, ValueError, SyntaxError):
+                    writer.append([row_id], [thumbnail(decode(data), settings)])
+    embeddings = replace(lineage.embeddings(shard), thumbnails=name)
+    return ShardContent(shard, fingerprint(rows, made), places.version, embeddings)
 
 
 def _describe(made: Made) -> Metadata:
