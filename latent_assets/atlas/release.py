@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # commits in flight are never older than this
 _UNPUBLISHED_FOR = timedelta(days=2)
 # from here on a B-tree answers for an id sooner than reading all ids does
-_IDS_INDEXED_ABOVE = 20_000
+_IDS_INDEXED_ABOVE = 10_000
 
 
 @dataclass(frozen=True)

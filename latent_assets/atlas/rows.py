@@ -94,7 +94,7 @@ def read_places(storage: Storage, projection: str, shard: str, spaces: Sequence[
     """The ids of the rows of a shard that have coordinates, and their columns `xyz_SPACE`: float32 [n, 3] each."""
     names = [f"{PLACE}{space}" for space in spaces]
     coords = storage.read_parquet(coords_name(projection, shard), ["id", *names])
-    places = {name: fixed(coords[name].to_numpy().astype(np.float32, copy=False).reshape(-1, 3)) for name in names}
+    places = {name: _fixed(coords[name].to_numpy().astype(np.float32, copy=False).reshape(-1, 3)) for name in names}
     return _plain(coords["id"]), pa.table(places)
 
 
@@ -139,7 +139,7 @@ def _vectors(storage: Storage, content: ShardContent, name: str, feature: str, i
     file = content.embeddings.files[name]
     at = _positions(content.shard, "embeddings", ids, read_id_array(storage, file))
     values = read_column(storage, file, feature)
-    return fixed(values if at is None else values[at.to_numpy()])
+    return _fixed(values if at is None else values[at.to_numpy()])
 
 
 def _positions(shard: str, place: str, ids: pa.Array, stored: pa.Array | pa.ChunkedArray) -> pa.Array | None:
@@ -167,6 +167,6 @@ def _plain(values: pl.Series) -> pa.Array:
     return found.cast(pa.string()) if text else found
 
 
-def fixed(values: np.ndarray) -> pa.FixedSizeListArray:
+def _fixed(values: np.ndarray) -> pa.FixedSizeListArray:
     """[n, d] as a fixed-size list array of the same value type."""
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])

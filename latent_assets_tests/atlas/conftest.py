@@ -1,10 +1,12 @@
 """A synthetic atlas, built once; tests that publish get a copy of their own."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from latent_assets import spaces
 from latent_assets_tests.atlas.built import Built, at, build
 
 
@@ -20,3 +22,21 @@ def built(template: Built, tmp_path: Path) -> Built:
     root = tmp_path / "root"
     shutil.copytree(template.storage.root, root)
     return at(template, root)
+
+
+@pytest.fixture
+def third(monkeypatch: pytest.MonkeyPatch) -> spaces.Embedding:
+    """A third embedding with a map of its own, registered for one test."""
+    row = replace(
+        spaces.embeddings()["vae"],
+        name="hue",
+        stage="hue_histograms",
+        source="hue_model",
+        features=("histogram",),
+        whole=None,
+        meaning="histogram of hues; compare by L2",
+        shows="colours alone",
+    )
+    monkeypatch.setitem(spaces._EMBEDDINGS, "hue", row)
+    monkeypatch.setitem(spaces._SPACES, "hue", spaces.Space("hue", ("hue",), "euclidean", "colours alone"))
+    return row

@@ -20,6 +20,7 @@ import pytest
 from lancedb.table import LanceTable
 from PIL import Image
 
+from latent_assets import spaces
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.checks import Check, check, check_live
 from latent_assets.atlas.pictures import release_pictures
@@ -27,6 +28,8 @@ from latent_assets.atlas.release import Release, Staged, commit, prepare, prune,
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.table import LIVE, open_table, table_exists, table_uri, tags
 from latent_assets.catalog.shards import catalog_name
+from latent_assets.client import Atlas
+from latent_assets.embeddings.store import embedding_name, writing_embeddings
 from latent_assets.errors import DataError, NotBuiltError, StorageError
 from latent_assets.progress import Progress, listening
 from latent_assets.projection.shard import coords_name, project_shard, read_coords
@@ -285,6 +288,45 @@ def test_a_missing_shard_is_refused(built: Built) -> None:
     assert not table_exists(built.storage.lance_uri)
 
 
+# -- another embedding -----------------------------------------------------------------------------------
+
+
+def test_a_third_embedding_is_published_and_searched(built: Built, third: spaces.Embedding) -> None:
+    """A row of the table of embeddings is all it takes: column, map, checks and neighbours follow."""
+    published(built)
+    hues = np.random.default_rng(5).random((60, 12)).astype(np.float16)
+    embeddings = []
+    for number, shard in enumerate(built.embeddings):
+        ids, rows = built.ids[number * 20 : number * 20 + 20], hues[number * 20 : number * 20 + 20]
+        name = embedding_name("9" * 32, shard.shard)
+        with writing_embeddings(built.storage, name, {"histogram": 12}) as writer:
+            writer.append(ids, {"histogram": rows})
+        embeddings.append(replace(shard, files={**shard.files, "hue": name}))
+        frame = read_coords(built.storage, PROJECTION, shard.shard)
+        places = pl.Series(rows[:, :3].astype(np.float32), dtype=pl.Array(pl.Float32, 3))
+        built.storage.write_parquet(coords_name(PROJECTION, shard.shard), frame.with_columns(xyz_hue=places))
+    info = replace(
+        built.release,
+        spaces=(*built.release.spaces, "hue"),
+        dims={**built.release.dims, "hue": 12},
+        metrics={**built.release.metrics, "hue": third.metric},
+        features={**built.release.features, "hue": "histogram"},
+    )
+    changed = replace(built, embeddings=embeddings, release=info)
+    published(changed)
+    table = live(changed).to_arrow()
+    assert table.schema.equals(arrow_schema(info.dims, info.spaces))
+    np.testing.assert_array_equal(np.array(table["hue"].to_pylist(), np.float16), hues)
+    atlas = Atlas.open(built.storage.root)
+    exact = np.linalg.norm(hues.astype(np.float64) - hues[11].astype(np.float64), axis=1)
+    hits = atlas.neighbors(built.ids[11], k=5, space="hue")
+    assert [hit.id for hit in hits] == [built.ids[i] for i in np.argsort(exact, kind="stable")[1:6]]
+    assert {hit.measure for hit in hits} == {"L2 distance"}
+    np.testing.assert_allclose([hit.score for hit in hits], np.sort(exact)[1:6], rtol=1e-3)
+    np.testing.assert_array_equal(np.float32(atlas.row(built.ids[11]).xyz["hue"]), hues[11, :3].astype(np.float32))
+    assert Atlas.open(built.storage.root, tag="release-00001").info == built.release
+
+
 # -- size ------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +359,18 @@ def test_a_large_table_gets_an_index_that_finds_the_same(tmp_path: Path) -> None
         search = table.search(query.astype(np.float32), vector_column_name=name).distance_type(metric)
         found = search.nprobes(32).refine_factor(10).limit(10).select(["id", "_distance"]).to_arrow()
         assert len(set(found["id"].to_pylist()) & {large.ids[i] for i in exact}) >= 9
+
+
+def test_ids_of_a_middling_table_are_indexed(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latent_assets.atlas.release._IDS_INDEXED_ABOVE", 50)
+    release = published(built)
+    assert {index.name for index in live(built).list_indices()} == {"id_idx"}
+    atlas = Atlas.open(built.storage.root)
+    assert [atlas.row(row_id).source_hash for row_id in built.ids] == [-i for i in range(60)]
+    with pytest.raises(NotBuiltError, match="has no row"):
+        atlas.row("f" * 32)
+    # the commit of the rows is a version, the index another
+    assert release.version == 2 and tags(built.storage.lance_uri) == {LIVE: 2, "release-00002": 2}
 
 
 def test_progress_reaches_the_listener_of_the_caller(built: Built) -> None:
@@ -525,6 +579,10 @@ def test_an_atlas_that_lost_its_last_row_is_published(built: Built) -> None:
     assert all(found.passed for found in checks), checks
     publish(built.storage, made, checks)
     assert live(built).count_rows() == 0
+    atlas = Atlas.open(built.storage.root)
+    assert len(atlas) == 0 and atlas.search_vector(built.clip[0]) == [] and len(atlas.to_polars()) == 0
+    with pytest.raises(NotBuiltError, match="has no row"):
+        atlas.neighbors(built.ids[0])
     assert release_pictures(built.storage.lance_uri, made.version) == {}
     assert all(found.passed for found in check_live(built.profile, built.storage))
     # and rows can come back

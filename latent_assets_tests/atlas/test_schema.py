@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pytest
 
+from latent_assets import spaces
 from latent_assets.atlas.schema import arrow_schema, schema_markdown, table_fields
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 
@@ -35,6 +36,17 @@ def test_columns_of_absent_models_and_spaces_are_absent(
     dims: dict[str, int], spaces: tuple[str, ...], absent: set[str]
 ) -> None:
     assert {field.name for field in table_fields()} - set(arrow_schema(dims, spaces).names) == absent
+
+
+def test_a_registered_embedding_has_its_column_and_its_map(third: spaces.Embedding) -> None:
+    names = [field.name for field in table_fields()]
+    assert names[-7:] == ["clip", "vae", "hue", "xyz_clip", "xyz_vae", "xyz_joint", "xyz_hue", "shard"][-7:]
+    assert names[names.index("vae") + 1] == "hue"
+    schema = arrow_schema({"clip": 8, "hue": 12}, ("clip", "hue"))
+    assert schema.field("hue").type == pa.list_(pa.float16(), 12) and "xyz_vae" not in schema.names
+    assert schema.field("hue").metadata[b"description"] == b"histogram of hues; compare by L2"
+    assert schema.field("xyz_hue").metadata[b"description"] == b"place on the map of colours alone, map units"
+    assert "| `hue` | `fixed_size_list<float16>[hue dims]` | no |" in schema_markdown()
 
 
 def test_each_column_carries_its_description() -> None:
