@@ -25,6 +25,7 @@ import lancedb  # noqa: F401  loading it is no part of publishing
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from latent_assets.images.ledger import LEDGER_SCHEMA, ledger_name
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.checks import check
@@ -41,7 +42,6 @@ from latent_assets.embeddings.store import (
     writing_embeddings,
     writing_thumbnails,
 )
-from latent_assets.images.ledger import LEDGER_SCHEMA, ledger_name
 from latent_assets.profile import Profile, parse_profile
 from latent_assets.projection.shard import coords_name
 from latent_assets.storage import Storage, fingerprint
