@@ -145,7 +145,8 @@ def load_elsewhere(file: Path) -> str:
     code = (
         "import sys\nfrom latent_assets.profile import load_profile\nfrom latent_assets.errors import ProfileError\n"
         "try:\n    p = load_profile(sys.argv[1])\n"
-        "    print(p.fingerprint, p.models.of('other').config, p.extensions[0], 'torch' in sys.modules)\nexcept ProfileError as e:\n    print('refused', e)"
+        "    print(p.fingerprint, p.models.of('other').config, p.extensions[0], 'torch' in sys.modules)\n"
+        "except ProfileError as e:\n    print('refused', e)"
     )
     root = Path(spaces.__file__).parent.parent
     done = subprocess.run(

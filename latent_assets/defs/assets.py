@@ -182,7 +182,7 @@ class _Run:
         if not self._made:
             return
         names = [stage.name for stage in self._made]
-        provenance = {name: Provenance(self._context.instance, self._lineage, name, keys) for name in names}
+        provenance = {name: Provenance(self._context.instance, self._lineage, name) for name in names}
         options = MakeOptions(force=self._config.force, retry=tuple(self._config.retry))
         unchanged = 0
         for key in keys:
@@ -200,17 +200,19 @@ class _Run:
             self._context.log.info(f"{self._batch}: {unchanged} of {total} unchanged, nothing done for them")
 
     def _made_events(self, stage: Stage, key: str, made: Materialized, provenance: Provenance) -> Iterator[Event]:
-        """The materialization of an artefact, unless the instance knows of it, and what its checks find."""
+        """The materialization of an artefact, and what its checks find.
+
+        One that was there already is told, too: a backfill counts as failed where it gets no event for a partition.
+        """
         partition = key if self._sharded else None
         if stage.name == "laion_metadata":
             self._register(made)
-        if not made.unchanged or not provenance.is_recorded(made.manifest, partition):
-            yield dg.AssetMaterialization(
-                asset_key=asset_key(self._profile, stage.name),
-                partition=partition,
-                metadata=event_metadata(self._lineage, made),
-                tags=provenance.tags(made.manifest),
-            )
+        yield dg.AssetMaterialization(
+            asset_key=asset_key(self._profile, stage.name),
+            partition=partition,
+            metadata=event_metadata(self._lineage, made),
+            tags=provenance.tags(made.manifest),
+        )
         findings = made.findings or (self._lineage.judge(stage.name, key) if self._wanted(stage) else ())
         yield from self._evaluations(stage, key, findings)
 

@@ -19,11 +19,9 @@ from latent_assets.pipeline.manifests import Manifest
 class Provenance:
     """Provenance of the materializations of one stage in one run: parents' events as they are when it begins."""
 
-    def __init__(self, instance: dg.DagsterInstance, lineage: Lineage, stage: str, keys: Sequence[str]) -> None:
+    def __init__(self, instance: dg.DagsterInstance, lineage: Lineage, stage: str) -> None:
         self._lineage, self._stage = lineage, lineage.stages[stage]
-        self._key = asset_key(lineage.profile, stage)
         self._events = {parent: _latest_event(instance, lineage, parent) for parent in self._stage.parents}
-        self._recorded = _recorded_tags(instance, self._key, keys if self._stage.sharded else [None])
 
     def tags(self, manifest: Manifest) -> dict[str, str]:
         """Tags of the materialization of an artefact."""
@@ -38,15 +36,6 @@ class Provenance:
             tags.DATA_VERSION_IS_OURS: "true",
             **found,
         }
-
-    def is_recorded(self, manifest: Manifest, key: str | None) -> bool:
-        """Whether the instance's last event of an artefact says all that its manifest says."""
-        before = self._recorded.get(key)
-        if before is None:
-            return False
-        wanted = self.tags(manifest)
-        pointers = {tags.input_event(asset_key(self._lineage.profile, parent)) for parent in self._stage.parents}
-        return all(before.get(name) == value for name, value in wanted.items() if name not in pointers)
 
     def _parent_version(self, parent: str, manifest: Manifest) -> str:
         """The data version of a parent as the UI knows it."""
@@ -98,11 +87,17 @@ def unrecorded(instance: dg.DagsterInstance, lineage: Lineage, stage: str, manif
     """Keys of artefacts that the instance does not know of as they are: a killed run made them, or another instance."""
     if not manifests:
         return []
-    provenance = Provenance(instance, lineage, stage, list(manifests))
-    sharded = lineage.stages[stage].sharded
-    return [
-        key for key, manifest in manifests.items() if not provenance.is_recorded(manifest, key if sharded else None)
-    ]
+    provenance, row = Provenance(instance, lineage, stage), lineage.stages[stage]
+    key = asset_key(lineage.profile, stage)
+    recorded = _recorded_tags(instance, key, list(manifests) if row.sharded else [None])
+    pointers = {tags.input_event(asset_key(lineage.profile, parent)) for parent in row.parents}
+
+    def is_recorded(manifest: Manifest) -> bool:
+        before = recorded.get(manifest.key if row.sharded else None, {})
+        wanted = provenance.tags(manifest).items()
+        return all(before.get(name) == value for name, value in wanted if name not in pointers)
+
+    return [key for key, manifest in manifests.items() if not is_recorded(manifest)]
 
 
 def observe_sources(

@@ -3,15 +3,22 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+import latent_assets
 from latent_assets.definitions import build_defs
 from latent_assets.defs import partitions
 from latent_assets.errors import DataError
 from latent_assets.profile import Profile, load_profile
 
+_VECTORS = ["clip_embeddings", "vae_latents"]
+_STAGES = [
+    *("laion_metadata", "shard_catalog", "image_shards", *_VECTORS, "thumbnails", "embedding_manifest"),
+    *("umap_model", "umap_projection", "atlas_table"),
+]
 LINEAGE = {
     "laion_source": ("sources", []),
     "clip_model": ("sources", []),
@@ -22,51 +29,92 @@ LINEAGE = {
     "image_shards": ("images", ["shard_catalog"]),
     "vae_latents": ("embeddings", ["image_shards", "vae_model"]),
     "clip_embeddings": ("embeddings", ["clip_model", "image_shards"]),
-    "embedding_manifest": ("embeddings", ["clip_embeddings", "vae_latents"]),
+    "thumbnails": ("embeddings", ["image_shards"]),
+    "embedding_manifest": ("embeddings", [*_VECTORS, "image_shards"]),
     "umap_model": ("projection", ["embedding_manifest"]),
-    "umap_projection": ("projection", ["clip_embeddings", "umap_model", "vae_latents"]),
-    "atlas_table": ("atlas", ["embedding_manifest", "laion_metadata", "umap_model", "umap_projection"]),
+    "umap_projection": ("projection", [*_VECTORS, "umap_model"]),
+    "atlas_table": (
+        "atlas",
+        [name for name in _STAGES if name != "atlas_table"],
+    ),
 }
 
 
 @pytest.mark.parametrize("name", ["demo", "laion-6.5plus", "laion-12m"])
 def test_the_lineage_is_as_designed(name: str) -> None:
-    specs = {spec.key.to_user_string(): spec for spec in build_defs(load_profile(name)).resolve_all_asset_specs()}
+    specs = build_defs(load_profile(name)).resolve_all_asset_specs()
+    assert {spec.key.path[0] for spec in specs} == {name}
     found = {
-        key: (spec.group_name, sorted(dep.asset_key.to_user_string() for dep in spec.deps))
-        for key, spec in specs.items()
+        spec.key.path[-1]: (spec.group_name, sorted(dep.asset_key.path[-1] for dep in spec.deps)) for spec in specs
     }
-    assert found == LINEAGE
+    assert {key: (group, sorted(parents)) for key, (group, parents) in LINEAGE.items()} == found
 
 
 def test_every_asset_says_what_it_is() -> None:
     for spec in build_defs(load_profile("demo")).resolve_all_asset_specs():
-        name = spec.key.to_user_string()
+        name = spec.key.path[-1]
         assert spec.description and len(spec.description) > 20, name
         assert spec.owners == ["team:atlas"] and spec.kinds, name
         if LINEAGE[name][0] != "sources":
             assert spec.code_version, name
 
 
-def test_what_must_not_travel_is_blocked() -> None:
-    definitions = build_defs(load_profile("demo"))
-    checks = {
-        (spec.asset_key.to_user_string(), spec.name): spec.blocking
-        for checks in definitions.resolve_asset_graph().asset_check_keys
-        for spec in [definitions.resolve_asset_graph().get_check_spec(checks)]
-    }
+def test_every_check_of_a_sharded_asset_is_known_by_partition() -> None:
+    graph = build_defs(load_profile("demo")).resolve_asset_graph()
+    checks = {(key.asset_key.path[-1], key.name): graph.get_check_spec(key) for key in graph.asset_check_keys}
     for expected in (
         ("laion_metadata", "rows_accounted_for"),
         ("shard_catalog", "ids_unique"),
         ("image_shards", "success_rate"),
         ("image_shards", "every_row_accounted_for"),
+        ("image_shards", "tars_readable"),
         ("clip_embeddings", "clip_embeddings_values"),
         ("vae_latents", "vae_latents_rows"),
+        ("thumbnails", "thumbnails_values"),
         ("embedding_manifest", "rows_carried"),
         ("umap_projection", "coordinates_finite"),
         ("atlas_table", "checks_passed"),
     ):
-        assert checks[expected] is True, expected
+        spec = checks.pop(expected)
+        sharded = graph.get(spec.asset_key).partitions_def
+        assert spec.partitions_def == sharded and spec.description, expected
+    assert {name for name, _ in checks} <= set(LINEAGE)
+
+
+def test_two_atlases_fit_into_one_code_location(small_profile: Callable[..., Profile]) -> None:
+    merged = dg.Definitions.merge(build_defs(load_profile("demo")), build_defs(small_profile()))
+    dg.Definitions.validate_loadable(merged)
+    keys = {spec.key for spec in merged.resolve_all_asset_specs()}
+    assert {dg.AssetKey(["demo", "atlas_table"]), dg.AssetKey(["small", "atlas_table"])} <= keys
+    graph = merged.resolve_asset_graph()
+    names = {graph.get(dg.AssetKey([p, "image_shards"])).partitions_def.name for p in ("demo", "small")}  # type: ignore[union-attr]
+    assert names == {"demo/shard", "small/shard"}
+    assert {job.name for job in merged.resolve_all_job_defs() if not job.name.startswith("__")} == {
+        f"{profile}__{job}" for profile in ("demo", "small") for job in ("rebuild", "refresh_sources", "verify")
+    }
+
+
+def test_what_runs_by_itself_is_shipped_stopped() -> None:
+    definitions = build_defs(load_profile("demo"))
+    schedules = {s.name: s for s in definitions.schedules or []}
+    sensors = {s.name: s for s in definitions.sensors or []}
+    assert set(schedules) == {"demo__refresh_sources_schedule", "demo__verify_schedule"}
+    assert set(sensors) == {"demo__automation", "demo__alert_on_failure"}
+    assert all(s.default_status is dg.DefaultScheduleStatus.STOPPED for s in schedules.values())
+    assert all(s.default_status is dg.DefaultSensorStatus.STOPPED for s in sensors.values())
+
+
+def test_runs_that_must_not_meet_share_a_pool() -> None:
+    from latent_assets.defs.instance import POOL_LIMITS
+
+    pools = {}
+    for asset in build_defs(load_profile("demo")).assets or []:
+        assert isinstance(asset, dg.AssetsDefinition)
+        if asset.is_executable and asset.node_def.tags.get("latent_assets/profile_hash"):
+            pools |= {key.path[-1]: next(iter(asset.op.pools)) for key in asset.keys}
+    assert set(pools) == {name for name, (group, _) in LINEAGE.items() if group != "sources"}
+    assert pools["image_shards"] == "demo/fetch" and pools["clip_embeddings"] == pools["thumbnails"] == "demo/models"
+    assert {pool.removeprefix("demo/") for pool in pools.values()} == set(POOL_LIMITS)
 
 
 def test_a_profile_without_a_vae_has_no_vae_assets(small_profile: Callable[..., Profile]) -> None:
@@ -78,7 +126,7 @@ def test_a_profile_without_a_vae_has_no_vae_assets(small_profile: Callable[..., 
             "projection": whole.projection.model_copy(update={"spaces": ("clip",)}),
         }
     )
-    names = {spec.key.to_user_string() for spec in build_defs(profile).resolve_all_asset_specs()}
+    names = {spec.key.path[-1] for spec in build_defs(profile).resolve_all_asset_specs()}
     assert "clip_embeddings" in names and "vae_latents" not in names and "vae_model" not in names
 
 
@@ -93,42 +141,22 @@ def test_loading_imports_no_heavy_library() -> None:
 
 
 def test_nothing_imports_dagsters_internals() -> None:
-    import latent_assets
-
-    assert latent_assets.__file__
-    from pathlib import Path
-
-    folder = Path(latent_assets.__file__).parent
+    folder = Path(str(latent_assets.__file__)).parent
     private = [str(file) for file in folder.rglob("*.py") if "dagster._" in file.read_text(encoding="utf-8")]
     assert private == []
-
-
-def test_only_defs_know_dagster() -> None:
-    from pathlib import Path
-
-    import latent_assets
-
-    folder = Path(str(latent_assets.__file__)).parent
-    allowed = {"definitions.py"}
-    users = {
-        str(file.relative_to(folder))
-        for file in folder.rglob("*.py")
-        if "import dagster" in file.read_text(encoding="utf-8")
-        and not str(file.relative_to(folder)).startswith("defs/")
-    }
-    assert users <= allowed
 
 
 @pytest.mark.parametrize("key", ["1", "../00001", "0000a", "00001\n", "", "00001/2"])
 def test_partition_keys_are_validated(key: str) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         with pytest.raises(DataError, match="not a shard key"):
-            partitions.register(instance, ["00000", key])
-        assert instance.get_dynamic_partitions("shard") == []
+            partitions.register(instance, load_profile("demo"), ["00000", key])
+        assert instance.get_dynamic_partitions("demo/shard") == []
 
 
 def test_partition_keys_are_registered_sorted() -> None:
+    demo = load_profile("demo")
     with dg.DagsterInstance.ephemeral() as instance:
-        assert partitions.register(instance, ["00002", "00000", "00001"]) == ["00000", "00001", "00002"]
-        assert partitions.register(instance, ["00003", "00001"]) == ["00003"]
-        assert list(instance.get_dynamic_partitions("shard")) == ["00000", "00001", "00002", "00003"]
+        assert partitions.register(instance, demo, ["00002", "00000", "00001"]) == ["00000", "00001", "00002"]
+        assert partitions.register(instance, demo, ["00003", "00001"]) == ["00003"]
+        assert list(instance.get_dynamic_partitions("demo/shard")) == ["00000", "00001", "00002", "00003"]

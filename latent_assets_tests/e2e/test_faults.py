@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import lance
 import polars as pl
 import pytest
 
+from latent_assets.defs.partitions import asset_key
 from latent_assets.profile import Profile
 from latent_assets_tests.conftest import Gallery
 from latent_assets_tests.e2e.small_atlas import small_atlas, write_profile
@@ -82,8 +82,8 @@ def test_killed_in_every_stage_nothing_is_lost_or_doubled(
     with small_atlas(profile) as atlas:
         unfinished = [run for run in atlas.instance.get_runs() if not run.is_finished]
         assert unfinished == [], "killed runs do not stay `started` in the UI"
-        for stage in ("shard_catalog", "image_shards", "vae_latents", "clip_embeddings", "umap_projection"):
-            recorded = atlas.instance.get_materialized_partitions(dg.AssetKey(stage))
+        for stage in (name for name, row in atlas.lineage.stages.items() if row.sharded):
+            recorded = atlas.instance.get_materialized_partitions(asset_key(profile, stage))
             assert recorded == {"00000", "00001", "00002"}, "what a killed run finished is recorded by the next"
 
 
@@ -178,16 +178,39 @@ def test_a_read_only_root_is_refused_at_once(small_profile: Callable[..., Profil
     assert "Traceback" not in done.stderr
 
 
-def test_two_builds_at_once_are_refused(small_profile: Callable[..., Profile], tmp_path: Path) -> None:
-    from latent_assets.defs.lock import exclusive
+@pytest.mark.slow
+def test_two_builds_at_once_wait_for_each_other(
+    small_profile: Callable[..., Profile], tmp_path: Path, gallery: Gallery
+) -> None:
+    """Both end well, and every artefact is made by one of them."""
+    profile = small_profile()
+    file = write_profile(profile, tmp_path / "profile.toml")
+    gallery.delay = 0.02
+    builds = [subprocess.Popen(command("build", "-p", str(file)), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        said = [build.communicate(timeout=300)[1] for build in builds]
+    finally:
+        for build in builds:
+            build.kill()
+    assert [build.returncode for build in builds] == [0, 0], said
+    assert Counter(gallery.requests) == Counter(gallery.files), "no image was fetched by both"
+    rows = pl.from_arrow(lance.dataset(f"{profile.root}/lance/atlas.lance", version="live").to_table())
+    assert isinstance(rows, pl.DataFrame) and rows.height == rows["id"].n_unique() == 60
+    tags = lance.dataset(f"{profile.root}/lance/atlas.lance").tags.list()
+    assert sorted(tags) == ["live", "release-00001"], "one release, not two of the same"
 
+
+def test_a_build_gives_up_in_time_and_names_the_process_that_it_waited_for(
+    small_profile: Callable[..., Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from latent_assets.pipeline.lineage import Lineage
 
     profile = small_profile()
     file = write_profile(profile, tmp_path / "profile.toml")
-    with exclusive(Lineage(profile)):
+    with Lineage(profile).claims.holding("laion_metadata/all"):
+        monkeypatch.setenv("LATENT_ASSETS_WAIT", "1")
         done = subprocess.run(command("build", "-p", str(file)), capture_output=True, text=True, check=False)
-    assert done.returncode == 4 and f"process {os.getpid()}" in done.stderr
+    assert done.returncode == 1 and f"is being made by process {os.getpid()} on" in done.stderr
 
 
 def test_bad_images_are_accounted_for_and_the_rest_is_built(
@@ -203,10 +226,10 @@ def test_bad_images_are_accounted_for_and_the_rest_is_built(
     with small_atlas(profile) as atlas:
         results = atlas.build()
         assert not any(result.failed for result in results.values()), {k: r.failed for k, r in results.items()}
-        metadata = atlas.lineage.storage.manifest("laion_metadata")
+        metadata = atlas.lineage.manifests.get("laion_metadata")
         assert metadata and dict(metadata.details["funnel"])["duplicate_url"] == 1
         outcomes: Counter[str] = Counter()
-        for manifest in atlas.lineage.storage.manifests("image_shards").values():
+        for manifest in atlas.lineage.manifests.all("image_shards").values():
             outcomes.update(manifest.details["reasons"])
         assert outcomes.total() == 60 and outcomes["ok"] == 56
         rows = pl.from_arrow(lance.dataset(f"{profile.root}/lance/atlas.lance", version="live").to_table())
@@ -223,8 +246,8 @@ def test_a_third_of_the_links_dead(small_profile: Callable[..., Profile], galler
     with small_atlas(small_profile()) as atlas:
         results = atlas.build()
         assert not any(result.failed for result in results.values())
-        assert sum(manifest.rows for manifest in atlas.lineage.storage.manifests("image_shards").values()) == 40
-        table = atlas.lineage.storage.manifest("atlas_table")
+        assert sum(manifest.rows for manifest in atlas.lineage.manifests.all("image_shards").values()) == 40
+        table = atlas.lineage.manifests.get("atlas_table")
         assert table and table.rows == 40
 
 
@@ -247,7 +270,6 @@ def test_metadata_that_cannot_be_used(small_profile: Callable[..., Profile], gal
 
 
 def test_retry_fetches_the_named_failures_only(small_profile: Callable[..., Profile], gallery: Gallery) -> None:
-    from latent_assets.definitions import build_defs
     from latent_assets.defs.build import Builder
     from latent_assets.pipeline.lineage import Lineage
 
@@ -261,9 +283,9 @@ def test_retry_fetches_the_named_failures_only(small_profile: Callable[..., Prof
         atlas.build()
         assert len(gallery.requests) == requests, "nothing is fetched again without being asked"
         lineage = Lineage(profile)
-        builder = Builder(build_defs(profile, lineage=lineage), lineage, atlas.instance)
+        builder = Builder(lineage, atlas.instance)
         results = {result.stage: result for result in builder.build(retry=["http_not_found"])}
         assert not any(result.failed for result in results.values())
         assert sorted(gallery.requests[requests:]) == names[:2]
-        table = lineage.storage.manifest("atlas_table")
+        table = lineage.manifests.get("atlas_table")
         assert table and table.rows == 59
