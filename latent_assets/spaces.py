@@ -73,8 +73,8 @@ _SPACES: dict[str, Space] = {}
 def register(embedding: Embedding | None = None, *spaces: Space) -> None:
     """Add an embedding and maps made from it. Registering equal rows again changes nothing.
 
-    Raises ValueError for a name that is taken by something else, for a space of unknown embeddings, and for an
-    embedding whose feature cannot be chosen.
+    Raises ValueError for a name that is taken by something else, for a space of unknown embeddings or with
+    weights for other than its parts, and for an embedding whose feature cannot be chosen.
     """
     if embedding is not None:
         if not embedding.features or (len(embedding.features) > 1 and embedding.whole is None):
@@ -83,6 +83,8 @@ def register(embedding: Embedding | None = None, *spaces: Space) -> None:
     for space in spaces:
         if unknown := [name for name in space.embeddings if name not in _EMBEDDINGS]:
             raise ValueError(f"space `{space.name}` is made from `{unknown[0]}`, which is no registered embedding")
+        if space.weights is not None and len(space.weights) != len(space.embeddings):
+            raise ValueError(f"space `{space.name}` has {len(space.weights)} weights for {len(space.embeddings)} parts")
         _add(_SPACES, space.name, space)
 
 

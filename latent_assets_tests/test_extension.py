@@ -142,12 +142,15 @@ OTHER += '[models.other]\nconfig = "clip/config.json"\nweights = "/there/w.safet
 
 def load_elsewhere(file: Path) -> str:
     """What a new process says of a profile: fingerprint, path, or the refusal."""
-    code = (
-        "import sys\nfrom latent_assets.profile import load_profile\nfrom latent_assets.errors import ProfileError\n"
-        "try:\n    p = load_profile(sys.argv[1])\n"
-        "    print(p.fingerprint, p.models.of('other').config, p.extensions[0], 'torch' in sys.modules)\n"
-        "except ProfileError as e:\n    print('refused', e)"
-    )
+    code = """
+import sys
+from latent_assets.profile import ProfileError, load_profile
+try:
+    found = load_profile(sys.argv[1])
+    print(found.fingerprint, found.models.of("other").config, found.extensions[0], "torch" in sys.modules)
+except ProfileError as error:
+    print("refused", error)
+"""
     root = Path(spaces.__file__).parent.parent
     done = subprocess.run(
         [sys.executable, "-c", code, str(file)], cwd=root, capture_output=True, text=True, check=True, timeout=120

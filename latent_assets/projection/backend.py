@@ -137,17 +137,14 @@ def principal_axes(features: np.ndarray) -> np.ndarray:
     coords = np.zeros((len(features), 3))
     if len(features) < 2:
         return coords
+    from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    # the covariance d x d costs less than the decomposition of n x d where rows are many
+    solver = "covariance_eigh" if len(features) >= features.shape[1] else "full"
     # one thread: the same bits on any number of cores, and no spinning when the cores are busy
-    with threadpool_limits(1, user_api="blas"):
-        if len(features) < features.shape[1]:
-            values, vectors = np.linalg.eigh(centred @ centred.T)
-            found = vectors[:, ::-1][:, :3] * np.sqrt(np.maximum(values[::-1][:3], 0.0))
-        else:
-            _, vectors = np.linalg.eigh(centred.T @ centred)
-            found = centred @ vectors[:, ::-1][:, :3]
+    with threadpool_limits(1, user_api="blas"), np.errstate(invalid="ignore"):  # equal rows have no variance to share
+        found = PCA(min(3, *features.shape), svd_solver=solver).fit_transform(features.astype(np.float64))
     # an axis may point either way: let its largest coordinate be positive
     largest = found[np.abs(found).argmax(axis=0), np.arange(found.shape[1])]
     coords[:, : found.shape[1]] = found * np.where(largest < 0, -1.0, 1.0)

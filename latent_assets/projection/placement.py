@@ -40,7 +40,8 @@ def membership(distances: np.ndarray) -> np.ndarray:
 
     w_j = exp(-max(0, d_j - rho) / sigma), with rho the smallest distance above zero and sigma such that the
     weights sum to log2(k): McInnes, Healy, Melville, UMAP (arXiv:1802.03426), section 3.1 and algorithm 3, with the
-    floor on sigma of umap-learn (0.001 of the mean distance).
+    floor on sigma of umap-learn (0.001 of the mean distance). umap-learn's own `smooth_knn_dist` is not used: where
+    rho is 0 it takes the mean over the whole batch, so that a row's place would depend on its company.
     """
     distances = np.asarray(distances, dtype=np.float64)
     target = np.log2(distances.shape[1])

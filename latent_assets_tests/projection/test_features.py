@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from latent_assets.projection.features import SpaceRecipe, best_feature, make_recipes, typical_square
+from latent_assets.projection.neighbors import unit
 from latent_assets.spaces import spaces
 from latent_assets_tests.projection import synthetic
 
@@ -23,6 +24,20 @@ def test_clip_is_unit_vectors_by_cosine_and_vae_the_feature_by_l2() -> None:
     assert (of_clip.metric, of_vae.metric) == ("cosine", "euclidean")
     np.testing.assert_allclose(of_clip.features({"clip": clip, "vae": vae}), clip / 3.0, atol=1e-6)
     np.testing.assert_array_equal(of_vae.features({"clip": clip, "vae": vae}), vae.astype(np.float32))
+
+
+def test_the_three_spaces_have_the_numbers_they_had_when_clip_and_vae_were_written_out() -> None:
+    clip = synthetic.clip_vectors(60)[0].astype(np.float16)
+    vae = (7.0 * synthetic.vae_columns(60)["pooled"]).astype(np.float16)
+    of_clip, of_vae, joint = recipes(("clip", "vae", "joint"), clip, vae, 0.3)
+    vectors = {"clip": clip, "vae": vae}
+    assert of_clip.features(vectors).tobytes() == (unit(clip) * np.float32(1.0)).tobytes()
+    assert of_vae.features(vectors).tobytes() == vae.astype(np.float32).tobytes()
+    clip_scale = float(np.sqrt(0.3 / typical_square(unit(clip))))
+    vae_scale = float(np.sqrt((1.0 - 0.3) / typical_square(vae)))
+    both = np.hstack([unit(clip) * np.float32(clip_scale), np.asarray(vae, np.float32) * np.float32(vae_scale)])
+    assert joint.features(vectors).tobytes() == both.tobytes()
+    assert [recipe.metric for recipe in (of_clip, of_vae, joint)] == ["cosine", "euclidean", "euclidean"]
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 0.5, 1.0])
