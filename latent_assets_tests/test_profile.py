@@ -1,5 +1,7 @@
 """Profiles: what is accepted, and that every refusal names the file, the key and the remedy."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from latent_assets.profile import load_profile, parse_profile, shipped_profiles
 
 MODELS = '[models.clip]\nname = "ViT-B-32"\npretrained = "openai"\n[models.vae]\nmodel = "some/vae"\n'
 SOURCE = '[source]\npath = "rows.parquet"\n'
+CHECKOUT = Path(__file__).parents[1]
 VALID = f'name = "mine"\n{SOURCE}{MODELS}'
 
 
@@ -87,3 +90,36 @@ def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
             {"name": "x", "source": {"pth": "a"}, "models": {}, "shards": {"rows": -1}}, tmp_path / "x", tmp_path
         )
     assert "source.pth" in str(error.value) and "shards.rows" in str(error.value)
+
+
+def test_a_feature_length_that_cannot_work_is_refused_without_torch(tmp_path: Path) -> None:
+    """For a model on this disk, whether by path or in a package; the values that fit are named."""
+    vae = tmp_path / "vae"
+    vae.mkdir()
+    (vae / "config.json").write_text('{"latent_channels": 4, "block_out_channels": [8, 8, 8, 8]}')
+    places = ("./vae", str(vae), "package:latent_assets/openmoji/models/vae")
+    for model in places:
+        text = VALID.replace('model = "some/vae"', f'model = "{model}"\nsize = 64\nfeature_dim = 40')
+        file = write(tmp_path, text)
+        code = (
+            "import sys\nfrom latent_assets.profile import ProfileError, load_profile\n"
+            "try:\n    load_profile(sys.argv[1])\nexcept ProfileError as e:\n    print('torch' in sys.modules, e)"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", code, str(file)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+            cwd=CHECKOUT,
+        ).stdout
+        assert found.startswith(f"False {file}: models.vae.feature_dim: 40 is not 4 channels"), model
+        assert "Values that fit: 4, 16, 64, 256." in found
+        assert load_profile(write(tmp_path, text.replace("= 40", "= 64"))).models.vae
+
+
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae/config.json").write_text("[1, 2]")
+    with pytest.raises(ProfileError, match=r"config\.json is not the configuration of an AutoencoderKL"):
+        load_profile(write(tmp_path, VALID.replace("some/vae", "./vae")))

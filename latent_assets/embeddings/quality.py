@@ -48,14 +48,17 @@ def embedding_problems(
     (of what is not of unit length) no whole embedding that is all zero. Without `deep` only the ids are read. Never
     raises for what is in the files. The statistics are those of the whole embedding, else of its first feature.
     """
-    problems: Problems = {}
-    try:
-        found = _ids(storage, name)
-        problems |= row_problems(name, found, rows, ids)
-        if embedding.whole is not None and _ids(storage, whole_name(name)) != found:
-            problems.setdefault("rows", f"{whole_name(name)} has other rows than {name}")
-    except UNREADABLE as error:
-        return {"rows": f"{name} cannot be read ({_said(error)})"}, {}
+    files = [name] if embedding.whole is None else [name, whole_name(name)]
+    rows_of: dict[str, list[str]] = {}
+    for file in files:
+        try:
+            rows_of[file] = _ids(storage, file)
+        except UNREADABLE as error:
+            return {"rows": f"{file} cannot be read ({_said(error)})"}, {}
+    found = rows_of[name]
+    problems = row_problems(name, found, rows, ids)
+    if any(others != found for others in rows_of.values()):
+        problems.setdefault("rows", f"{files[-1]} has other rows than {name}")
     if not deep:
         return problems, {}
     statistics: dict[str, float] = {}

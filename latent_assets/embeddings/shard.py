@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import cpu_count
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 _THUMBNAILS_AT_ONCE = 64
+_CPU_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def embed_shard(
     rows = 0
     with ExitStack() as stack:
         disk = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="embedding-writer"))
+        if any(isinstance(output, VectorOutput) for output in outputs):
+            stack.enter_context(_own_threads())
         sinks = [_sink(stack, storage, disk, output) for output in outputs]
         for row_id, prepared in _prepared(images, [_preparation(output) for output in outputs]):
             if prepared is None:
@@ -155,7 +158,7 @@ def _sink(
     writer = stack.enter_context(
         writing_embeddings(storage, output.name, encoder.columns, encoder.metadata, output.whole)
     )
-    return _Vectors(encoder, output.batch_size, writer, disk)
+    return _Vectors(encoder, output.batch_size, writer, disk, stack)
 
 
 class _Writes:
@@ -200,17 +203,33 @@ class _Thumbnails:
 
 
 class _Vectors:
-    """Collects rows to batches, encodes them, and hands them to the writer thread.
+    """Collects rows to batches, encodes them, and hands them to the writer thread in order.
 
-    Every batch is filled up to the same size: a row's result then does not depend on how many rows came
-    with it. On a GPU a batch's result is fetched only after the next batch was queued, so it never idles.
+    Every batch is filled up to the same size: a row's result then does not depend on how many rows came with it. A GPU
+    takes batches of `batch_size`, and a batch's result is fetched only after the next one was queued, so it never
+    idles. A CPU takes small ones, which cost it nothing and a shard of few rows little, side by side: threads that
+    share one batch would wait for each other, above all while others decode. All of them together are a `batch_size`.
     """
 
-    def __init__(self, encoder: Encoder, batch_size: int, writer: EmbeddingWriter, disk: ThreadPoolExecutor) -> None:
-        self._encoder, self._batch_size, self._writer, self._writes = encoder, batch_size, writer, _Writes(disk)
+    def __init__(
+        self, encoder: Encoder, batch_size: int, writer: EmbeddingWriter, disk: ThreadPoolExecutor, stack: ExitStack
+    ) -> None:
+        import torch
+
+        self._encoder, self._writer, self._writes = encoder, writer, _Writes(disk)
+        self._batch_size, self._in_flight = batch_size, 1
+        self._pool: ThreadPoolExecutor | None = None
+        if encoder.device.type == "cpu":
+            self._batch_size = min(batch_size, _CPU_BATCH)
+            cores = torch.get_num_threads()
+            workers = max(1, min(cores, batch_size // self._batch_size))
+            self._in_flight = workers
+            self._pool = stack.enter_context(
+                ThreadPoolExecutor(workers, "image-encoder", torch.set_num_threads, (max(1, cores // workers),))
+            )
         self._ids: list[str] = []
         self._pixels: list[np.ndarray] = []
-        self._on_device: tuple[list[str], dict[str, torch.Tensor]] | None = None
+        self._queued: deque[tuple[list[str], Callable[[], dict[str, torch.Tensor]]]] = deque()
 
     def add(self, row_id: str, item: np.ndarray) -> None:
         self._ids.append(row_id)
@@ -221,7 +240,8 @@ class _Vectors:
     def finish(self) -> None:
         if self._ids:
             self._encode()
-        self._collect()
+        while self._queued:
+            self._collect()
         self._writes.finish()
 
     def _encode(self) -> None:
@@ -231,19 +251,33 @@ class _Vectors:
         padding = [self._pixels[-1]] * (self._batch_size - len(ids))
         batch = torch.from_numpy(np.stack(self._pixels + padding))
         self._pixels = []
-        if self._encoder.device.type == "cuda":
-            batch = batch.pin_memory()
-        queued = (ids, {name: values.half() for name, values in self._encoder.encode(batch).items()})
-        self._collect()
-        self._on_device = queued
+        if self._pool is not None:
+            self._queued.append((ids, self._pool.submit(self._columns, batch).result))
+        else:
+            columns = self._columns(batch.pin_memory() if self._encoder.device.type == "cuda" else batch)
+            self._queued.append((ids, lambda: columns))
+        while len(self._queued) > self._in_flight:
+            self._collect()
+
+    def _columns(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: values.half() for name, values in self._encoder.encode(batch).items()}
 
     def _collect(self) -> None:
-        if self._on_device is None:
-            return
-        ids, columns = self._on_device
-        self._on_device = None
-        arrays = {name: values[: len(ids)].cpu().numpy() for name, values in columns.items()}
+        ids, columns = self._queued.popleft()
+        arrays = {name: values[: len(ids)].cpu().numpy() for name, values in columns().items()}
         self._writes.submit(self._writer.append, ids, arrays)
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """Give torch back the number of threads that it had: the encoding threads set one of their own."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _prepared(

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """A loaded model that makes one embedding. A row's result must not depend on the other rows of its batch."""
+    """A loaded model that makes one embedding.
+
+    Its methods are called from several threads. A row's result must not depend on what the other rows of its batch
+    are, nor on its place among them.
+    """
 
     @property
     def device(self) -> torch.device:
