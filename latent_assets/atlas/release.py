@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 # commits in flight are never older than this
 _UNPUBLISHED_FOR = timedelta(days=2)
-# from here on a B-tree answers for an id sooner than reading all ids does
-_IDS_INDEXED_ABOVE = 10_000
+# from so many rows, or files that would have to be opened, a B-tree answers for an id sooner than reading all ids does
+_IDS_INDEXED_ABOVE, _FILES_INDEXED_ABOVE = 10_000, 128
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def commit(
     version = commit_shards(storage.lance_uri, schema, shards)
     rows = sum(shard.rows.count for shard in shards)
     vectors = rows > profile.table.index_above_rows
-    if vectors or rows > _IDS_INDEXED_ABOVE:
+    if vectors or rows > _IDS_INDEXED_ABOVE or len(shards) > _FILES_INDEXED_ABOVE:
         with writing(storage.lance_uri):
             version = _index(storage.lance_uri, release, vectors)
     return version, vectors and bool(release.dims)

@@ -361,8 +361,11 @@ def test_a_large_table_gets_an_index_that_finds_the_same(tmp_path: Path) -> None
         assert len(set(found["id"].to_pylist()) & {large.ids[i] for i in exact}) >= 9
 
 
-def test_ids_of_a_middling_table_are_indexed(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latent_assets.atlas.release._IDS_INDEXED_ABOVE", 50)
+@pytest.mark.parametrize(("limit", "value"), [("_IDS_INDEXED_ABOVE", 50), ("_FILES_INDEXED_ABOVE", 2)])
+def test_ids_of_many_rows_or_files_are_indexed(
+    built: Built, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(f"latent_assets.atlas.release.{limit}", value)
     release = published(built)
     assert {index.name for index in live(built).list_indices()} == {"id_idx"}
     atlas = Atlas.open(built.storage.root)
