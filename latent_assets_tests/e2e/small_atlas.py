@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,10 @@ class SmallAtlas:
     lineage: Lineage
     instance: dg.DagsterInstance
 
-    def build(self) -> dict[str, StageResult]:
+    def build(self, retry: Sequence[str] = ()) -> dict[str, StageResult]:
         """What `latent-assets build` does, without the display."""
         self.lineage = Lineage(self.profile)
-        return {result.stage: result for result in Builder(self.lineage, self.instance).build()}
+        return {result.stage: result for result in Builder(self.lineage, self.instance).build(retry=retry)}
 
     def made(self) -> dict[tuple[str, str], float]:
         """When each artefact was made."""

@@ -41,13 +41,14 @@ class CoordinateDetails:
 def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions) -> Mapping[str, Output]:
     """Fit all spaces on the embeddings that the manifest lists."""
     from latent_assets.pipeline.makers.embeddings import places
+    from latent_assets.projection.features import FeatureChoice
     from latent_assets.projection.fit import fit_map
     from latent_assets.projection.model import model_name
 
     wanted = recipes["umap_model"].fingerprint
     embedded = lineage.manifest("embedding_manifest")
     shards = [places(lineage, shard) for shard in lineage.shards()]
-    chosen = {name: choice["chosen"] for name, choice in lineage.details(embedded).features.items()}
+    chosen = {name: FeatureChoice(**choice) for name, choice in lineage.details(embedded).features.items()}
     report = fit_map(lineage.profile, lineage.storage, shards, wanted, chosen)
     details = ModelDetails(
         spaces={name: asdict(space) for name, space in report.spaces.items()},
