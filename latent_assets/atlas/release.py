@@ -155,8 +155,7 @@ def commit(
 def _index(lance_uri: str, release: ReleaseInfo, vectors: bool) -> int:
     """Index ids for look-ups and, with `vectors`, every embedding for search; returns the version that has it all.
 
-    One bit a dimension (RaBitQ) trains in a tenth of the time of product quantization and keeps more of the true
-    neighbours; what it proposes is compared exactly.
+    Vectors are quantized to one bit a dimension (RaBitQ); what that proposes is compared exactly.
     """
     from lancedb.index import BTree, IvfRq
 
