@@ -238,9 +238,9 @@ class _Run:
                 yield from self._evaluations(stage, key, findings)
 
     def _evaluations(self, stage: Stage, key: str, findings: Sequence[Finding]) -> Iterator[Event]:
-        for finding in findings:
-            if not self._wants(stage, finding.check):
-                continue
+        wanted = [finding for finding in findings if self._wants(stage, finding.check)]
+        target = checked_materialization(self._context.instance, self._lineage, stage, key) if wanted else None
+        for finding in wanted:
             warns = stage.check(finding.check).warns
             found = {"found": finding.found} if finding.found else {}
             yield dg.AssetCheckEvaluation(
@@ -250,6 +250,7 @@ class _Run:
                 severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
                 metadata={name: dg.MetadataValue.text(str(v)) for name, v in {**found, **finding.facts}.items()},
                 partition=key if self._sharded else None,
+                target_materialization_data=target,
             )
 
     def _wants(self, stage: Stage, check: str) -> bool:
@@ -285,6 +286,17 @@ class _Run:
             if selection is None or key in selection or any(check.asset_key == key for check in checks):
                 found.add(stage.batch)
         return found
+
+
+def checked_materialization(instance: dg.DagsterInstance, lineage: Lineage, stage: Stage, key: str) -> Any:
+    """The latest materialization of an artefact, for the evaluations of its checks; None when there is none."""
+    asset = asset_key(lineage.profile, stage.name)
+    wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key]) if stage.sharded else asset
+    records = instance.fetch_materializations(wanted, limit=1).records
+    if not records:
+        return None
+    last = records[0]
+    return tags.CheckedMaterialization(run_id=last.run_id, storage_id=last.storage_id, timestamp=last.timestamp)
 
 
 def _launched_hash(context: dg.AssetExecutionContext) -> str | None:

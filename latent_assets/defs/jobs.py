@@ -11,6 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from latent_assets.defs import tags
+from latent_assets.defs.assets import checked_materialization
 from latent_assets.defs.partitions import asset_key, op_name
 from latent_assets.pipeline.lineage import Lineage, State
 
@@ -112,17 +113,19 @@ def _verify(lineage: Lineage) -> dg.JobDefinition:
         own = Lineage(lineage.profile, lineage.storage)
         damaged = []
         for found, findings in own.verify(config.deep):
+            stage = own.stages[found.stage]
+            target = checked_materialization(context.instance, own, stage, found.key)
             for finding in findings:
+                warns = stage.check(finding.check).warns
                 context.instance.report_runless_asset_event(
                     dg.AssetCheckEvaluation(
                         asset_key=asset_key(own.profile, found.stage),
                         check_name=finding.check,
                         passed=finding.passed,
-                        severity=dg.AssetCheckSeverity.WARN
-                        if own.stages[found.stage].check(finding.check).warns
-                        else dg.AssetCheckSeverity.ERROR,
+                        severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
                         metadata={"found": finding.found} if finding.found else {},
-                        partition=found.key if own.stages[found.stage].sharded else None,
+                        partition=found.key if stage.sharded else None,
+                        target_materialization_data=target,
                     )
                 )
             if found.state is State.DAMAGED:

@@ -5,6 +5,7 @@ Dagster does not export them; `latent_assets_tests/defs/test_tags.py` fails when
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import dagster as dg
@@ -20,6 +21,12 @@ NOT_OBSERVED = "INITIAL"  # the version of a source that was never observed
 # On an output: the asset's events were yielded by the op itself. Dagster would write one for every partition of the
 # run, with the same version and metadata in each, after the last is done.
 EVENTS_ARE_WRITTEN: dict[str, Any] = {"__source_asset_observation__": True}
+
+# What a check's evaluation says of the materialization that it looked at (run_id, storage_id, timestamp). Without it
+# the UI does not know which partitions a check has passed.
+CheckedMaterialization: Any = vars(sys.modules[dg.AssetCheckEvaluation.__module__])[
+    "AssetCheckEvaluationTargetMaterializationData"
+]
 
 # ours, on runs
 PROFILE = "latent_assets/profile"

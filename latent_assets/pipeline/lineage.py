@@ -89,6 +89,8 @@ class Lineage:
         self._failures: dict[str, dict[str, Note]] = defaultdict(dict)
         self._observed: dict[str, Observed] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
+        # stages over all shards that were current, and by which manifest: looked at once, not once for every shard
+        self._known_whole: dict[str, ArtifactStatus] = {}
 
     # -- the table -----------------------------------------------------------------------------------
 
@@ -135,6 +137,7 @@ class Lineage:
         """Look at sources and models anew on the next question: they may have changed."""
         self._observed.clear()
         self._inputs.clear()
+        self._known_whole.clear()
 
     def inputs(self, stage: str) -> dict[str, Any]:
         """What decides a stage's artefacts and is only known on the machine that makes them."""
@@ -255,7 +258,14 @@ class Lineage:
             raise DataError(f"{_artifact_name(stage.name, key)}: {'; '.join(problems.values())}", problems)
         written = self.manifests.commit(manifest)
         self._failures[stage.name].pop(key, None)
+        self._forget_after(stage.name)
         return Materialized(written, unchanged=False, findings=findings, pictures=output.pictures)
+
+    def _forget_after(self, stage: str) -> None:
+        """What is made of a stage may no longer be current."""
+        order = list(self.stages)
+        for name in order[order.index(stage) :]:
+            self._known_whole.pop(name, None)
 
     def note_failure(self, stage: str, key: str, error: BaseException) -> None:
         """Keep why an attempt failed, for `status`."""
@@ -418,12 +428,21 @@ class _View:
             if manifest is None:
                 raise NotBuiltError(f"{what}, which is not there yet.")
             return manifest
-        found = self.status(parent, parent_key, strict)
+        found = self._whole(parent) if parent_key == WHOLE and not strict else self.status(parent, parent_key, strict)
         if found.state is not State.CURRENT or found.manifest is None:
             there = "not there yet" if found.manifest is None else found.state
             why = f" ({found.why})" if found.state in (State.FAILED, State.STALE, State.DAMAGED) else ""
             raise NotBuiltError(f"{what}, which is {there}{why}.")
         return found.manifest
+
+    def _whole(self, stage: str) -> ArtifactStatus:
+        """State of a stage over all shards, as this lineage found it: a run is pinned to the parents it began with."""
+        known = self._lineage._known_whole.get(stage)
+        if known is None or known.manifest != self.manifest(stage, WHOLE):
+            known = self.status(stage, WHOLE, strict=False)
+            if known.state is State.CURRENT:
+                self._lineage._known_whole[stage] = known
+        return known
 
     def _all_shards(self, row: Stage, parent: str, strict: bool) -> str:
         """One version over all shards of a parent.
