@@ -104,8 +104,15 @@ def _spec(lineage: Lineage, stage: Stage) -> dg.AssetSpec:
         code_version=lineage.code_version(stage.name),
         description=stage.description,
         metadata=metadata,
-        automation_condition=rebuild_when_due(),
+        automation_condition=rebuild_when_due(_depth(lineage, stage.name)),
     )
+
+
+def _depth(lineage: Lineage, name: str) -> int:
+    """Steps from the farthest source to a stage; 0 for a source."""
+    if name in lineage.sources:
+        return 0
+    return 1 + max(_depth(lineage, parent) for parent in lineage.stages[name].parents)
 
 
 @dataclass

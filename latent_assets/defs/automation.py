@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dagster as dg
 
-# stages between a source and the table, and one more for what is made of it
-_DEPTH = 9
 
-
-def rebuild_when_due(depth: int = _DEPTH) -> dg.AutomationCondition[dg.AssetKey]:
+def rebuild_when_due(depth: int) -> dg.AutomationCondition[dg.AssetKey]:
     """Rebuild what is missing, or made by other code or from other data, once everything before it has settled.
+
+    `depth`: how many steps the asset is away from its farthest source.
 
     - `missing`, newly: a shard that the list grew by; on the first tick, everything that was never built.
       `on_missing()` of Dagster leaves out partitions that were there when it was switched on.
@@ -18,9 +17,10 @@ def rebuild_when_due(depth: int = _DEPTH) -> dg.AutomationCondition[dg.AssetKey]
       the list changed; without this term each of them would be fetched and encoded for nothing.
     - `since` requested or updated: what triggers is remembered until it was acted on, however long that has to wait.
       A shard that failed is therefore not tried on every tick, but when something changes.
-    - nothing before it is missing, failed, requested or in progress, at any distance: a stage over all shards runs once
-      for a batch of them, never per shard, and never on an old parent of one that failed. Looking at direct parents
-      only, it would start between the run of one shard's images and the run of their embeddings.
+    - nothing before it is missing, failed, due or in progress, at any distance: a stage over all shards runs once for a
+      batch of them, never per shard, and never on an old parent of one that failed. Looking at direct parents only, it
+      would start between the run of one shard's images and the run of their embeddings. `will_be_requested()` does not
+      do for "due": it is false for assets that cannot share a run, as shards and what is made of all of them.
     - not in progress itself: a run that takes longer than a tick is not started twice.
     """
     changed = (
@@ -31,17 +31,18 @@ def rebuild_when_due(depth: int = _DEPTH) -> dg.AutomationCondition[dg.AssetKey]
         )
     )
     acted_on = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+    due = changed.since(acted_on).with_label("due")
     unsettled = (
         dg.AutomationCondition.missing()
         | dg.AutomationCondition.execution_failed()
         | dg.AutomationCondition.in_progress()
-        | dg.AutomationCondition.will_be_requested()
+        | due
     )
     before = dg.AutomationCondition.any_deps_match(unsettled)
     for _ in range(depth - 1):
         before = dg.AutomationCondition.any_deps_match(unsettled | before)
     return (
-        changed.since(acted_on).with_label("due")
+        due
         & ~before.with_label("something before it is missing, failed or in progress")
         & ~dg.AutomationCondition.in_progress()
     ).with_label("rebuild_when_due")
