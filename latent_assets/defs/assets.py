@@ -177,8 +177,9 @@ class _Run:
     def _keys(self) -> list[str]:
         if not self._sharded:
             return [WHOLE]
-        # checks that are run alone, without a partition, are run over all shards
-        return list(self._context.partition_keys) if self._context.has_partition_key_range else self._lineage.shards()
+        if self._context.has_partition_key or self._context.has_partition_key_range:
+            return list(self._context.partition_keys)
+        return self._lineage.shards()  # checks that are run alone, without a partition
 
     def _observe(self) -> Iterator[Event]:
         """Versions of the sources and models that this run uses, where the instance knows others."""

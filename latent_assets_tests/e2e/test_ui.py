@@ -94,11 +94,13 @@ def test_from_an_empty_instance_to_the_table_by_clicks_alone_beside_a_build(serv
     for name in ("laion_metadata", "embedding_manifest", "umap_model", "atlas_table"):
         assert ui.staleness([name]) == {name: "FRESH"}
     made = SmallAtlas(served.profile, Lineage(served.profile), served.instance).made()
+    before = served.events("image_shards")
     again = ui.launch(SHARDED, "00003")
     assert ui.wait_for_run(again) == "SUCCESS"
     assert SmallAtlas(served.profile, Lineage(served.profile), served.instance).made() == made
     told = served.instance.fetch_materializations(asset_key(served.profile, "image_shards"), limit=1).records[0]
-    assert told.run_id == again and told.asset_materialization is not None
+    assert told.run_id == again and told.asset_materialization is not None and told.partition_key == "00003"
+    assert served.events("image_shards") - before == Counter({"00003": 1})
     assert told.asset_materialization.metadata["work"].value == "unchanged, nothing done"
 
 
