@@ -256,7 +256,7 @@ class _Run:
                 check_name=finding.check,
                 passed=finding.passed,
                 severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
-                metadata={name: dg.MetadataValue.text(str(v)) for name, v in {**found, **finding.facts}.items()},
+                metadata={**found, **finding.facts},
                 partition=key if self._sharded else None,
                 target_materialization_data=target,
             )
