@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -206,6 +207,7 @@ def ui(
         command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1"]
         out.print(f"Dagster UI: http://127.0.0.1:{port}  (stop with Ctrl+C)", highlight=False)
         process = subprocess.Popen([*command, "-p", str(port), "--log-level", "warning"], env=environment)
+        signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
         try:
             code = process.wait()
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,9 +243,10 @@ def serving_ui(instance_home: str, profile: str, daemon: bool = False, name: str
                 time.sleep(0.3)
         yield ui
     finally:
-        process.send_signal(signal.SIGINT if daemon else signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
+        # `dagster dev` and all that it started, also where whoever runs the tests had interrupts ignored
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
