@@ -103,6 +103,14 @@ def test_from_an_empty_instance_to_the_table_by_clicks_alone_beside_a_build(serv
     assert served.events("image_shards") - before == Counter({"00003": 1})
     assert told.asset_materialization.metadata["work"].value == "unchanged, nothing done"
 
+    # a profile that changed after the code location was loaded is no profile to run with
+    text = served.file.read_text()
+    served.file.write_text(text.replace("min_dist = 0.1", "min_dist = 0.4"))
+    assert served.file.read_text() != text
+    run = ui.launch(["shard_catalog"], "00000")
+    assert ui.wait_for_run(run) == "FAILURE"
+    assert "changed after this code location was loaded" in ui.errors(run) and "reload" in ui.errors(run)
+
 
 def test_one_bad_shard_blocks_itself_alone(served: Served) -> None:
     ui = served.ui
@@ -163,20 +171,7 @@ def test_damage_is_seen_by_checks_and_mended_by_a_build(served: Served) -> None:
     verified = served.cli("verify", "--deep")
     assert verified.returncode == 0 and "all sound" in verified.stdout, verified.stderr
 
-
-def test_a_changed_profile_is_refused_until_the_location_is_reloaded(served: Served) -> None:
-    ui = served.ui
-    assert ui.wait_for_run(ui.launch(["laion_metadata"])) == "SUCCESS"
-    text = served.file.read_text()
-    served.file.write_text(text.replace("min_dist = 0.1", "min_dist = 0.4"))
-    assert served.file.read_text() != text
-    run = ui.launch(["shard_catalog"], "00000")
-    assert ui.wait_for_run(run) == "FAILURE"
-    assert "changed after this code location was loaded" in ui.errors(run) and "reload" in ui.errors(run)
-
-
-def test_a_forced_shard_is_made_anew(served: Served) -> None:
-    assert served.cli("build").returncode == 0
+    # and what is sound is made anew on demand
     before, requests = served.events("image_shards"), len(served.gallery.requests)
     config = {"ops": {"small__image_shards": {"config": {"force": True}}}}
     run = served.ui.launch(["image_shards"], "00004", config=config)
