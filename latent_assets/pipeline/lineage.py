@@ -286,7 +286,7 @@ class Lineage:
         row = self.stages[stage]
         findings = self._judge(manifest, deep)
         if problems := _problems(row, findings):
-            self.note_damage(stage, key, "; ".join(problems.values()))
+            self.note_damage(stage, key, "; ".join(dict.fromkeys(problems.values())))
         elif self.manifests.damage(stage, key) and not self._look(manifest):
             self.manifests.clear(stage, key)
         return findings
