@@ -89,7 +89,9 @@ class Storage:
         for folder, inside in groupby(wanted, key=lambda name: name.rpartition("/")[0]):
             with explained(self, folder):
                 try:
-                    listed = {item["name"].rsplit("/", 1)[-1]: item for item in self._fs.ls(self.uri(folder))}
+                    listed = {
+                        item["name"].rsplit("/", 1)[-1]: item for item in self._fs.ls(self.uri(folder), detail=True)
+                    }
                 except FileNotFoundError:
                     listed = {}
             for name in inside:

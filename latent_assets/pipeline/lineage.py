@@ -399,7 +399,14 @@ class _View:
     def recipe(self, stage: str, key: str, strict: bool = True) -> Recipe:
         """What an artefact should be made from. Raises NotBuiltError naming what is not there or not current."""
         row, lineage = self._lineage.stages[stage], self._lineage
-        parents = {parent: self._parent_version(row, key, parent, strict) for parent in row.parents}
+        parents, missing = {}, []
+        for parent in row.parents:
+            try:
+                parents[parent] = self._parent_version(row, key, parent, strict)
+            except NotBuiltError as error:
+                missing.append(str(error))
+        if missing:
+            raise NotBuiltError(" ".join(dict.fromkeys(missing)))
         return Recipe(stage, row.revision, parents, row.settings(lineage.profile), lineage.inputs(stage))
 
     def _parent_version(self, row: Stage, key: str, parent: str, strict: bool) -> str:
