@@ -58,7 +58,7 @@ def sensors(lineage: Lineage) -> list[dg.SensorDefinition]:
             name=op_name(lineage.profile, "automation"),
             target=assets,
             default_status=dg.DefaultSensorStatus.STOPPED,
-            minimum_interval_seconds=30,
+            minimum_interval_seconds=10,
             run_tags={tags.PROFILE: lineage.profile.name, tags.PROFILE_HASH: lineage.profile.fingerprint},
         ),
         _alert(lineage),
