@@ -194,7 +194,9 @@ def test_a_list_that_grew_reaches_the_table_without_a_hand(served: Served) -> No
     from latent_assets.client import Atlas
     from latent_assets_tests.e2e.dagster_ui import wait_until
 
-    wait_until(lambda: len(Atlas.open(served.profile.root)) == 68, 600)
+    # the event of a release comes after the release
+    wait_until(lambda: served.events("atlas_table")[None] == 2, 600)
+    assert len(Atlas.open(served.profile.root)) == 68
     for whole in ("embedding_manifest", "umap_model", "atlas_table"):
         assert served.events(whole)[None] == 2, f"{whole} was made once for the batch"
     for stage in SHARDED:
