@@ -93,9 +93,9 @@ def _unique_ids(storage: Storage, shard: ShardEmbeddings, embedding: str) -> lis
 
 
 def _encode_again(shard: ShardEmbeddings, embedding: str) -> str:
-    stage = spaces.embeddings()[embedding].stage
-    manifest = f"manifests/{stage}/{shard.shard}.json"
-    return f"Encode shard {shard.shard} again: remove {manifest}, then run `latent-assets build`."
+    return (
+        f"Run `latent-assets verify`, which finds what is damaged in shard {shard.shard}, then `latent-assets build`."
+    )
 
 
 @dataclass(frozen=True)
@@ -152,5 +152,5 @@ def _refuse_doubles(shards: Sequence[ShardRows], keys: Sequence[np.ndarray]) -> 
         if len(found_in) > 1:
             raise DataError(
                 f"Row {row_id} is in the shards {', '.join(found_in)}: ids must be unique over the atlas. Make the "
-                "catalog anew: remove manifests/laion_metadata/all.json, then run `latent-assets build`."
+                "catalog anew: run `latent-assets verify`, then `latent-assets build`."
             )
