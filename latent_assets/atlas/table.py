@@ -10,15 +10,22 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from latent_assets.atlas.schema import TABLE
 from latent_assets.errors import NotBuiltError, StorageError
 
 if TYPE_CHECKING:
+    from lancedb.query import LanceVectorQueryBuilder
     from lancedb.table import LanceTable
 
 LIVE = "live"
+# an embedding's metric -> LanceDB's name of it
+DISTANCES: dict[str, Literal["cosine", "l2"]] = {"cosine": "cosine", "euclidean": "l2"}
+# with a vector index: how many partitions are searched, and how many times k are compared exactly
+_PARTITIONS, _REFINE = 32, 10
 
 _S3_OPTIONS = {
     "AWS_ACCESS_KEY_ID": "aws_access_key_id",
@@ -88,6 +95,12 @@ def open_table(lance_uri: str, version: int | str | None) -> LanceTable:
         raise StorageError(
             f"{uri} cannot be opened ({brief(error)}). Check the address and the credentials."
         ) from error
+
+
+def nearest(table: LanceTable, embedding: str, metric: str, vector: np.ndarray, k: int) -> LanceVectorQueryBuilder:
+    """The search for the k rows nearest to `vector`, float [d], by an embedding; with an index or without."""
+    search = table.search(np.asarray(vector, np.float32), vector_column_name=embedding)
+    return search.distance_type(DISTANCES[metric]).nprobes(_PARTITIONS).refine_factor(_REFINE).limit(k)
 
 
 @contextmanager

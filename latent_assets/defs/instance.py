@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import dagster as dg
+from filelock import FileLock
 
 from latent_assets.errors import StorageError
 from latent_assets.profile import Profile, home
@@ -57,7 +58,9 @@ def open_instance(profile: Profile) -> dg.DagsterInstance:
             f"{folder} cannot be written ({error.strerror}): set LATENT_ASSETS_HOME to a directory that can."
         ) from error
     os.environ["DAGSTER_HOME"] = str(folder)
-    return dg.DagsterInstance.get()
+    # two processes that make the tables of one new instance get in each other's way
+    with FileLock(folder / "open.lock"):
+        return dg.DagsterInstance.get()
 
 
 def limit_pools(instance: dg.DagsterInstance, profile: Profile) -> None:

@@ -26,7 +26,7 @@ from latent_assets.atlas.checks import Check, check, check_live
 from latent_assets.atlas.pictures import release_pictures
 from latent_assets.atlas.release import Release, Staged, commit, prepare, prune, publish, rollback, stage
 from latent_assets.atlas.schema import arrow_schema
-from latent_assets.atlas.table import LIVE, open_table, table_exists, table_uri, tags
+from latent_assets.atlas.table import LIVE, nearest, open_table, table_exists, table_uri, tags
 from latent_assets.catalog.shards import catalog_name
 from latent_assets.client import Atlas
 from latent_assets.embeddings.store import embedding_name, writing_embeddings
@@ -354,10 +354,9 @@ def test_a_large_table_gets_an_index_that_finds_the_same(tmp_path: Path) -> None
     vae = synthetic.vae_columns(600)["pooled"].astype(np.float32)
     for name, metric, query, exact in (
         ("clip", "cosine", large.clip[3], np.argsort(-(large.clip @ large.clip[3]))[:10]),
-        ("vae", "l2", vae[3], np.argsort(np.linalg.norm(vae - vae[3], axis=1))[:10]),
+        ("vae", "euclidean", vae[3], np.argsort(np.linalg.norm(vae - vae[3], axis=1))[:10]),
     ):
-        search = table.search(query.astype(np.float32), vector_column_name=name).distance_type(metric)
-        found = search.nprobes(32).refine_factor(10).limit(10).select(["id", "_distance"]).to_arrow()
+        found = nearest(table, name, metric, query, k=10).select(["id", "_distance"]).to_arrow()
         assert len(set(found["id"].to_pylist()) & {large.ids[i] for i in exact}) >= 9
 
 

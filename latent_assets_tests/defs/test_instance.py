@@ -1,0 +1,31 @@
+"""The Dagster instance of an atlas, opened by several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from latent_assets.defs.instance import open_instance
+from latent_assets.profile import Profile, load_profile
+from latent_assets_tests.e2e.small_atlas import write_profile
+
+
+def _open(file: str, together: Barrier) -> None:
+    profile = load_profile(file)
+    together.wait(120)
+    with open_instance(profile) as instance:
+        assert instance.get_runs() == []
+
+
+def test_processes_that_begin_together_make_one_instance(small_profile: Callable[..., Profile], tmp_path: Path) -> None:
+    file = write_profile(small_profile(), tmp_path / "profile.toml")
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(4)
+    processes = [spawn.Process(target=_open, args=(str(file), together)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(180)
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
