@@ -61,7 +61,7 @@ class ShardRows:
             first = broken[0] if chosen is None else chosen[broken[0]]
             raise DataError(
                 f"{name}: `{column}` has NaN or infinite values in {len(broken)} rows, the first is {self.ids[first]}. "
-                f"{_encode_again(self.embeddings, embedding)}"
+                f"{_encode_again(self.embeddings)}"
             )
 
 
@@ -86,13 +86,11 @@ def _unique_ids(storage: Storage, shard: ShardEmbeddings, embedding: str) -> lis
     repeated = len(ids) - len(set(ids))
     if repeated:
         first = next(row_id for row_id, count in Counter(ids).items() if count > 1)
-        raise DataError(
-            f"{name}: {repeated} rows repeat an id, the first is {first}. {_encode_again(shard, embedding)}"
-        )
+        raise DataError(f"{name}: {repeated} rows repeat an id, the first is {first}. {_encode_again(shard)}")
     return ids
 
 
-def _encode_again(shard: ShardEmbeddings, embedding: str) -> str:
+def _encode_again(shard: ShardEmbeddings) -> str:
     return (
         f"Run `latent-assets verify`, which finds what is damaged in shard {shard.shard}, then `latent-assets build`."
     )
