@@ -43,6 +43,8 @@ COLUMN_MEANING: dict[str, str] = {
     "path": "null for links; the file, or the member of a tar and where it lies in it",
 }
 
+NEVER_NULL = ("id", "url", "url_count")
+
 CATALOG_COLUMNS = tuple(CATALOG_SCHEMA)
 
 # columns that a source may provide; id, url_count and path are made here

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latent_assets.errors import SourceError
 from latent_assets.pipeline.manifests import WHOLE, Manifest, Recipe
-from latent_assets.pipeline.stages import Finding, Output
+from latent_assets.pipeline.stages import Columns, Finding, Output
 
 if TYPE_CHECKING:
     from latent_assets.pipeline.lineage import Lineage, MakeOptions
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetadataDetails:
-    """shards: [rows, hash] by key. funnel: [reason, rows dropped] in the order the rules apply."""
+    """shards: [rows, hash] by key. funnel: [reason, rows dropped] in the order the rules apply.
+
+    mended: shards whose file was missing or damaged and was written again.
+    """
 
     shards: dict[str, Sequence[Any]] = field(default_factory=dict)
     funnel: Sequence[Sequence[Any]] = ()
     rows_read: int = 0
     bytes: int = 0
     path: str = ""
+    mended: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def make_metadata(
         rows_read=report.rows_read,
         bytes=report.bytes,
         path=str(lineage.observed("laion_source").facts.get("path", "")),
+        mended=list(report.mended),
     )
     files = [catalog_name(shard) for shard in report.shards]
     pictures = _pictures(lineage, details, report.rows_kept)
@@ -85,10 +90,15 @@ def judge_metadata(lineage: Lineage, manifest: Manifest, deep: bool) -> Sequence
 
 
 def describe_metadata(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]:
-    """Figures of the catalog."""
+    """Figures of the catalog, and its columns."""
+    from latent_assets.catalog.schema import CATALOG_SCHEMA, COLUMN_MEANING, NEVER_NULL
+
     details: MetadataDetails = lineage.details(manifest)
-    return {
+    columns = [(name, str(kind), name not in NEVER_NULL, COLUMN_MEANING[name]) for name, kind in CATALOG_SCHEMA.items()]
+    mended = {"shards written again, damaged": ", ".join(details.mended)} if details.mended else {}
+    return mended | {
         "dagster/uri": lineage.storage.uri("catalog"),
+        "dagster/column_schema": Columns(columns),
         "source": details.path,
         "shards": len(details.shards),
         "rows read": details.rows_read,
