@@ -32,6 +32,18 @@ _LARGE = 1 << 20  # bytes; smaller files are read again soon
 _FOREIGN_FOR = 7 * 24 * 3600  # seconds
 
 
+def filesystem_options(address: str) -> dict[str, Any]:
+    """What fsspec is given for an address. It keeps one filesystem for each set of options as long as a process lives.
+
+    Listings are not kept, other processes write too; another S3 endpoint in the environment is another filesystem.
+    """
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if address.startswith("s3://"):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        options |= {"endpoint_url": endpoint} if endpoint else {}
+    return options
+
+
 class Storage:
     """Reads and writes below one root.
 
@@ -62,9 +74,7 @@ class Storage:
     def _fs(self) -> fsspec.AbstractFileSystem:
         import fsspec
 
-        protocol = self.root.partition("://")[0]
-        # listings are never cached: other processes write here too
-        return fsspec.filesystem(protocol, use_listings_cache=False)
+        return fsspec.filesystem(self.root.partition("://")[0], **filesystem_options(self.root))
 
     # -- reading -------------------------------------------------------------------------------------
 

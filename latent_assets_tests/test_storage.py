@@ -103,3 +103,16 @@ def test_root_below_a_file_is_refused(tmp_path: Path) -> None:
 def test_fingerprint_depends_on_every_part_and_not_on_key_order() -> None:
     assert fingerprint({"a": 1, "b": [2, 3]}) == fingerprint({"b": [2, 3], "a": 1})
     assert len({fingerprint("a"), fingerprint("b"), fingerprint("a", None), fingerprint(["a"])}) == 4
+
+
+def test_another_endpoint_in_the_environment_is_another_filesystem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec keeps filesystems as long as a process lives; one must not be asked at the address of another."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    found = []
+    for port in (1, 2, 1):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        found.append(Storage("s3://bucket/root")._fs)
+    assert [each.client_kwargs.get("endpoint_url") or each.endpoint_url for each in found] == [
+        f"http://127.0.0.1:{port}" for port in (1, 2, 1)
+    ]
+    assert found[0] is found[2] is not found[1]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from latent_assets.errors import SourceError
-from latent_assets.storage import fingerprint
+from latent_assets.storage import filesystem_options, fingerprint
 
 if TYPE_CHECKING:
     import fsspec
@@ -147,7 +147,7 @@ def _filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     import fsspec
 
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path, use_listings_cache=False)
+        filesystem, inner = fsspec.core.url_to_fs(path, **filesystem_options(path))
     except (ImportError, ValueError) as error:
         raise SourceError(
             f"`source.path` = {path}: {error}. Write a local path or one of s3://, hf:// and https://."

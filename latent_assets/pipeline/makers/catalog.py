@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from latent_assets.errors import SourceError
 from latent_assets.pipeline.manifests import WHOLE, Manifest, Recipe
 from latent_assets.pipeline.stages import Columns, Finding, Output
+from latent_assets.storage import filesystem_options
 
 if TYPE_CHECKING:
     from latent_assets.pipeline.lineage import Lineage, MakeOptions
@@ -46,7 +47,7 @@ def removal_digests(profile: Profile) -> dict[str, Any]:
     digests = []
     for path in profile.filters.remove:
         try:
-            with fsspec.open(path, "rb") as file:
+            with fsspec.open(path, "rb", **filesystem_options(path)) as file:
                 digests.append(hashlib.sha256(file.read()).hexdigest())
         except OSError as error:
             raise SourceError(
