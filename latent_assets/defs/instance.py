@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import dagster as dg
@@ -48,19 +49,28 @@ def instance_home(profile: Profile) -> Path:
 def open_instance(profile: Profile) -> dg.DagsterInstance:
     """The instance that the UI shows too; made when it is not there. Raises StorageError when it cannot be."""
     folder = instance_home(profile)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = folder / "dagster.yaml"
-        if not settings.exists():
-            settings.write_text(_SETTINGS, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be written ({error.strerror}): set LATENT_ASSETS_HOME to a directory that can."
-        ) from error
-    os.environ["DAGSTER_HOME"] = str(folder)
-    # two processes that make the tables of one new instance get in each other's way
-    with FileLock(folder / "open.lock"):
+    with ExitStack() as opening:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            opening.enter_context(_alone(folder))
+            settings = folder / "dagster.yaml"
+            if not settings.exists():
+                settings.write_text(_SETTINGS, encoding="utf-8")
+        except OSError as error:
+            raise StorageError(
+                f"{folder} cannot be written ({error.strerror}): set LATENT_ASSETS_HOME to a directory that can."
+            ) from error
+        os.environ["DAGSTER_HOME"] = str(folder)
         return dg.DagsterInstance.get()
+
+
+def _alone(folder: Path) -> AbstractContextManager[object]:
+    """One process at a time: two that make the tables of one new instance get in each other's way.
+
+    An instance whose directory cannot be written keeps its tables elsewhere.
+    """
+    written = os.access(folder, os.W_OK) or not (folder / "dagster.yaml").exists()
+    return FileLock(folder / "open.lock") if written else nullcontext()
 
 
 def limit_pools(instance: dg.DagsterInstance, profile: Profile) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from latent_assets.defs.instance import open_instance
+import pytest
+
+from latent_assets.defs.instance import instance_home, open_instance
 from latent_assets.profile import Profile, load_profile
 from latent_assets_tests.e2e.small_atlas import write_profile
 
@@ -29,3 +32,18 @@ def test_processes_that_begin_together_make_one_instance(small_profile: Callable
     for process in processes:
         process.join(180)
     assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+
+
+def test_a_directory_that_only_has_the_settings_is_opened_as_it_is(
+    small_profile: Callable[..., Profile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cluster mounts it, read-only, with the tables in a database elsewhere."""
+    profile = small_profile()
+    with open_instance(profile):
+        folder = instance_home(profile)
+    (folder / "open.lock").unlink(missing_ok=True)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and access(path, mode))
+    with open_instance(profile) as instance:
+        assert instance.get_runs() == []
+    assert not (folder / "open.lock").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from urllib.parse import urlsplit
 
 import pytest
@@ -29,11 +30,11 @@ def server(small_profile: Callable[..., Profile]) -> Iterator[tuple[str, str]]:
 
 def get(address: str, path: str) -> tuple[int, str | None, bytes]:
     """The answer to a request whose path is sent as it stands."""
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=10)
-    connection.putrequest("GET", path, skip_host=False)
-    connection.endheaders()
-    answer = connection.getresponse()
-    return answer.status, answer.getheader("Content-Type"), answer.read()
+    with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=10)) as connection:
+        connection.putrequest("GET", path)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("Content-Type"), answer.read()
 
 
 def test_a_picture_is_served_on_loopback(server: tuple[str, str]) -> None:

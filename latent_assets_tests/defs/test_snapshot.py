@@ -1,6 +1,6 @@
 """All that the code location defines for the demo, as it was recorded: a change of it is seen in review.
 
-Record anew with `python -m latent_assets_tests.defs.test_snapshot`.
+After a change that is meant: `python -m latent_assets_tests.defs.test_snapshot` records anew.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _RECORDED = Path(__file__).with_name("definitions.json")
 
 def described(definitions: dg.Definitions) -> dict[str, Any]:
     """Assets, checks, jobs, schedules and sensors by name, without what differs between two checkouts."""
-    assets, checks = {}, {}
+    assets: dict[str, Any] = {}
+    checks: dict[str, Any] = {}
     for definition in definitions.resolve_asset_graph().assets_defs:
         for key in definition.keys:
             spec = definition.specs_by_key[key]
@@ -39,8 +40,8 @@ def described(definitions: dg.Definitions) -> dict[str, Any]:
             name = f"{check.asset_key.to_user_string()}:{check.name}"
             checks[name] = {"description": check.description, "blocking": check.blocking}
     return {
-        "assets": dict(sorted(assets.items())),
-        "checks": dict(sorted(checks.items())),
+        "assets": assets,
+        "checks": checks,
         "jobs": sorted(job.name for job in definitions.jobs or ()),
         "schedules": {
             schedule.name: [schedule.cron_schedule, schedule.default_status.value]
