@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from lancedb.table import LanceTable
 from PIL import Image
 
 from latent_assets.atlas.card import ModelInfo, ReleaseInfo, describe_release
+from latent_assets.atlas.checks import check
+from latent_assets.atlas.release import Release, Staged, publish, stage
 from latent_assets.atlas.rows import ShardContent
+from latent_assets.atlas.table import LIVE, open_table, table_uri
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 from latent_assets.catalog.shards import catalog_name
 from latent_assets.embeddings.store import ShardEmbeddings, thumbnail_name, writing_thumbnails
@@ -25,7 +29,7 @@ from latent_assets.images.store.tar import TarWriter, tar_name
 from latent_assets.models.preprocessing import decode
 from latent_assets.profile import Profile, Table
 from latent_assets.projection.fit import fit_map
-from latent_assets.projection.shard import coords_name, project_shard
+from latent_assets.projection.shard import coords_name, project_shard, read_coords
 from latent_assets.storage import Storage
 from latent_assets_tests.projection import synthetic
 
@@ -177,3 +181,35 @@ def write_thumbnails(storage: Storage, shard: str, ids: list[str], files: list[b
     """Store thumbnails of a shard as the embeddings pass does."""
     with writing_thumbnails(storage, thumbnails_name(shard)) as writer:
         writer.append(ids, files)
+
+
+def staged(built: Built, info: ReleaseInfo | None = None) -> Staged:
+    return stage(built.profile, built.storage, built.shards, info or built.release)
+
+
+def published(built: Built, info: ReleaseInfo | None = None) -> Release:
+    made = staged(built, info)
+    return publish(built.storage, made, check(built.profile, built.storage, made))
+
+
+def live(built: Built) -> LanceTable:
+    return open_table(built.storage.lance_uri, LIVE)
+
+
+def data_files(built: Built) -> dict[str, bytes]:
+    folder = Path(table_uri(built.storage.lance_uri)) / "data"
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def change_caption(built: Built, row: int, caption: str) -> None:
+    name = catalog_name(f"{row // 20:05d}")
+    changed = pl.when(pl.col("id") == built.ids[row]).then(pl.lit(caption)).otherwise("caption").alias("caption")
+    built.storage.write_parquet(name, built.storage.read_parquet(name).with_columns(changed))
+
+
+def move_places(built: Built, shard: str) -> np.ndarray:
+    """Other coordinates for a shard, as after a refit; those of `clip`, float32 [20, 3]."""
+    frame = read_coords(built.storage, PROJECTION, shard)
+    places = pl.Series(frame["xyz_clip"].to_numpy() + 5, dtype=pl.Array(pl.Float32, 3))
+    built.storage.write_parquet(coords_name(PROJECTION, shard), frame.with_columns(xyz_clip=places))
+    return np.asarray(places.to_numpy(), np.float32)
