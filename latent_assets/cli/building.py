@@ -121,7 +121,8 @@ def _show_examples(lineage: Lineage) -> None:
 
 def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """What is there, missing, stale or failed, stage by stage, and why."""
-    from latent_assets.pipeline.lineage import Lineage, State
+    from latent_assets.pipeline.lineage import Lineage
+    from latent_assets.pipeline.states import State
 
     chosen = selected_profile(profile)
     lineage = Lineage(chosen)
@@ -222,7 +223,8 @@ def verify(
 ) -> None:
     """Read everything that was made; what is damaged is named, and made again by the next build."""
     from latent_assets.defs.display import BuildDisplay
-    from latent_assets.pipeline.lineage import Lineage, State
+    from latent_assets.pipeline.lineage import Lineage
+    from latent_assets.pipeline.states import State
 
     lineage = Lineage(selected_profile(profile))
     started, read, damaged = time.perf_counter(), 0, []

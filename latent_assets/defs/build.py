@@ -22,8 +22,9 @@ from latent_assets.defs.assets import all_assets
 from latent_assets.defs.partitions import asset_key, op_name, partitions_name
 from latent_assets.defs.provenance import observe_sources, unrecorded
 from latent_assets.errors import LatentAssetsError
-from latent_assets.pipeline.lineage import DUE, ArtifactStatus, Lineage, State
+from latent_assets.pipeline.lineage import Lineage
 from latent_assets.pipeline.manifests import WHOLE
+from latent_assets.pipeline.states import DUE, ArtifactStatus, State
 from latent_assets.storage import host_name, process_lives
 
 

@@ -13,7 +13,8 @@ from pydantic import Field
 from latent_assets.defs import tags
 from latent_assets.defs.assets import checked_materialization
 from latent_assets.defs.partitions import asset_key, op_name
-from latent_assets.pipeline.lineage import Lineage, State
+from latent_assets.pipeline.lineage import Lineage
+from latent_assets.pipeline.states import State
 
 ALERT_VARIABLE = "LATENT_ASSETS_ALERT"
 EVERY_QUARTER = "*/15 * * * *"

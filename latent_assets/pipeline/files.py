@@ -5,6 +5,8 @@ Reading it through is the business of the rooms, which know what should be in it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from latent_assets.errors import StorageError
 from latent_assets.storage import Storage
 
@@ -16,7 +18,16 @@ _MARKS = {
 }
 
 
-def file_problem(storage: Storage, name: str, expected: int, found: int | None) -> str:
+def first_problem(storage: Storage, files: Mapping[str, int], sizes: Mapping[str, int | None]) -> str:
+    """What is wrong with the first of `files` (bytes written, by name) that is not as it was; "" when all are.
+
+    `sizes`: their bytes now, as `Storage.sizes` tells them.
+    """
+    problems = (_file_problem(storage, name, written, sizes[name]) for name, written in files.items())
+    return next((problem for problem in problems if problem), "")
+
+
+def _file_problem(storage: Storage, name: str, expected: int, found: int | None) -> str:
     """What is wrong with a stored file of `expected` bytes that now has `found` (None: it is not there); "" if nothing.
 
     From S3, where an object is complete or not there, the ends are not read.

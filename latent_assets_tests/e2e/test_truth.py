@@ -12,7 +12,8 @@ import pytest
 from latent_assets.client import Atlas
 from latent_assets.defs import tags
 from latent_assets.defs.partitions import asset_key, partitions_name
-from latent_assets.pipeline.lineage import Lineage, State
+from latent_assets.pipeline.lineage import Lineage
+from latent_assets.pipeline.states import State
 from latent_assets.profile import Profile
 from latent_assets_tests.conftest import Gallery
 from latent_assets_tests.e2e.small_atlas import small_atlas

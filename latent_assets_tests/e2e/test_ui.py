@@ -14,7 +14,8 @@ import pytest
 
 from latent_assets.defs.instance import instance_home, limit_pools, open_instance
 from latent_assets.defs.partitions import asset_key
-from latent_assets.pipeline.lineage import Lineage, State
+from latent_assets.pipeline.lineage import Lineage
+from latent_assets.pipeline.states import State
 from latent_assets.profile import Profile
 from latent_assets_tests.conftest import Gallery, drawing
 from latent_assets_tests.e2e.dagster_ui import DagsterUI, serving_ui
