@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tomllib
 from functools import lru_cache
-from importlib import import_module, resources
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +26,7 @@ from pydantic import (
 
 from latent_assets import spaces
 from latent_assets.errors import ProfileError
+from latent_assets.extensions import extension_code, load_extension
 from latent_assets.spaces import Embedding, Space
 
 PROFILE_VARIABLE = "LATENT_ASSETS_PROFILE"
@@ -284,7 +284,7 @@ class Profile(_Section):
         """Hash of the resolved profile and of its extensions' code: 16 hexadecimal digits."""
         digest = hashlib.sha256(self.model_dump_json().encode())
         for extension in self.extensions:
-            digest.update(_extension_code(extension))
+            digest.update(extension_code(extension))
         return digest.hexdigest()[:16]
 
 
@@ -366,7 +366,7 @@ def parse_profile(values: dict[str, Any], file: Path, base: Path) -> Profile:
     extensions = values.get("extensions", ())
     # anything else is refused below, with the key's name
     if isinstance(extensions, list | tuple) and all(isinstance(item, str) for item in extensions):
-        extensions = tuple(_extend(item, file, base) for item in extensions)
+        extensions = tuple(load_extension(item, file, lambda path: resolve_path(path, base)) for item in extensions)
         values = {**values, "extensions": extensions} if extensions else values
     kind = _profile_type(values)
     try:
@@ -381,56 +381,6 @@ def parse_profile(values: dict[str, Any], file: Path, base: Path) -> Profile:
     except ProfileError as error:
         raise ProfileError(f"{file}: {error}") from None
     return resolved
-
-
-def _extend(extension: str, file: Path, base: Path) -> str:
-    """Import an extension, once per process and content; a file's path becomes absolute.
-
-    Raises ProfileError when it is not there, cannot be imported, or registers what is taken.
-    """
-    is_file = extension.endswith(".py") or "/" in extension
-    chosen = resolve_path(extension, base) if is_file else extension
-    try:
-        if is_file:
-            _import_file(Path(chosen))
-        else:
-            import_module(chosen)
-    except Exception as error:  # an extension is anyone's code
-        if isinstance(error, FileNotFoundError | ModuleNotFoundError) and (
-            not Path(chosen).is_file() if is_file else chosen.startswith(getattr(error, "name", None) or " ")
-        ):
-            raise ProfileError(
-                f"{file}: `extensions`: {chosen} is not there: correct the path (it starts at the profile's directory) "
-                "or the module's name, or leave it out."
-            ) from None
-        raise ProfileError(
-            f"{file}: `extensions`: {chosen} cannot be imported ({type(error).__name__}: {error}). Mend it; after a "
-            "change of an extension that was loaded, start the process anew."
-        ) from error
-    return chosen
-
-
-def _import_file(path: Path) -> None:
-    """Import a Python file under a name made from its content, which `spaces.resolve` finds again."""
-    name = f"latent_assets_extension_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
-    if name in sys.modules:
-        return
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError("not a Python file")
-    sys.modules[name] = module = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-
-
-def _extension_code(extension: str) -> bytes:
-    """The bytes of an extension's file; nothing for one that is not a file any more."""
-    spec = find_spec(extension) if not extension.endswith(".py") and "/" not in extension else None
-    path = Path((spec.origin if spec else extension) or "")
-    return path.read_bytes() if path.is_file() else b""
 
 
 def _profile_type(values: dict[str, Any]) -> type[Profile]:
