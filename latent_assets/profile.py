@@ -28,6 +28,7 @@ from latent_assets import spaces
 from latent_assets.errors import ProfileError
 from latent_assets.extensions import extension_code, load_extension
 from latent_assets.spaces import Embedding, Space
+from latent_assets.text import decode_text
 
 PROFILE_VARIABLE = "LATENT_ASSETS_PROFILE"
 HOME_VARIABLE = "LATENT_ASSETS_HOME"
@@ -339,9 +340,7 @@ def load_profile(selection: str | os.PathLike[str] | None = None) -> Profile:
                 f"({', '.join(shipped_profiles())})."
             )
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ProfileError(f"{file}: not UTF-8 text ({error}). Save the profile as UTF-8.") from error
+        values = tomllib.loads(decode_text(file.read_bytes(), str(file), error=ProfileError))
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{file}: not valid TOML: {error}. See `latent-assets profile show demo`.") from error
     return parse_profile(values, file, base)

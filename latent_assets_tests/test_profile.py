@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from latent_assets.errors import ProfileError
-from latent_assets.profile import load_profile, parse_profile, shipped_profiles
+from latent_assets.profile import load_profile, parse_profile, profile_toml, shipped_profiles
 
 MODELS = '[models.clip]\nname = "ViT-B-32"\npretrained = "openai"\n[models.vae]\nmodel = "some/vae"\n'
 SOURCE = '[source]\npath = "rows.parquet"\n'
@@ -80,8 +80,15 @@ def test_unknown_name_lists_the_shipped_ones() -> None:
 
 def test_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_bytes(b'name = "\xff"')
-    with pytest.raises(ProfileError, match="UTF-8"):
+    with pytest.raises(ProfileError, match=r"mine\.toml.*UTF-8"):
         load_profile(tmp_path / "mine.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_marked_encodings(tmp_path: Path, encoding: str) -> None:
+    profile = load_profile("demo")
+    (tmp_path / "mine.toml").write_bytes(f"# für\n{profile_toml(profile)}".encode(encoding))
+    assert load_profile(tmp_path / "mine.toml") == profile
 
 
 def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import polars as pl
 from latent_assets.catalog.columns import cast_columns, map_columns
 from latent_assets.catalog.filters import required_columns
 from latent_assets.catalog.hashing import row_ids
+from latent_assets.catalog.links import is_plain, requested
 from latent_assets.catalog.schema import CATALOG_COLUMNS, SOURCE_COLUMNS
 from latent_assets.catalog.source import METADATA_SUFFIXES, SourceFile, list_files, local_copy
 from latent_assets.errors import SourceError
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 BATCH_ROWS = 200_000
+_PLAIN = "plain"
 
 
 def read_rows(profile: Profile, storage: Storage, ids: bool = True) -> Iterator[pl.DataFrame]:
     """The source's rows in batches of CATALOG_SCHEMA, in the order of its files. Raises SourceError.
 
-    Without `ids` those that follow from URLs are null.
+    Ids are those of the links as they are asked for. Without `ids` those of links that are written so are null.
     """
     files = list_files(profile, storage)
     if profile.source.kind == "folder":
@@ -79,6 +81,7 @@ def _metadata_rows(profile: Profile, file: SourceFile, ids: bool) -> Iterator[pl
                     f'{wanted} = "NAME OF THE COLUMN"'
                 )
         query = lazy.select(cast_columns(mapping, found)).with_columns(pl.col("url").str.strip_chars())
+        query = query.with_columns(is_plain("url").alias(_PLAIN))
         try:
             for batch in query.collect_batches(chunk_size=BATCH_ROWS, maintain_order=False, engine="streaming"):
                 yield _completed(batch, ids)
@@ -87,8 +90,11 @@ def _metadata_rows(profile: Profile, file: SourceFile, ids: bool) -> Iterator[pl
 
 
 def _completed(batch: pl.DataFrame, ids: bool) -> pl.DataFrame:
+    asked = batch if ids else batch.filter(~pl.col(_PLAIN))
+    found = row_ids(requested(asked["url"], asked[_PLAIN]))
+    none = pl.repeat(None, batch.height, dtype=pl.String, eager=True)
     return batch.select(
-        row_ids(batch["url"]) if ids else pl.lit(None, pl.String).alias("id"),
+        (found if ids else none.scatter((~batch[_PLAIN]).arg_true(), found)).alias("id"),
         *(pl.col(name) for name in SOURCE_COLUMNS),
         pl.lit(1, pl.Int32).alias("url_count"),
         pl.lit(None, pl.String).alias("path"),

@@ -46,7 +46,7 @@ class Buckets:
     """Rows by ranges of their id: bucket 0 holds the lowest ids. One bucket stays in memory, more go to files.
 
     Columns without a value are not written. When one gets its first values later, new files are begun. Ids that are
-    those of the URLs (`ids_of_urls`) need not be there when rows come: they are made when rows are read.
+    those of the URLs as written (`ids_of_urls`) need not be there when rows come: they are made when rows are read.
     """
 
     def __init__(
@@ -118,7 +118,11 @@ class Buckets:
     def _identified(self, frame: pl.DataFrame, wanted: Collection[str]) -> pl.DataFrame:
         """With ids and heads as far as they are wanted."""
         if self._ids_of_urls and "id" in wanted:
-            return frame.with_columns(*ids_and_heads(frame["url"]))
+            ids, heads = ids_and_heads(frame["url"])
+            if "id" in frame.columns and frame["id"].null_count() < frame.height:
+                given = frame["id"]
+                return frame.with_columns(pl.coalesce(given, ids), pl.coalesce(id_heads(given), heads))
+            return frame.with_columns(ids, heads)
         return frame.with_columns(id_heads(frame["id"])) if HEAD in wanted else frame
 
     def _path(self, generation: int, bucket: int) -> Path:
@@ -138,10 +142,10 @@ class Buckets:
     def _spill(self, frame: pl.DataFrame) -> None:
         """Append a frame to the files of its buckets. Runs in a thread, while the next one is read."""
         digits = pl.col("id").str.slice(0, 4).str.to_integer(base=16, dtype=pl.UInt32)
-        number = (id_starts("url") if self._ids_of_urls else digits) * self.count // 65536
+        start = pl.coalesce(digits, id_starts("url")) if self._ids_of_urls else digits
+        number = start * self.count // 65536
         kept = "url" if self._ids_of_urls else "id"  # this one there must be
-        columns = [name for name in self._schema if name != "id" or not self._ids_of_urls]
-        filled = [name for name in columns if name == kept or frame[name].null_count() < frame.height]
+        filled = [name for name in self._schema if name == kept or frame[name].null_count() < frame.height]
         numbers = frame.select(number.cast(pl.UInt16)).to_series().to_numpy()
         order = np.argsort(numbers, kind="stable")  # by counting: there are few different ones
         arrays = frame.select(filled).rechunk()[order].to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -21,8 +21,9 @@ import pyarrow as pa
 from latent_assets import progress
 from latent_assets.catalog.batches import expected_rows, read_rows
 from latent_assets.catalog.buckets import Buckets, bucket_count, spill_folder
-from latent_assets.catalog.filters import DUPLICATE, NOT_SAMPLED, Funnel, RowFilter, read_removals, sample_ranks
+from latent_assets.catalog.filters import DUPLICATE, NOT_SAMPLED, Funnel, RowFilter, sample_ranks
 from latent_assets.catalog.hashing import DIGEST, HEAD, row_digests
+from latent_assets.catalog.removals import read_removals
 from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA
 from latent_assets.catalog.sharding import ShardWriter, shard_rows
 from latent_assets.catalog.shards import ShardEntry, catalog_version, read_index, shard_files, stored_shard

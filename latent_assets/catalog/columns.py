@@ -162,17 +162,29 @@ def _cast(name: str, found: pl.DataType, wanted: type[pl.DataType]) -> pl.Expr:
         if found == pl.String:
             return column
         return column.cast(pl.String, strict=False)
-    if wanted in (pl.Int32, pl.Int64) and found == pl.String:
-        return (
-            column.str.strip_chars()
-            .cast(pl.Float64 if wanted == pl.Int32 else pl.Int64, strict=False)
-            .cast(wanted, strict=False)
-        )
+    if wanted == pl.Int64:
+        return _cast_hash(column, found)
+    if wanted == pl.Int32 and found == pl.String:
+        return column.str.strip_chars().cast(pl.Float64, strict=False).cast(wanted, strict=False)
     if wanted == pl.Float32:
         number = column.str.strip_chars() if found == pl.String else column
         value = number.cast(pl.Float32, strict=False)
         return pl.when(value.is_finite()).then(value)
     return column.cast(wanted, strict=False)
+
+
+def _cast_hash(column: pl.Expr, found: pl.DataType) -> pl.Expr:
+    """A hash of 64 bits as a signed number, also of an unsigned one; of a float only where it kept all digits."""
+    if found == pl.UInt64:
+        return column.reinterpret(signed=True)
+    if found.is_float():
+        return pl.when(column.abs() < 2**53, column == column.floor()).then(column).cast(pl.Int64, strict=False)
+    if found == pl.String:
+        number = column.str.strip_chars()
+        unsigned = number.cast(pl.UInt64, strict=False).reinterpret(signed=True)
+        exact = _cast_hash(number.cast(pl.Float64, strict=False), pl.Float64())
+        return pl.coalesce(number.cast(pl.Int64, strict=False), unsigned, exact)
+    return column.cast(pl.Int64, strict=False)
 
 
 def _wrong_type(wanted: str, found: pl.DataType) -> str:

@@ -5,18 +5,16 @@ A row is dropped by the first rule that hits it. Duplicates and samples need all
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from latent_assets.catalog.hashing import id_heads, mixed
-from latent_assets.catalog.source import SourceFile, local_copy
-from latent_assets.errors import SourceError
+from latent_assets.catalog.hashing import id_heads, mixed, row_ids
+from latent_assets.catalog.links import hosts, removal_keys, requested
+from latent_assets.catalog.removals import Removals, is_listed
 
 if TYPE_CHECKING:
     from latent_assets.profile import Filters
@@ -24,20 +22,8 @@ if TYPE_CHECKING:
 DUPLICATE = "duplicate_url"
 NOT_SAMPLED = "not_sampled"
 
-_ID = re.compile(r"[0-9a-f]{32}")
-_HASH = re.compile(r"-?[0-9]{4,20}")
-_DOMAIN = re.compile(r"(?:\*\.|\.)?((?:[^\s./@:]+\.)+[^\s./@:]+)")
-_HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)"
-
-
-@dataclass(frozen=True)
-class Removals:
-    """What must never be fetched, from the profile's removal lists. Empty series when there is nothing."""
-
-    urls: pl.Series
-    domains: frozenset[str]
-    hashes: pl.Series
-    ids: pl.Series
+_KEY = "key"  # of `removal_keys`
+_WRITTEN_ID = "written_id"  # the id of a link as it is written
 
 
 @dataclass
@@ -73,17 +59,25 @@ class RowFilter:
                 pl.when(rule.fill_null(True)).then(pl.lit(number, pl.UInt8))
                 for number, (_, rule) in enumerate(self._rules)
             )
-            hits = frame.select(hit.alias("hit"))["hit"]
+            hits = self._with_keys(frame).select(hit.alias("hit"))["hit"]
             counts = np.bincount(hits.drop_nulls().to_numpy(), minlength=len(self._rules))
             for (reason, _), count in zip(self._rules, counts, strict=True):
                 self.funnel.drop(reason, int(count))
             kept = frame.filter(hits.is_null())
         return self._drop_domains(kept) if self._removals.domains else kept
 
+    def _with_keys(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """With the columns that only removal lists look at, where there are such lists."""
+        if len(self._removals.urls):
+            frame = frame.with_columns(removal_keys(requested(frame["url"])).alias(_KEY))
+        if len(self._removals.ids):
+            frame = frame.with_columns(row_ids(frame["url"]).alias(_WRITTEN_ID))
+        return frame
+
     def _drop_domains(self, frame: pl.DataFrame) -> pl.DataFrame:
-        hosts = frame["url"].str.extract(_HOST, 1).str.to_lowercase().str.strip_chars_end(".").alias("host")
-        listed = [host for host in hosts.unique().drop_nulls() if _is_listed(host, self._removals.domains)]
-        kept = frame.filter(~hosts.is_in(listed).fill_null(False))
+        found = hosts(requested(frame["url"]))
+        listed = [host for host in found.unique().drop_nulls() if is_listed(host, self._removals.domains)]
+        kept = frame.filter(~found.is_in(listed).fill_null(False))
         self.funnel.drop("removed_domain", frame.height - kept.height)
         return kept
 
@@ -99,27 +93,6 @@ def required_columns(filters: Filters) -> dict[str, str]:
     }
     prefix = {"punsafe": "max_", "pwatermark": "max_"}
     return {name: f"filters.{prefix.get(name, 'min_')}{name}" for name, value in keys.items() if value is not None}
-
-
-def read_removals(paths: Iterable[str]) -> Removals:
-    """Read the removal lists: one URL, domain, LAION hash or row id per line, or a column named so.
-
-    Text files hold one entry per line (`#` starts a comment); csv and parquet files columns named `url`,
-    `domain`, `hash` or `id`. Raises SourceError for a file that is not there or a line that is none of these.
-    """
-    entries: dict[str, list[str]] = {"url": [], "domain": [], "hash": [], "id": []}
-    for path in paths:
-        with local_copy(SourceFile(path, path.rsplit("/", 1)[-1], -1, "")) as file:
-            if not file.is_file():
-                raise SourceError(f"The removal list {path} is not there: correct `filters.remove` of the profile.")
-            for kind, values in _entries(file, path):
-                entries[kind] += values
-    return Removals(
-        urls=pl.Series("url", entries["url"], pl.String).unique(),
-        domains=frozenset(domain.lower().rstrip(".") for domain in entries["domain"]),
-        hashes=pl.Series("hash", [int(value) for value in entries["hash"]], pl.Int64).unique(),
-        ids=pl.Series("id", [value.lower() for value in entries["id"]], pl.String).unique(),
-    )
 
 
 def sample_ranks(ids: pl.Series, seed: int) -> np.ndarray:
@@ -142,51 +115,11 @@ def _rules(filters: Filters, removals: Removals) -> Iterator[tuple[str, pl.Expr]
         yield "width", pl.col("width") < filters.min_width
     if filters.min_height is not None:
         yield "height", pl.col("height") < filters.min_height
-    for reason, column, listed in (
-        ("removed_url", "url", removals.urls),
-        ("removed_hash", "source_hash", removals.hashes),
-        ("removed_id", "id", removals.ids),
+    for reason, columns, listed in (
+        ("removed_url", (_KEY,), removals.urls),
+        ("removed_hash", ("source_hash",), removals.hashes),
+        # lists may hold ids of older releases, which were those of links as they are written
+        ("removed_id", ("id", _WRITTEN_ID), removals.ids),
     ):
         if len(listed):
-            yield reason, pl.col(column).is_in(listed.implode()).fill_null(False)
-
-
-def _entries(file: Path, path: str) -> Iterator[tuple[str, list[str]]]:
-    if file.name.lower().endswith((".parquet", ".csv")):
-        frame = (
-            pl.read_parquet(file) if file.name.lower().endswith(".parquet") else pl.read_csv(file, infer_schema=False)
-        )
-        known = {name.lower(): name for name in frame.columns if name.lower() in ("url", "domain", "hash", "id")}
-        if not known:
-            raise SourceError(
-                f"The removal list {path} has the columns {', '.join(frame.columns)}: "
-                "name those that count `url`, `domain`, `hash` or `id`."
-            )
-        for kind, name in known.items():
-            yield kind, frame[name].cast(pl.String).drop_nulls().str.strip_chars().to_list()
-        return
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        line = text.strip()
-        if line and not line.startswith("#"):
-            yield _kind(line, path, number)
-
-
-def _kind(line: str, path: str, number: int) -> tuple[str, list[str]]:
-    if "://" in line:
-        return "url", [line]
-    if _ID.fullmatch(line.lower()):
-        return "id", [line]
-    if _HASH.fullmatch(line):
-        return "hash", [line]
-    if match := _DOMAIN.fullmatch(line):
-        return "domain", [match[1]]
-    raise SourceError(
-        f"{path}, line {number}: {line[:80]!r} is no URL, domain, LAION hash (an integer) or row id (32 hexadecimal "
-        "digits). Start a comment with #."
-    )
-
-
-def _is_listed(host: str, domains: frozenset[str]) -> bool:
-    """Whether the host or a domain above it is listed."""
-    parts = host.split(".")
-    return any(".".join(parts[start:]) in domains for start in range(len(parts)))
+            yield reason, pl.any_horizontal(pl.col(columns).is_in(listed.implode()).fill_null(False))

@@ -1,0 +1,85 @@
+"""URLs as they are found in metadata, made fit to be asked for, changing nothing that a server could mind.
+
+Browsers' leniency, to a point: foreign letters are encoded (IDNA for the host, UTF-8 percent-encoding for the
+rest), what is encoded already stays as it is, and fragments, credentials and the final dot of a name are left out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from functools import lru_cache
+from urllib.parse import quote, urlsplit
+
+import idna
+
+LONGEST_URL = 32_768
+# characters that are asked for as they are
+PATH_SAFE = "!$%&'()*+,/:;=@~-._|[]"
+QUERY_SAFE = PATH_SAFE + "?"
+_HOSTS = 10_000  # whose encoding is remembered: most links of a shard are to few hosts
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,62}[a-z0-9_])?"
+_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
+_IPV4 = re.compile(r"(?:.*\.)?(?:0x[0-9a-f]*|[0-9]+)")  # by its last part, as browsers decide it
+_LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class UrlError(ValueError):
+    """A text that is no URL to be asked for, and why."""
+
+
+class SchemeError(UrlError):
+    """A URL of another scheme than http and https, or of none."""
+
+
+def request_url(text: str) -> str:
+    """The URL that is asked for when `text` is a link: in ASCII, scheme and host in lower case. Raises UrlError.
+
+    What it returns stays as it is when it is given again.
+    """
+    if len(text) > LONGEST_URL:
+        raise UrlError(f"a URL of {len(text)} characters")
+    try:
+        parts = urlsplit(text.strip())
+        scheme = parts.scheme.lower()
+        if scheme not in ("http", "https"):
+            raise SchemeError(f"scheme {scheme!r}" if scheme else "no scheme")
+        host = encode_host(parts.hostname or "")
+        default = 443 if scheme == "https" else 80
+        port = parts.port or default
+    except UrlError:
+        raise
+    except ValueError as error:
+        raise UrlError(str(error)) from error
+    place = f"[{host}]" if ":" in host else host
+    query = f"?{_quoted(parts.query, QUERY_SAFE)}" if parts.query else ""
+    path = _quoted(parts.path, PATH_SAFE) or "/"
+    return f"{scheme}://{place}{'' if port == default else f':{port}'}{path}{query}"
+
+
+@lru_cache(_HOSTS)
+def encode_host(host: str) -> str:
+    """A host in ASCII, lower case: an address, or a name by IDNA 2008 without its final dot. Raises ValueError."""
+    if ":" in host:
+        return str(ipaddress.IPv6Address(host.partition("%")[0]))
+    name = host
+    if not name.isascii():
+        try:
+            name = idna.encode(name, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise ValueError(f"the host {host!r} is no name ({error})") from error
+    name = name.lower().removesuffix(".")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"the host {host[:80]!r} is no name")
+    if _IPV4.fullmatch(name):
+        try:
+            return socket.inet_ntoa(socket.inet_aton(name))  # 127.1, 0x7f.1
+        except OSError:
+            return name
+    return name
+
+
+def _quoted(text: str, safe: str) -> str:
+    # surrogates stand for bytes of a header that were no UTF-8: those bytes are meant
+    return quote(_LONE_PERCENT.sub("%25", text), safe=safe, errors="surrogateescape")
