@@ -128,6 +128,7 @@ register(
         stage_description="Latents of the autoencoder, whole (float16, the distribution's mean times the model's "
         "scaling factor), and the candidates for a map feature made from them.",
         kinds=frozenset({"pytorch", "diffusers"}),
+        revision=2,
         check="latent_assets.models.weights:check_vae",
     )
 )
@@ -149,6 +150,7 @@ register(
         model_description="CLIP model: text and images to vectors of one space.",
         stage_description="CLIP vectors of the images (float16, unit length).",
         kinds=frozenset({"pytorch", "openclip"}),
+        revision=2,
         check="latent_assets.models.weights:check_clip",
     ),
     Space("clip", ("clip",), "cosine", "meaning (CLIP)"),

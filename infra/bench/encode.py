@@ -74,9 +74,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from latent_assets.embeddings.shard import ThumbnailOutput, VectorOutput, embed_shard
+    from latent_assets.images.decode.image import decode_image
     from latent_assets.models.clip import load_clip
     from latent_assets.models.device import device_name
-    from latent_assets.models.preprocessing import decode
     from latent_assets.models.vae import load_vae
     from latent_assets.profile import Table, load_profile
     from latent_assets.storage import Storage
@@ -104,7 +104,7 @@ def main() -> None:
 
         def encoding(output: VectorOutput) -> float:
             """Seconds an image that encoding takes alone: a pass over pixels that are ready."""
-            ready = decode(next(iter(jpegs(1, size)))[1])
+            ready = decode_image(next(iter(jpegs(1, size)))[1])
             pixels = output.encoder.pixels(ready)
             waiting = replace(output, encoder=_Ready(output.encoder, pixels))
             tiny = io.BytesIO()

@@ -15,7 +15,6 @@ from os import cpu_count
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from latent_assets.embeddings.store import (
     EmbeddingWriter,
@@ -25,12 +24,14 @@ from latent_assets.embeddings.store import (
     writing_thumbnails,
 )
 from latent_assets.embeddings.thumbnails import thumbnail
-from latent_assets.models.preprocessing import decode
+from latent_assets.images.decode.image import decode_image
+from latent_assets.images.outcome import FetchError
 from latent_assets.profile import Table
 from latent_assets.progress import report
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from latent_assets.models.encoder import Encoder
     from latent_assets.storage import Storage
@@ -287,8 +288,8 @@ def _prepared(
 
     def prepare(data: bytes) -> list[Any] | None:
         try:
-            image = decode(data)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for broken files
+            image = decode_image(data)
+        except FetchError:
             return None
         return [preparation(image) for preparation in preparations]
 

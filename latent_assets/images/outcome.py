@@ -5,6 +5,7 @@ Which answer has which reason is decided where it is noticed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -103,6 +104,9 @@ HOST_FAILURES = frozenset({Reason.DNS, Reason.CONNECT, Reason.TLS, Reason.TIMEOU
 NETWORK = HOST_FAILURES | {Reason.HOST_DOWN, Reason.INCOMPLETE, Reason.PROTOCOL, Reason.ROBOTS_UNREACHABLE}
 
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
 class FetchError(Exception):
     """A row that gives no image: the reason, and what is known about the answer."""
 
@@ -118,8 +122,9 @@ class FetchError(Exception):
         final: bool = False,
     ) -> None:
         self.reason = reason
-        # headers and names of strangers: whatever is in them must fit into a table
-        self.evidence = evidence[:1000].encode("utf-8", "replace").decode()
+        # headers and names of strangers: whatever is in them must fit into a table. Libraries name their objects by
+        # where they lie in memory, which says nothing and differs from run to run
+        self.evidence = _ADDRESS.sub("", evidence[:1000]).encode("utf-8", "replace").decode()
         super().__init__(f"{reason}: {self.evidence}" if evidence else str(reason))
         self.status = status
         self.redirects = redirects

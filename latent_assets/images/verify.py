@@ -5,17 +5,16 @@ Whether so few images are a problem is the profile's to say (`download.health`),
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
-from PIL import Image
 
 from latent_assets.catalog.shards import catalog_name, read_shard
 from latent_assets.errors import LatentAssetsError
-from latent_assets.images.outcome import LedgerRow, Outcome
+from latent_assets.images.decode.image import decode_image
+from latent_assets.images.outcome import FetchError, LedgerRow, Outcome, Reason
 from latent_assets.images.store.inspection import StoredPart, inspect_part
 from latent_assets.images.store.ledger import shard_version
 from latent_assets.images.store.parts import due_parts, known_parts
@@ -99,10 +98,7 @@ def _unaccounted(storage: Storage, shard: str, parts: list[StoredPart]) -> str:
 def _decoded(row: LedgerRow, data: bytes) -> str:
     """Why an image cannot be decoded, "" when it can."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except Image.DecompressionBombError:
-        return ""  # larger than Pillow likes, not damaged
-    except Exception as error:  # decoders raise whatever they like
-        return f"{type(error).__name__}: {error}"
+        decode_image(data)
+    except FetchError as error:
+        return "" if error.reason is Reason.TOO_MANY_PIXELS else error.evidence  # larger than Pillow likes, not damaged
     return ""

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from latent_assets.errors import ModelError
 from latent_assets.models.device import best_device, dtype_on
-from latent_assets.models.preprocessing import square, to_rgb
+from latent_assets.models.preprocessing import square
 from latent_assets.models.weights import clip_files, open_clip_weights, quiet_loading
 from latent_assets.profile import ClipModel, resolve_path
 
@@ -76,8 +76,8 @@ class ClipEncoder:
         return {"vector": self.encode_pixels(pixels)}
 
     def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors float32 [n, d] of images of any size and mode."""
-        batch = np.stack([self.pixels(to_rgb(image)) for image in images])
+        """Unit vectors float32 [n, d] of RGB images of any size."""
+        batch = np.stack([self.pixels(image) for image in images])
         return self.encode_pixels(torch.from_numpy(batch)).cpu().numpy()
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:

@@ -1,13 +1,10 @@
-"""Pixels for the encoders: one decode, then a square crop at each model's size.
+"""Pixels for the encoders: a square crop at each model's size. Decoding is the business of `images.decode`.
 
 The crop is torchvision's Resize (shortest side) and CenterCrop on PIL images, which is what open_clip's
-own transform does; only normalisation is left to the model's device. Fetching decides what is an image;
-here a file that cannot be decoded is an error of that row.
+own transform does; only normalisation is left to the model's device.
 """
 
 from __future__ import annotations
-
-import io
 
 import numpy as np
 from PIL import Image
@@ -16,26 +13,8 @@ from PIL import Image
 _WIDEST = 16
 
 
-def decode(data: bytes) -> Image.Image:
-    """The RGB image in `data`; transparent pixels become white. Raises OSError when it is not an image."""
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return to_rgb(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """`image` as RGB, laid on white where it is transparent."""
-    if image.mode == "RGB":
-        return image
-    if "A" in image.getbands() or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
-
-
 def square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
-    """Resize the shortest side to `size` and crop the centre: uint8 [size, size, 3]."""
+    """Of an RGB image, resize the shortest side to `size` and crop the centre: uint8 [size, size, 3]."""
     width, height = image.size
     if min(width, height) != size:
         if max(width, height) > _WIDEST * min(width, height):

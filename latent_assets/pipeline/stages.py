@@ -262,7 +262,7 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             group="embeddings",
             sharded=True,
             parents=("image_shards",),
-            revision=1,
+            revision=2,
             settings=lambda chosen: _section(chosen, "table", include=_THUMBNAIL),
             description="Small pictures of the shard's images, made while they are decoded for the models.",
             kinds=frozenset({"pillow", "arrow"}),

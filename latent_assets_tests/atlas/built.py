@@ -23,10 +23,10 @@ from latent_assets.catalog.schema import CATALOG_SCHEMA
 from latent_assets.catalog.shards import catalog_name
 from latent_assets.embeddings.store import ShardEmbeddings, thumbnail_name, writing_thumbnails
 from latent_assets.embeddings.thumbnails import thumbnail
+from latent_assets.images.decode.image import decode_image
 from latent_assets.images.outcome import LedgerRow
 from latent_assets.images.store.ledger import ledger_frame, ledger_name
 from latent_assets.images.store.tar import TarWriter, tar_name
-from latent_assets.models.preprocessing import decode
 from latent_assets.profile import Profile, Table
 from latent_assets.projection.fit import fit_map
 from latent_assets.projection.shard import coords_name, project_shard, read_coords
@@ -173,7 +173,7 @@ def write_facts(storage: Storage, shard: str, ids: list[str], rows: list[int]) -
             tar.add(f"{row_id}.png", data)
             tar.add(f"{row_id}.json", b"{}")
         tar.close()
-    made = {row_id: thumbnail(decode(data), Table()) for row_id, data in pictures.items()}
+    made = {row_id: thumbnail(decode_image(data), Table()) for row_id, data in pictures.items()}
     write_thumbnails(storage, shard, list(made), list(made.values()))
 
 

@@ -16,8 +16,8 @@ from latent_assets.embeddings import shard
 from latent_assets.embeddings.quality import embedding_problems, thumbnail_problems
 from latent_assets.embeddings.shard import ThumbnailOutput, VectorOutput, embed_shard
 from latent_assets.embeddings.store import read_column, read_ids, read_thumbnails, whole_name
+from latent_assets.images.decode.image import decode_image
 from latent_assets.models.clip import load_clip
-from latent_assets.models.preprocessing import decode
 from latent_assets.models.vae import load_vae
 from latent_assets.profile import ClipModel, Table, VaeModel, load_profile
 from latent_assets.spaces import embeddings
@@ -58,7 +58,9 @@ def test_both_files_hold_every_row_in_order(storage: Storage, targets: list[Vect
 
 
 def batch_of(target: VectorOutput, start: int, end: int) -> Any:
-    return torch.from_numpy(np.stack([target.encoder.pixels(decode(drawing(seed))) for seed in range(start, end)]))
+    return torch.from_numpy(
+        np.stack([target.encoder.pixels(decode_image(drawing(seed))) for seed in range(start, end)])
+    )
 
 
 def test_one_target_alone_gives_the_same_file(storage: Storage, targets: list[VectorOutput]) -> None:
@@ -85,7 +87,7 @@ def test_one_pass_makes_thumbnails_too(
     storage: Storage, targets: list[VectorOutput], thumbnails: ThumbnailOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[bytes] = []
-    monkeypatch.setattr(shard, "decode", lambda data: (decoded.append(data), decode(data))[1])
+    monkeypatch.setattr(shard, "decode_image", lambda data: (decoded.append(data), decode_image(data))[1])
     rows = [*drawings(70), ("broken", drawing(1)[:200])]
     report = embed_shard(storage, rows, 71, [*targets, thumbnails])
     assert len(decoded) == 71, "each image is decoded once"
@@ -97,7 +99,7 @@ def test_one_pass_makes_thumbnails_too(
     made = read_thumbnails(storage, thumbnails.name)
     assert made["id"].to_pylist() == ids
     shown = Image.open(io.BytesIO(made["thumbnail"][33].as_py()))
-    expected = decode(drawing(33)).resize((48, 48), Image.Resampling.LANCZOS)
+    expected = decode_image(drawing(33)).resize((48, 48), Image.Resampling.LANCZOS)
     assert shown.size == (48, 48) and np.abs(np.asarray(shown, float) - np.asarray(expected, float)).mean() < 8
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from latent_assets.embeddings.thumbnails import thumbnail, thumbnail_fingerprint
-from latent_assets.models.preprocessing import decode
+from latent_assets.images.decode.image import decode_image
 from latent_assets.profile import Table
 
 
@@ -19,7 +19,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 def stored(image: Image.Image, kind: str = "PNG") -> Image.Image:
     """`image` as the pass decodes it from a file."""
-    return decode(encoded(image, kind))
+    return decode_image(encoded(image, kind))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from latent_assets.errors import ModelError
+from latent_assets.images.decode.image import decode_image
 from latent_assets.models.clip import load_clip
-from latent_assets.models.preprocessing import decode
 from latent_assets.models.weights import clip_files
 from latent_assets.profile import ClipModel
 from latent_assets_tests.conftest import drawing
@@ -50,16 +50,20 @@ def test_transparent_and_palette_images_are_laid_on_white(small_models: dict[str
     encoder = load_clip(spec_of(small_models["clip"]))
     clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
     white = Image.new("RGB", (40, 40), (255, 255, 255))
-    assert np.allclose(encoder.encode_images([clear]), encoder.encode_images([white]), atol=1e-6)
     palette = photograph(1, (64, 64)).quantize(256)
-    buffer = io.BytesIO()
-    palette.save(buffer, "PNG")
-    assert decode(buffer.getvalue()).mode == "RGB"
+
+    def shown(image: Image.Image) -> Image.Image:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return decode_image(buffer.getvalue())
+
+    assert np.allclose(encoder.encode_images([shown(clear)]), encoder.encode_images([white]), atol=1e-6)
+    assert shown(palette).mode == "RGB"
 
 
 def test_a_rows_vector_does_not_depend_on_its_company(small_models: dict[str, Any]) -> None:
     encoder = load_clip(spec_of(small_models["clip"]))
-    images = [decode(drawing(seed)) for seed in range(9)]
+    images = [decode_image(drawing(seed)) for seed in range(9)]
     together = encoder.encode_images(images)
     alone = np.concatenate([encoder.encode_images([image]) for image in images])
     assert np.allclose(together, alone, atol=1e-5)

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from latent_assets.errors import ModelError, ProfileError
-from latent_assets.models.preprocessing import decode
+from latent_assets.images.decode.image import decode_image
 from latent_assets.models.vae import load_vae
 from latent_assets.models.weights import vae_files
 from latent_assets.profile import VaeModel
@@ -18,7 +18,7 @@ from latent_assets_tests.models.test_clip import photograph
 
 
 def pixels_of(encoder: Any, seeds: range) -> torch.Tensor:
-    return torch.from_numpy(np.stack([encoder.pixels(decode(drawing(seed))) for seed in seeds]))
+    return torch.from_numpy(np.stack([encoder.pixels(decode_image(drawing(seed))) for seed in seeds]))
 
 
 def test_latents_are_the_scaled_mean_of_a_centre_crop(small_models: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ _UNSUPPORTED = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
 }
+_AVIF = frozenset({b"avif", b"avis"})
 _HEAD = 1024
 
 
@@ -29,13 +30,19 @@ def sniff(data: bytes) -> str:
         return "webp"
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "gif"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+    if data[4:8] == b"ftyp" and _brands(data) & _AVIF:
         return "avif"
     if data[:4] in (b"II*\0", b"MM\0*"):
         return "tiff"
     if data[:2] == b"BM" and len(data) >= 26:
         return "bmp"
     raise _not_supported(data)
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """The major and compatible brands of an ISO media file; 8 bytes in stands its major brand, then its version."""
+    end = min(int.from_bytes(data[:4], "big"), _HEAD)
+    return {data[8:12], *(data[at : at + 4] for at in range(16, end - 3, 4))}
 
 
 def _not_supported(data: bytes) -> FetchError:

@@ -1,13 +1,17 @@
 """From bytes of unknown origin to the image that is stored: sniffed, measured, decoded, upright, sRGB, resized.
 
-Pure functions of the bytes and the profile; where the bytes come from is not known here. Whatever a decoder makes of
-hostile input is a reason for that row.
+And from there to the pixels that an encoder is shown: whatever shows an image to one decodes it here. Pure functions
+of the bytes and the profile; where the bytes come from is not known here. Whatever a decoder makes of hostile input is
+a reason for that row.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -19,6 +23,8 @@ from latent_assets.images.decode.metadata import without_metadata
 from latent_assets.images.outcome import FetchError, Reason
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from latent_assets.profile import Fetch
 
 
@@ -43,13 +49,55 @@ def store_image(data: bytes, settings: Fetch) -> StoredImage:
     Raises FetchError, and StorageError where a library cannot be loaded.
 
     Every stored image is opaque 8-bit sRGB without metadata; transparency is laid on white. With
-    `format = "raw"` the coded pixels stay as they are: the image is checked and metadata is left out.
+    `format = "raw"` the coded pixels stay as they are: the image is checked and metadata is left out. An image that is
+    too long for `format` (WebP ends at 16,383 pixels, JPEG at 65,500) is stored as JPEG or PNG; `extension` tells.
     """
+    with _reasons(data) as kind:
+        return (_raw if settings.format == "raw" else _encoded)(data, kind, settings)
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """What encoders and thumbnails are shown of an image file: RGB (uint8 [height, width, 3]), upright, opaque sRGB.
+
+    Nothing is resized: what of it a model sees is the model's to choose. For files of our own, fetched ones have limits
+    (`store_image`). Raises FetchError for what is no image.
+    """
+    with _reasons(data) as kind:
+        from PIL import Image
+
+        from latent_assets.images.decode.pixels import decode
+
+        return Image.fromarray(decode(data, kind, _as_is())[0])
+
+
+def decode_as_stored(image: bytes | Image.Image, settings: Fetch) -> Image.Image:
+    """What encoders would be shown of an image that was stored as `settings` say: as `decode_image` gives it.
+
+    The very file that is in an atlas gives the very pixels that its vectors were made from. `image` is a file's bytes
+    or what Pillow opened of one. Raises as `store_image` does.
+    """
+    if not isinstance(image, bytes):
+        from latent_assets.images.decode.pixels import pixels_of, png
+
+        image = png(pixels_of(image))
+    return decode_image(store_image(image, settings).data)
+
+
+@cache
+def _as_is() -> Fetch:
+    from latent_assets.profile import Fetch
+
+    return Fetch(resize="none", max_pixels=2**62)
+
+
+@contextmanager
+def _reasons(data: bytes) -> Iterator[str]:
+    """The format of an image; whatever the block raises over it becomes a FetchError that says what is wrong."""
     if not data:
         raise FetchError(Reason.EMPTY, "no bytes")
     kind = sniff(data)
     try:
-        return (_raw if settings.format == "raw" else _encoded)(data, kind, settings)
+        yield kind
     except FetchError:
         raise
     except ImportError as error:  # says nothing of the image
@@ -80,10 +128,10 @@ def _encoded(data: bytes, kind: str, settings: Fetch) -> StoredImage:
 
     pixels, width, height = decode(data, kind, settings)
     pixels = fitted(pixels, settings)
-    encoded = encode(pixels, settings)
+    encoded, format = encode(pixels, settings)
     return StoredImage(
         data=encoded,
-        extension=EXTENSIONS[settings.format],
+        extension=EXTENSIONS[format],
         bytes=len(data),
         width=width,
         height=height,

@@ -57,7 +57,7 @@ def read_header(data: bytes) -> JpegHeader:
         if marker in _START_OF_FRAME and end - start >= 6:
             height, width, components = struct.unpack_from(">xHHB", data, start)
         elif marker == 0xE1 and data[start : start + 6] == _EXIF:
-            orientation = tiff_orientation(data[start + 6 : end])
+            orientation = tiff_orientation(data[start:end])
         elif marker == 0xE2 and data[start : start + 12] == _ICC and end - start > 14:
             profile[data[start + 12]] = data[start + 14 : end]
     if not width or not height:
@@ -78,7 +78,7 @@ def without_metadata(data: bytes) -> bytes:
     for marker, start, end in segments(data):
         needed = data[start:end]
         if marker == 0xE1 and needed.startswith(_EXIF):
-            orientation = tiff_orientation(needed[len(_EXIF) :])
+            orientation = tiff_orientation(needed)
             needed = b""
         elif marker in _METADATA:
             needed = _needed(marker, needed)
@@ -93,6 +93,18 @@ def without_metadata(data: bytes) -> bytes:
         return data
     stored = _edited(data, edits)
     return data if stored == data else stored
+
+
+def without_extras(data: bytes) -> bytes:
+    """The same JPEG without what stands before its pixels and decides none of them, its colour profile included."""
+    edits: list[_Edit] = []
+    at = 2
+    for marker, start, end in segments(data):
+        if marker in _METADATA:
+            needed = b"" if marker == 0xE2 else _needed(marker, data[start:end])
+            edits.append((at, end, _segment(marker, needed) if needed else b""))
+        at = end
+    return _edited(data, edits)
 
 
 def _edited(data: bytes, edits: list[_Edit]) -> bytes:
@@ -170,7 +182,7 @@ def _needed(marker: int, content: bytes) -> bytes:
     """What of an application's segment decides the pixels: JFIF, Adobe's colour transform, the colour profile."""
     if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14:
         return content[:12] + b"\0\0"  # no thumbnail
-    if marker == 0xEE and content.startswith(b"Adobe"):
+    if marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
         return content[:12]
     return content if marker == 0xE2 and content.startswith(_ICC) else b""
 
@@ -181,6 +193,8 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 def tiff_orientation(tiff: bytes) -> int:
     """The orientation of an EXIF block (a TIFF structure), 1 when it has none."""
+    while tiff.startswith(_EXIF):  # some writers put JPEG's prefix into other formats, or twice
+        tiff = tiff[len(_EXIF) :]
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 10:
         return 1
@@ -193,8 +207,8 @@ def tiff_orientation(tiff: bytes) -> int:
         if at + 12 > len(tiff):
             return 1
         tag, kind = struct.unpack_from(f"{order}HH", tiff, at)
-        if tag == _ORIENTATION and kind == 3:
-            (value,) = struct.unpack_from(f"{order}H", tiff, at + 8)
+        if tag == _ORIENTATION and kind in (3, 4):
+            (value,) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", tiff, at + 8)
             return int(value) if 1 <= value <= 8 else 1
     return 1
 

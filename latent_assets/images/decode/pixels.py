@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageCms
 
 from latent_assets.images.decode import jpeg
 from latent_assets.images.decode.limits import check_pixels, decoding
+from latent_assets.images.decode.metadata import bare
 from latent_assets.images.decode.resize import target_size, upright
 from latent_assets.images.outcome import FetchError, Reason
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch
 
+_LONGEST_WEBP, _LONGEST_JPEG = 16_383, 65_500  # pixels; libjpeg's limit is below that of its format
 _REWRITTEN = frozenset({"tiff", "avif"})
 _SRGB = ImageCms.createProfile("sRGB")
 
@@ -47,15 +49,19 @@ def decode(data: bytes, kind: str, settings: Fetch) -> tuple[np.ndarray, int, in
             fast = _decode_scaled(data, header, settings)
             if fast is not None:
                 return upright(fast, header.orientation), *header.upright_size
-    with _opened(data, kind, settings) as image:
+    with _opened(data, kind, settings) as (image, orientation):
         width, height = image.size
         with decoding(width, height):
             if kind == "jpeg":
                 image.draft(None, target_size(width, height, settings))
-            orientation = _orientation(image)
-            image.load()
-            pixels = upright(np.asarray(_to_srgb(image)), orientation)
+            pixels = upright(_srgb(image), orientation)
     return pixels, *jpeg.upright_size(width, height, orientation)
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """The pixels of an image that somebody else opened, as `decode` gives those of a file."""
+    orientation = _orientation(image)
+    return upright(_srgb(image), orientation)
 
 
 def checked(data: bytes, kind: str, settings: Fetch) -> tuple[int, int, bytes | None]:
@@ -64,36 +70,32 @@ def checked(data: bytes, kind: str, settings: Fetch) -> tuple[int, int, bytes | 
     That is so for formats that only a decoder can part from their metadata. Raises as `decode` does.
     """
     rewritten = None
-    with _opened(data, kind, settings) as image:
+    with _opened(data, kind, settings) as (image, orientation):
         width, height = image.size
         with decoding(width, height):
-            orientation = _orientation(image)
             image.load()
             if kind in _REWRITTEN:
-                rewritten = _png(upright(np.asarray(_to_srgb(image)), orientation))
+                rewritten = png(upright(_srgb(image), orientation))
     return *jpeg.upright_size(width, height, orientation), rewritten
 
 
 @contextmanager
-def _opened(data: bytes, kind: str, settings: Fetch) -> Iterator[Image.Image]:
-    """Pillow's image, not decoded yet, and not larger than the profile allows."""
+def _opened(data: bytes, kind: str, settings: Fetch) -> Iterator[tuple[Image.Image, int]]:
+    """Pillow's image, not decoded yet, and not larger than the profile allows; and its orientation."""
+    file = bare(data, kind)
     try:
-        with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
-            check_pixels(*image.size, int(getattr(image, "n_frames", 1)), settings)
-            yield image
+        with Image.open(io.BytesIO(file.data), formats=[kind.upper()]) as image:
+            check_pixels(*image.size, file.frames or int(getattr(image, "n_frames", 1)), settings)
+            if file.icc is not None:
+                image.info["icc_profile"] = file.icc
+            yield image, _orientation(image) if file.orientation is None else file.orientation
     except Image.DecompressionBombError as error:
         raise FetchError(Reason.TOO_MANY_PIXELS, str(error)) from error
 
 
 def _orientation(image: Image.Image) -> int:
     """How the pixels that Pillow loads are to be turned; it turns those of a TIFF itself."""
-    if image.format == "TIFF":
-        return 1
-    try:
-        value = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (ValueError, TypeError, SyntaxError, OSError, KeyError):
-        return 1
-    return value if 1 <= value <= 8 else 1
+    return 1 if image.format == "TIFF" else jpeg.tiff_orientation(image.info.get("exif", b""))
 
 
 def _decode_scaled(data: bytes, header: jpeg.JpegHeader, settings: Fetch) -> np.ndarray | None:
@@ -110,8 +112,13 @@ def _decode_scaled(data: bytes, header: jpeg.JpegHeader, settings: Fetch) -> np.
     return pixels
 
 
+def _srgb(image: Image.Image) -> np.ndarray:
+    """Opaque 8-bit sRGB, uint8 [height, width, 3], of any mode Pillow decodes to."""
+    image.load()
+    return np.asarray(_to_srgb(image))
+
+
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """Opaque 8-bit sRGB of any mode Pillow decodes to."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bit(image)
@@ -127,6 +134,8 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 def _by_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Convert with the embedded profile when it fits the pixels, else as Pillow does."""
+    if profile and image.mode == "P":
+        image = image.convert("RGB")
     if profile and image.mode in ("RGB", "CMYK", "L", "LAB"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -154,19 +163,21 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 # -- encoding ------------------------------------------------------------------------------------------
 
 
-def encode(pixels: np.ndarray, settings: Fetch) -> bytes:
-    """The image file that the profile asks for."""
-    if settings.format == "jpeg":
+def encode(pixels: np.ndarray, settings: Fetch) -> tuple[bytes, str]:
+    """The image file that the profile asks for, and its format: another one where that ends before the image does."""
+    longest = max(pixels.shape[:2])
+    if settings.format == "webp" and longest <= _LONGEST_WEBP:
+        target = io.BytesIO()
+        Image.fromarray(pixels).save(target, "WEBP", quality=settings.quality, method=4)
+        return target.getvalue(), "webp"
+    if settings.format != "png" and longest <= _LONGEST_JPEG:
         array = np.ascontiguousarray(pixels)
-        return bytes(simplejpeg.encode_jpeg(array, quality=settings.quality, colorsubsampling="420"))
-    if settings.format == "png":
-        return _png(pixels)
-    target = io.BytesIO()
-    Image.fromarray(pixels).save(target, "WEBP", quality=settings.quality, method=4)
-    return target.getvalue()
+        return bytes(simplejpeg.encode_jpeg(array, quality=settings.quality, colorsubsampling="420")), "jpeg"
+    return png(pixels), "png"
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file of pixels."""
     target = io.BytesIO()
     Image.fromarray(pixels).save(target, "PNG")
     return target.getvalue()

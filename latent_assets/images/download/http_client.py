@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import os
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,8 +36,10 @@ from latent_assets.images.download.addresses import (
     is_public,
     literal_address,
 )
+from latent_assets.images.download.encoding import encodings_of, plain_body
 from latent_assets.images.download.host_queue import HostQueue
 from latent_assets.images.download.optout import opt_out
+from latent_assets.images.download.protocol import LenientConnector
 from latent_assets.images.download.urls import origin_of, parse_url
 from latent_assets.images.outcome import FetchError, Reason
 
@@ -50,6 +53,7 @@ Read = Callable[[aiohttp.ClientResponse, int], Awaitable[Content]]
 AGENT = "latent-assets"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FOUND = frozenset({200, 203})
+_WHOLE_RANGE = re.compile(r"bytes 0-(?P<last>\d{1,15})/(?P<all>\d{1,15})", re.IGNORECASE)
 _LARGE_BODY = 2_000_000
 _LARGE_AT_ONCE = 8
 _SNIFFED = 1024
@@ -104,12 +108,12 @@ class HttpClient:
     async def __aenter__(self) -> HttpClient:
         resolver = CheckedResolver(self._network.lookup)
         self._stack.push_async_callback(resolver.close)
-        guarded = aiohttp.TCPConnector(
+        guarded = LenientConnector(
             resolver=resolver,
             socket_factory=checked_socket(self._network.socket_factory),
             **_CONNECTOR_OPTIONS,
         )
-        exempt = aiohttp.TCPConnector(**_CONNECTOR_OPTIONS)
+        exempt = LenientConnector(**_CONNECTOR_OPTIONS)
         self._guarded = await self._stack.enter_async_context(self._session(guarded))
         self._exempt = await self._stack.enter_async_context(self._session(exempt))
         return self
@@ -187,7 +191,7 @@ class HttpClient:
         return answer
 
     async def _read_image(self, answer: aiohttp.ClientResponse, redirects: int) -> Download:
-        if answer.status not in _FOUND:
+        if not _found(answer):
             raise _status_problem(answer.status, answer.headers, redirects)
         opted_out = opt_out(answer.headers.items(), AGENT)
         if opted_out is not None and self._settings.respect_opt_out:
@@ -196,7 +200,7 @@ class HttpClient:
         return Download(body, answer.status, redirects, opted_out)
 
     async def _read_robots(self, answer: aiohttp.ClientResponse, redirects: int) -> bytes:
-        if answer.status not in _FOUND:
+        if not _found(answer):
             raise _status_problem(answer.status, answer.headers, redirects)
         return b"".join(await self._read(answer, redirects, robots.MAX_BYTES, image=False))
 
@@ -214,8 +218,9 @@ class HttpClient:
         """Large bodies are read a few at a time, so that memory stays bounded."""
         if image and (answer.content_length or 0) > limit:
             raise FetchError(Reason.TOO_MANY_BYTES, f"Content-Length {answer.content_length}, the limit is {limit}")
+        encodings = encodings_of(answer.headers.get("Content-Encoding"))
         chunks: list[bytes] = []
-        size, large, sniffed = 0, False, not image
+        size, large, sniffed = 0, False, bool(encodings) or not image
         try:
             async for chunk in answer.content.iter_any():
                 chunks.append(chunk)
@@ -233,6 +238,8 @@ class HttpClient:
         finally:
             if large:
                 self._large.release()
+        if encodings and size:
+            chunks = [await asyncio.to_thread(plain_body, b"".join(chunks), encodings, limit, image)]
         if image and not size:
             raise FetchError(Reason.EMPTY, "the answer has no body")
         return chunks
@@ -279,8 +286,17 @@ class HttpClient:
                 "Accept-Encoding": "identity",
             },
             trust_env=False,
+            auto_decompress=False,  # it knows no Brotli; `encoding` does
             read_bufsize=1 << 18,
         )
+
+
+def _found(answer: aiohttp.ClientResponse) -> bool:
+    """Whether an answer holds what was asked for: also a part that is the whole, from servers that like to cut."""
+    if answer.status != 206:
+        return answer.status in _FOUND
+    whole = _WHOLE_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
+    return whole is not None and int(whole["last"]) + 1 == int(whole["all"])
 
 
 def _system_tls() -> ssl.SSLContext | Literal[True]:

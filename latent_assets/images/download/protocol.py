@@ -1,0 +1,64 @@
+"""One mercy for servers that aiohttp's parser has not: a Content-Length that is said twice.
+
+Identical ones count as one (RFC 9110, 8.6). What differs stays as it came, and the parser refuses it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+_LENGTH = re.compile(rb"(?im)^content-length[ \t]*:([^\r\n]*)\r?\n")
+_END = re.compile(rb"\r?\n\r?\n")
+_BEGINNING = b"HTTP/"
+_LONGEST_HEAD = 1 << 16
+
+
+class LenientConnector(aiohttp.TCPConnector):
+    """A TCPConnector whose connections forgive a repeated Content-Length."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = functools.partial(_Handler, loop=self._loop)
+
+
+class _Handler(ResponseHandler):
+    _head: bytes | None = None  # what came of an answer's head; None behind it
+
+    def set_response_params(self, **parameters: Any) -> None:
+        """An answer is awaited."""
+        self._head = b""
+        super().set_response_params(**parameters)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of an answer: its head goes on as a whole."""
+        if self._head is not None:
+            data = self._head + data
+            end = _END.search(data)
+            if end is None and len(data) < _LONGEST_HEAD and data.startswith(_BEGINNING[: len(data)]):
+                self._head = data
+                return
+            self._head = None
+            if end is not None:
+                data = _said_once(data[: end.end()]) + data[end.end() :]
+        super().data_received(data)
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        """What came of a head that has no end is the parser's to judge."""
+        head, self._head = self._head, None
+        if head:
+            super().data_received(head)
+        super().connection_lost(error)
+
+
+def _said_once(head: bytes) -> bytes:
+    """The head of an answer with one Content-Length, where several say the same."""
+    values = [value.strip() for header in _LENGTH.findall(head) for value in header.split(b",")]
+    if len(values) < 2 or len(set(values)) > 1 or not values[0].isdigit():
+        return head
+    at = head.index(b"\n") + 1
+    return head[:at] + b"Content-Length: " + values[0] + b"\r\n" + _LENGTH.sub(b"", head[at:])
