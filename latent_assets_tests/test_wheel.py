@@ -47,7 +47,7 @@ def test_the_program_and_the_licence_are_in_it(wheel: Path) -> None:
 
 # what using a checkout leaves in it
 USED = [
-    ".latent-assets/demo/lance/atlas.lance/data/0.lance", ".latent-assets/dagster/demo/dagster.yaml", ".venv/bin/python",
+    ".latent-assets/demo/lance/atlas.lance/data/0.lance", ".latent-assets/dagster/dagster.yaml", ".venv/bin/python",
     "images/cat.jpg", "links/mine.parquet", "mine.toml", "takedowns.txt", ".env", ".env.local", "tmp_notes/a.txt",
     "build/docs/index.html", "node_modules/x/index.js", "latent_assets/.DS_Store", ".git/config", "nohup.out",
     "latent_assets/cli/__pycache__/app.cpython-311.pyc", "infra/bench/__pycache__/fetch.cpython-311.pyc",
