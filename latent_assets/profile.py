@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
 from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -35,6 +38,28 @@ HOME_VARIABLE = "LATENT_ASSETS_HOME"
 DEFAULT_PROFILE = "demo"
 PICTURES_VARIABLE = "LATENT_ASSETS_PICTURES"  # where `latent-assets ui` serves the pictures of its atlases
 
+_ORIGIN_FORM = "write scheme, host and port, nothing else: http://192.168.1.20:8080"
+
+
+def _checked_origin(text: str) -> str:
+    """A scheme, a host and a port (80 and 443 need not be written). Raises ValueError."""
+    if re.search(r"[\s\\*?#@]", text):
+        raise ValueError(f"is no origin: {_ORIGIN_FORM}")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"is no origin ({error}): {_ORIGIN_FORM}") from error
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"does not begin with http:// or https://: {_ORIGIN_FORM}")
+    if not parts.hostname or port == 0 or parts.netloc.endswith(":"):
+        raise ValueError(f"lacks a {'port after its colon' if parts.hostname else 'host'}: {_ORIGIN_FORM}")
+    if parts.path not in ("", "/"):
+        raise ValueError(f"has a path behind the host ({parts.path}), which no origin has: {_ORIGIN_FORM}")
+    return text
+
+
+Origin = Annotated[str, AfterValidator(_checked_origin)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -60,7 +85,9 @@ class Source(_Section):
     kind: Literal["metadata", "webdataset", "folder"] = "metadata"
     path: str | None = Field(default=None, description="file, directory or glob; local, s3://, hf:// or https://")
     builtin: Literal["openmoji"] | None = None
-    origin: str | None = Field(default=None, description="http://127.0.0.1:PORT on which a builtin data set is served")
+    origin: Origin | None = Field(
+        default=None, description="http://127.0.0.1:PORT on which a builtin data set is served"
+    )
     format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
     # "auto" recognises the known schemas by their columns
     schema_name: Literal["auto", "laion", "laion-aesthetic", "relaion", "datacomp", "coyo"] = "auto"
@@ -119,7 +146,9 @@ class Fetch(_Section):
     max_redirects: Annotated[int, Field(ge=0, le=20)] = 5
     robots: bool = True
     respect_opt_out: bool = True
-    allow_origins: tuple[str, ...] = Field(default=(), description="exact origins exempt from the private-address rule")
+    allow_origins: tuple[Origin, ...] = Field(
+        default=(), description="http://HOST:PORT of servers that are asked although their address is not public"
+    )
     min_success: Probability = Field(default=0.3, description="below this the blocking check of a shard fails")
     warn_success: Probability = 0.5
 

@@ -73,6 +73,36 @@ def test_refusals_name_file_key_and_remedy(tmp_path: Path, text: str, said: list
         assert str(file) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["localhost:8000", "127.0.0.1", "//host:80", "ftp://host", "http://", "http://:80", "http://host:", "http://host:0",
+     "http://host:99999", "http://host:x", "http://host/images", "http://host:80/a.jpg", "http://host?q", "http://host#a",
+     "http://me@host", "http://*.host", "http://ho st", " http://host", "http://a:1,http://b", "http://[::1", "", "*"],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["fetch.allow_origins", "source.origin"])
+def test_what_is_no_origin_is_refused_with_the_form_of_one(tmp_path: Path, origin: str, key: str) -> None:
+    if key == "source.origin":
+        text = VALID.replace('path = "rows.parquet"', f'builtin = "openmoji"\norigin = "{origin}"')
+    else:
+        text = VALID + f'[fetch]\nallow_origins = ["http://good:80", "{origin}"]\n'
+    with pytest.raises(ProfileError) as error:
+        load_profile(write(tmp_path, text))
+    assert f"`{key}" in str(error.value) or (not origin and "set `origin`" in str(error.value))
+    if origin or key != "source.origin":
+        assert "scheme, host and port" in str(error.value) and "http://192.168.1.20:8080" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://127.0.0.1:8080", "https://host", "HTTP://Host:80/", "http://[::1]:8000", "http://bücher.example:81"],
+)
+def test_an_origin_is_accepted(tmp_path: Path, origin: str) -> None:
+    from latent_assets.images.download.http_client import _allowed_origins
+
+    profile = load_profile(write(tmp_path, VALID + f'[fetch]\nallow_origins = ["{origin}"]\n'))
+    assert len(_allowed_origins(profile.fetch)) == 1
+
+
 def test_unknown_name_lists_the_shipped_ones() -> None:
     with pytest.raises(ProfileError, match=r"no profile `nosuch`.*demo, folder"):
         load_profile("nosuch")

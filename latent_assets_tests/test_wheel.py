@@ -1,11 +1,17 @@
-"""What is installed: the package, its data and its types; not what trains, measures or tests it."""
+"""What is installed: the package, its data and its types; not what trains, measures or tests it.
+
+The source distribution: what is under version control, and nothing that a used checkout holds besides.
+"""
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parent.parent
@@ -37,3 +43,31 @@ def test_the_program_and_the_licence_are_in_it(wheel: Path) -> None:
         about = {name.partition(".dist-info/")[2]: archive.read(name) for name in archive.namelist()}
     assert b"latent-assets = latent_assets.cli:main" in about["entry_points.txt"]
     assert b"Apache License" in about["licenses/LICENSE"]
+
+
+# what using a checkout leaves in it
+USED = [
+    ".latent-assets/demo/lance/atlas.lance/data/0.lance", ".latent-assets/dagster/dagster.yaml", ".venv/bin/python",
+    "images/cat.jpg", "links/mine.parquet", "mine.toml", "takedowns.txt", ".env", ".env.local", "tmp_notes/a.txt",
+    "build/docs/index.html", "node_modules/x/index.js", "latent_assets/.DS_Store", ".git/config", "nohup.out",
+    "latent_assets/cli/__pycache__/app.cpython-311.pyc", "infra/bench/__pycache__/fetch.cpython-311.pyc",
+]  # fmt: skip
+
+
+# below `tmp*/` or `build/` the checkout itself has a name that git is told to ignore
+@pytest.mark.parametrize("place", ["checkout", "tmp_work/checkout", "build/checkout", ".latent-assets/checkout"])
+def test_the_source_distribution_of_a_used_checkout_holds_nothing_private(tmp_path: Path, place: str) -> None:
+    checkout = tmp_path / place
+    heavy = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.webp")
+    for folder in ("latent_assets", "latent_assets_tests", "infra"):
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=heavy)
+    for file in ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "Makefile", "workspace.yaml"):
+        shutil.copy(ROOT / file, checkout / file)
+    project = {path.relative_to(checkout).as_posix() for path in checkout.rglob("*") if path.is_file()}
+    for name in USED:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_bytes(b"x")
+    (made,) = SdistBuilder(str(checkout)).build(directory=str(tmp_path / "made"))
+    with tarfile.open(made) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert names - {"PKG-INFO"} == project

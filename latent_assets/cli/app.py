@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latent_assets.cli import asking, building
+from latent_assets.cli import asking, building, serving
 from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
 from latent_assets.cli.profiles import profile_app
 
@@ -30,8 +30,8 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 for _command in (
     building.build,
     building.status,
-    building.demo,
-    building.ui,
+    serving.demo,
+    serving.ui,
     building.verify,
     building.automate,
     asking.search,

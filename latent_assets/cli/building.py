@@ -1,11 +1,9 @@
-"""Commands that build the atlas and say how far it is: `build`, `status`, `demo` and `ui`."""
+"""Commands that build the atlas and say how far it is: `build`, `status`, `verify` and `automate`."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -17,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from latent_assets.cli.console import err, out, print_json
-from latent_assets.cli.options import JsonOption, ProfileOption, profile_reference, selected_profile
+from latent_assets.cli.options import JsonOption, ProfileOption, selected_profile
 from latent_assets.errors import ProfileError
-from latent_assets.profile import PICTURES_VARIABLE, PROFILE_VARIABLE
+from latent_assets.profile import PROFILE_VARIABLE
 
 if TYPE_CHECKING:
     from latent_assets.pipeline.lineage import Lineage
@@ -173,47 +171,6 @@ def _print_losses(lineage: Lineage) -> None:
             out.print(
                 f"{title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()), highlight=False
             )
-
-
-def demo(
-    serve: Annotated[bool, typer.Option(help="Open the Dagster UI on the atlas when it is built.")] = True,
-    port: Annotated[int, typer.Option(help="Port of the UI.")] = 3000,
-) -> None:
-    """Build the embedded default atlas and open the Dagster UI on it."""
-    build("demo")
-    if serve:
-        ui(["demo"], port)
-
-
-def ui(
-    profile: Annotated[
-        list[str] | None,
-        typer.Option("--profile", "-p", help="Name or path of a profile; several atlases with several of them."),
-    ] = None,
-    port: Annotated[int, typer.Option(help="Port of the UI, on loopback.")] = 3000,
-) -> None:
-    """Open the Dagster UI on the atlas's instance (loopback only)."""
-    from latent_assets.defs.instance import limit_pools, open_instance, write_workspace
-    from latent_assets.defs.pictures import serving_pictures
-
-    names: list[str | None] = list(profile) if profile else [None]
-    chosen = [selected_profile(name) for name in names]
-    os.environ[PROFILE_VARIABLE] = ",".join(profile_reference(name) for name in names)
-    with open_instance(chosen[0]) as instance:
-        for each in chosen:
-            limit_pools(instance, each)
-    workspace = write_workspace(chosen[0])
-    with serving_pictures(chosen) as address:
-        environment = {**os.environ, PICTURES_VARIABLE: address}
-        command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1"]
-        out.print(f"Dagster UI: http://127.0.0.1:{port}  (stop with Ctrl+C)", highlight=False)
-        process = subprocess.Popen([*command, "-p", str(port), "--log-level", "warning"], env=environment)
-        signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            code = process.wait()
-    raise typer.Exit(code)
 
 
 def verify(

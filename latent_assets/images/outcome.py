@@ -140,7 +140,8 @@ class LedgerRow:
     `fetched_at` is None where a lost ledger was made anew from the tar.
 
     `sha256` is that of the bytes as they came, `stored_sha256` of those in the tar. `origin` identifies what was
-    fetched, `row_hash` the catalog row as it went into the sidecars, `recipe` how the image was stored.
+    fetched, `row_hash` the catalog row as it went into the sidecars, `recipe` how the image was stored; of a
+    row without one, the setting that decided it (`max_bytes=50000000`), when one did.
     """
 
     id: str

@@ -16,6 +16,7 @@ import xxhash
 from latent_assets.catalog.schema import CATALOG_COLUMNS
 from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import StorageError
+from latent_assets.images.decisions import Reconsidered
 from latent_assets.images.download.health import Health, health_of
 from latent_assets.images.download.http_client import Network
 from latent_assets.images.download.request import FetchRequest
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _CODE_REVISION = 2  # raise when the same bytes would be stored differently
 _ROUNDS = 3  # for rows whose outcomes get lost
 _OPT_OUT = "kept although opted out"
+_ROBOTS_UNASKED = "/robots-unasked"  # behind the recipe of images of links whose robots.txt was not asked
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,10 @@ def fetch_shard(
 ) -> FetchReport:
     """Give every catalog row of `shard` an outcome; write its tar and ledger, or those of its parts (see `parts`).
 
-    Rows that have an outcome are left alone, except failures whose reason is in `retry`. Rows that left the catalog
-    leave the tar; rows whose caption or scores changed get new sidecars from what is stored. When nothing is
-    to be done nothing is written.
+    Rows that have an outcome are left alone, except failures whose reason is in `retry` and rows that a setting changed
+    since would decide otherwise (see `decisions`). Rows that left the catalog leave the tar;
+    rows whose caption or scores changed get new sidecars from what is stored. When nothing is to be done nothing is
+    written.
 
     A tar or ledger that is gone, cut short or garbage is made anew: of what is whole, and rows that are lost are
     fetched again. That takes a look at headers; with `mend` every byte is read and compared with its hash. Raises
@@ -122,6 +125,7 @@ class _PartFetcher:
     ) -> None:
         self._profile, self._storage, self._network = profile, storage, network
         self._retried, self._mend = _retried(profile, retry), mend
+        self._reconsidered = Reconsidered(profile.fetch)
         self._outdated, self._total, self._done = outdated, total, 0
         self.fetched = 0
         self.written = False
@@ -136,7 +140,7 @@ class _PartFetcher:
         missing = [
             replace(row, attempts=known[row.id].row.attempts if row.id in known else 0)
             for row in requests
-            if not _settled(known.get(row.id), row, self._retried)
+            if not self._settled(known.get(row.id), row)
         ]
         self._done += len(requests) - len(missing)
         if missing:
@@ -167,6 +171,15 @@ class _PartFetcher:
             f"{len(left)} rows of shard {part} were fetched, but their outcomes are gone: another process works on "
             "this shard, or ends those that store images. Build it again; what is stored is kept."
         )
+
+    def _settled(self, entry: Entry | None, request: FetchRequest) -> bool:
+        """Whether a row has an outcome that holds: of the same link or file, stored the same way, not to be retried."""
+        if entry is None or entry.row.origin != request.origin or self._reconsidered(entry.row):
+            return False
+        if entry.row.outcome == Outcome.OK:
+            same = entry.row.recipe in (request.recipe, request.recipe.removesuffix(_ROBOTS_UNASKED))
+            return same and not (entry.row.evidence and _OPT_OUT in self._retried)
+        return entry.row.reason not in self._retried
 
     def _moved(self, ids: set[str]) -> dict[str, Entry]:
         """What the parts of an earlier layout know of rows."""
@@ -200,10 +213,11 @@ def _version(ledger: pl.DataFrame) -> str:
 
 
 def _requests(profile: Profile, frame: pl.DataFrame) -> list[FetchRequest]:
-    made_by = recipe(profile)
+    links = profile.source.kind == "metadata"
+    made_by = recipe(profile) + ("" if profile.fetch.robots or not links else _ROBOTS_UNASKED)
     rows = _row_hashes(frame, CATALOG_COLUMNS)
     # a file's size and time decide whether it is read again; a link's scores do not
-    origins = _row_hashes(frame, ["url", "path"] if profile.source.kind == "metadata" else ["path", "source_hash"])
+    origins = _row_hashes(frame, ["url", "path"] if links else ["path", "source_hash"])
     return [
         FetchRequest(id=key, url=url, path=path, origin=origin, row_hash=row, recipe=made_by)
         for key, url, path, origin, row in zip(frame["id"], frame["url"], frame["path"], origins, rows, strict=True)
@@ -221,15 +235,6 @@ def _retried(profile: Profile, retry: Collection[Reason | str]) -> frozenset[str
     """The reasons to try again; _OPT_OUT when images kept in spite of an opt-out may not be kept any more."""
     reasons = {Reason(reason).value for reason in retry}
     return frozenset(reasons | {_OPT_OUT} if profile.fetch.respect_opt_out else reasons)
-
-
-def _settled(entry: Entry | None, request: FetchRequest, retried: Collection[str]) -> bool:
-    """Whether a row has an outcome that holds: of the same link or file, stored the same way, not to be retried."""
-    if entry is None or entry.row.origin != request.origin:
-        return False
-    if entry.row.outcome == Outcome.OK:
-        return entry.row.recipe == request.recipe and not (entry.row.evidence and _OPT_OUT in retried)
-    return entry.row.reason not in retried
 
 
 def _up_to_date(requests: list[FetchRequest], stored: dict[str, LedgerRow]) -> bool:

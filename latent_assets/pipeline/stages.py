@@ -117,7 +117,11 @@ def _section(profile: Profile, name: str, include: set[str] | None = None, exclu
     return {f"{name}.{key}": value for key, value in values.items()}
 
 
-_FETCHED = {"resize", "size", "format", "quality", "max_bytes", "max_pixels", "robots", "respect_opt_out"}
+_FETCHED = {
+    *("resize", "size", "format", "quality"),
+    # what decides outcomes: rows that a changed one would decide otherwise are asked again
+    *("max_bytes", "max_pixels", "max_redirects", "timeout", "robots", "respect_opt_out", "allow_origins"),
+}
 _THUMBNAIL = {"thumbnail_size", "thumbnail_format", "thumbnail_quality"}
 
 

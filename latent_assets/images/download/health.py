@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 _FAULT_BELOW = 0.10
 _FAULT_SHARE = 0.5
 _FEWEST_ROWS = 20
+# for a leading reason that a key of the profile decides
+_REMEDIES: dict[str, str] = {
+    Reason.PRIVATE_ADDRESS: "Servers of your own network are asked when `fetch.allow_origins` of the profile names "
+    'their scheme, host and port: ["http://192.168.1.20:8080"]',
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ def health_of(settings: Fetch, reasons: Mapping[str, int]) -> Health:
         message += f", {opted_out} more opted out"
     if leading:
         message += f"; the leading other reason is `{leading}` ({failures[leading]} rows)"
+    if leading in _REMEDIES:
+        message += f". {_REMEDIES[leading]}"
     if fault := _network_fault(rows, success, failures):
         return Health(level, success, leading, f"{message}. {fault}")
     if level != "ok":

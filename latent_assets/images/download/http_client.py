@@ -130,7 +130,7 @@ class HttpClient:
         exempt = origin in self._allowed
         address = literal_address(parsed.raw_host or "")
         if address is not None and not exempt and not is_public(address):
-            raise FetchError(Reason.PRIVATE_ADDRESS, f"{parsed.raw_host} is {address}, which is not a public address")
+            raise _private(f"{parsed.raw_host} is {address}, which is not a public address", origin)
         return Target(parsed, origin, exempt)
 
     async def download(self, target: Target) -> Download:
@@ -186,7 +186,10 @@ class HttpClient:
             headers = {"Connection": "close"} if closing else None
             answer = await session.get(target.url, allow_redirects=False, headers=headers, ssl=tls)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise problem_of(error, redirects) from error
+            problem = problem_of(error, redirects)
+            if problem.reason is Reason.PRIVATE_ADDRESS:
+                problem = _private(problem.evidence, target.origin, redirects)
+            raise problem from error
         self._hosts.answered(target.origin)
         return answer
 
@@ -312,6 +315,12 @@ def _allowed_origins(settings: Fetch) -> frozenset[str]:
         raise ProfileError(
             f"`fetch.allow_origins` = {list(settings.allow_origins)}: {error}. Write origins as http://HOST:PORT."
         ) from error
+
+
+def _private(found: str, origin: str, redirects: int = 0) -> FetchError:
+    """An address that is not public, and how the profile allows its origin."""
+    remedy = f'asked only with `fetch.allow_origins = ["{origin}"]` in the profile'
+    return FetchError(Reason.PRIVATE_ADDRESS, f"{found}: {remedy}", redirects=redirects)
 
 
 def problem_of(error: BaseException, redirects: int, status: int | None = None) -> FetchError:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from latent_assets.images.decisions import decided_by
 from latent_assets.images.decode.image import store_image
 from latent_assets.images.download.request import FetchResult
 from latent_assets.images.outcome import FetchError, LedgerRow, Reason, outcome_of
@@ -48,13 +49,13 @@ class Recorder:
 
     def _entry(self, result: FetchResult) -> tuple[LedgerRow, bytes]:
         if isinstance(result.content, FetchError):
-            return _problem_row(result, result.content), b""
+            return self._problem_row(result, result.content), b""
         body = b"".join(result.content)
         try:
             image = store_image(body, self._settings)
         except FetchError as problem:
             problem.status, problem.redirects, problem.body_bytes = result.status, result.redirects, len(body)
-            return _problem_row(result, problem), b""
+            return self._problem_row(result, problem), b""
         recorded = _row(
             result,
             Reason.OK,
@@ -73,16 +74,17 @@ class Recorder:
         )
         return recorded, image.data
 
-
-def _problem_row(result: FetchResult, problem: FetchError) -> LedgerRow:
-    return _row(
-        result,
-        problem.reason,
-        http_status=problem.status,
-        redirects=problem.redirects,
-        bytes=problem.body_bytes,
-        evidence=problem.evidence or None,
-    )
+    def _problem_row(self, result: FetchResult, problem: FetchError) -> LedgerRow:
+        row = _row(
+            result,
+            problem.reason,
+            http_status=problem.status,
+            redirects=problem.redirects,
+            bytes=problem.body_bytes,
+            evidence=problem.evidence or None,
+        )
+        row.recipe = decided_by(problem.reason, self._settings) or row.recipe
+        return row
 
 
 def _row(result: FetchResult, reason: Reason, **about: Any) -> LedgerRow:

@@ -107,6 +107,7 @@ def test_literal_is_refused_without_a_connection(
 ) -> None:
     row = strict_world.fetch_one(f"http://{host}:8080/latest/meta-data/")
     assert (row["outcome"], row["reason"]) == ("refused", "private_address")
+    assert "fetch.allow_origins" in row["evidence"] and ':8080"]' in row["evidence"]
     assert connected == []
 
 
@@ -123,6 +124,7 @@ def test_name_with_a_private_address_is_refused(
     row = strict_world.fetch_one("http://inside.example/a.jpg")
     assert (row["outcome"], row["reason"]) == ("refused", "private_address")
     assert "inside.example" in row["evidence"]
+    assert '`fetch.allow_origins = ["http://inside.example:80"]`' in row["evidence"], "and how it would be allowed"
     assert connected == [] and internet.meant == []
 
 
@@ -164,6 +166,7 @@ def test_redirect_to_the_inside_is_refused(
     strict_world.network = internet.network
     row = strict_world.fetch_one("http://outside.example/a.jpg")
     assert (row["outcome"], row["reason"], row["redirects"]) == ("refused", "private_address", 1)
+    assert "fetch.allow_origins" in row["evidence"]
     assert internet.meant == [(PUBLIC, 80)]
     assert len(connected) == 1
     assert [request.path for request in site.requests] == ["/a.jpg"]

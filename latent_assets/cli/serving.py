@@ -1,0 +1,95 @@
+"""Commands that open the Dagster UI: `ui`, and `demo`, which builds first."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from latent_assets.cli.building import build
+from latent_assets.cli.console import out
+from latent_assets.cli.options import profile_reference, selected_profile
+from latent_assets.errors import ProfileError
+from latent_assets.profile import PICTURES_VARIABLE, PROFILE_VARIABLE
+
+_HOST = "127.0.0.1"
+_LINEAGE = "asset-groups"  # page of Dagster's webserver with the graph of all assets; the first page is a timeline
+PortOption = Annotated[int, typer.Option(min=1, max=65_535, help="Port of the UI, on loopback.")]
+
+
+def demo(
+    serve: Annotated[bool, typer.Option(help="Open the Dagster UI on the atlas when it is built.")] = True,
+    port: PortOption = 3000,
+) -> None:
+    """Build the embedded default atlas and open the Dagster UI on it."""
+    if serve:
+        check_port(port)
+    build("demo")
+    if serve:
+        ui(["demo"], port)
+
+
+def ui(
+    profile: Annotated[
+        list[str] | None,
+        typer.Option("--profile", "-p", help="Name or path of a profile; several atlases with several of them."),
+    ] = None,
+    port: PortOption = 3000,
+) -> None:
+    """Open the Dagster UI on the atlas's instance (loopback only)."""
+    from latent_assets.defs.instance import limit_pools, open_instance, write_workspace
+    from latent_assets.defs.pictures import serving_pictures
+
+    names: list[str | None] = list(profile) if profile else [None]
+    chosen = [selected_profile(name) for name in names]
+    check_port(port)
+    os.environ[PROFILE_VARIABLE] = ",".join(profile_reference(name) for name in names)
+    with open_instance(chosen[0]) as instance:
+        for each in chosen:
+            limit_pools(instance, each)
+    workspace = write_workspace(chosen[0])
+    with serving_pictures(chosen) as address:
+        environment = {**os.environ, PICTURES_VARIABLE: address}
+        command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", str(workspace), "-h", _HOST]
+        out.print(f"Dagster UI: http://{_HOST}:{port}/{_LINEAGE}  (stop with Ctrl+C)", highlight=False)
+        # a shell starts what it puts into the background (`make dev &`) with interrupts ignored, and Dagster would
+        # then ignore SIGTERM as well
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        process = subprocess.Popen([*command, "-p", str(port), "--log-level", "warning"], env=environment)
+        signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            code = process.wait()
+    raise typer.Exit(code)
+
+
+def check_port(port: int) -> None:
+    """Raises ProfileError when nothing can be served on `port`, with the next one that is free."""
+    error = _refusal(port)
+    if error is None:
+        return
+    if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+        raise ProfileError(f"Nothing can be served on {_HOST}:{port}: {error.strerror}.") from error
+    what = "is taken, maybe by a UI that is open already" if error.errno == errno.EADDRINUSE else "may not be used"
+    free = next((other for other in [*range(port + 1, 65_536), *range(3000, port)] if _refusal(other) is None), None)
+    other = "" if free is None else f" Port {free} is free: `--port {free}` (with make: `PORT={free}`)."
+    raise ProfileError(f"Port {port} of {_HOST} {what}; nothing was started.{other}")
+
+
+def _refusal(port: int) -> OSError | None:
+    """Why a server cannot listen on a port of loopback; None when it can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the webserver does: closed ones may linger
+        try:
+            probe.bind((_HOST, port))
+            probe.listen()
+        except OSError as error:
+            return error
+    return None
