@@ -254,14 +254,14 @@ def _checked_k(k: int) -> int:
 
 
 def _read_image(image: str | Path | bytes | Image.Image) -> Image.Image:
-    from PIL import Image
+    """The picture as the fetcher stores it: upright, opaque, sRGB."""
+    from latent_assets.images.decode.image import decode_as_stored
+    from latent_assets.images.outcome import FetchError
+    from latent_assets.profile import Fetch
 
-    from latent_assets.models.preprocessing import decode, to_rgb
-
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    where = "The picture" if isinstance(image, bytes) else str(image)
+    where = str(image) if isinstance(image, str | Path) else "The picture"
     try:
-        return decode(image if isinstance(image, bytes) else Path(image).read_bytes())
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        data = Path(image).read_bytes() if isinstance(image, str | Path) else image
+        return decode_as_stored(data, Fetch(resize="none", format="png"))
+    except (OSError, ValueError, FetchError) as error:
         raise QueryError(f"{where} cannot be read as an image ({error}).") from error

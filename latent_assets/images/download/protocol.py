@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -23,7 +23,8 @@ class LenientConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(_Handler, loop=self._loop)
+        # a subclass of what it makes by itself; its type allows no variance
+        self._factory = cast("functools.partial[ResponseHandler]", functools.partial(_Handler, loop=self._loop))
 
 
 class _Handler(ResponseHandler):
@@ -61,4 +62,5 @@ def _said_once(head: bytes) -> bytes:
     if len(values) < 2 or len(set(values)) > 1 or not values[0].isdigit():
         return head
     at = head.index(b"\n") + 1
-    return head[:at] + b"Content-Length: " + values[0] + b"\r\n" + _LENGTH.sub(b"", head[at:])
+    once: bytes = head[:at] + b"Content-Length: " + values[0] + b"\r\n" + _LENGTH.sub(b"", head[at:])
+    return once
