@@ -23,7 +23,7 @@ class LenientConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(_Handler, loop=self._loop)
+        self._factory = functools.partial(_Handler, loop=self._loop)  # type: ignore[assignment]
 
 
 class _Handler(ResponseHandler):
@@ -57,7 +57,7 @@ class _Handler(ResponseHandler):
 
 def _said_once(head: bytes) -> bytes:
     """The head of an answer with one Content-Length, where several say the same."""
-    values = [value.strip() for header in _LENGTH.findall(head) for value in header.split(b",")]
+    values: list[bytes] = [value.strip() for header in _LENGTH.findall(head) for value in header.split(b",")]
     if len(values) < 2 or len(set(values)) > 1 or not values[0].isdigit():
         return head
     at = head.index(b"\n") + 1
