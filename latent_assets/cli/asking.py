@@ -61,8 +61,10 @@ def search(
     """Images that resemble a text or a picture."""
     from latent_assets.client import QueryError
 
-    if (text is None) == (image is None):
-        raise QueryError("Say what to look for: words, or --image FILE; not both.")
+    if text is None and image is None:
+        raise QueryError("Missing argument: say what to look for, in words, or --image FILE.")
+    if text is not None and image is not None:
+        raise QueryError("Say what to look for in words or with --image FILE, not both.")
     if text is not None and (image := _picture_named(text)) is not None:
         err.print(f"{text} is a file: looking for pictures like it.")
     if image is None and space != "clip":

@@ -122,7 +122,7 @@ def test_the_command_takes_a_picture(
         assert hits[0]["measure"] == ("L2 distance" if "vae" in arguments else "cosine similarity")
         assert ("is a file" in said) == ("--image" not in arguments)
     for arguments, sentence in {
-        (): "words, or --image",
+        (): "in words, or --image",
         ("a dog", "--image", str(path)): "not both",
         ("a dog", "--space", "vae"): "words are compared by CLIP only",
         ("--image", "nosuch.jpg"): "nosuch.jpg cannot be read",
