@@ -38,13 +38,13 @@ class _Handler(ResponseHandler):
         """Bytes of an answer: its head goes on as a whole."""
         if self._head is not None:
             data = self._head + data
-            end = _END.search(data)
-            if end is None and len(data) < _LONGEST_HEAD and data.startswith(_BEGINNING[: len(data)]):
+            end = _end_of_head(data)
+            if end < 0 and len(data) < _LONGEST_HEAD and data.startswith(_BEGINNING[: len(data)]):
                 self._head = data
                 return
             self._head = None
-            if end is not None:
-                data = _said_once(data[: end.end()]) + data[end.end() :]
+            if end > 0 and _says_twice(head := data[:end]):
+                data = _said_once(head) + data[end:]
         super().data_received(data)
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -53,6 +53,23 @@ class _Handler(ResponseHandler):
         if head:
             super().data_received(head)
         super().connection_lost(error)
+
+
+def _end_of_head(data: bytes) -> int:
+    """Where the body begins, -1 when that has not come yet."""
+    if (at := data.find(b"\r\n\r\n", 0, _LONGEST_HEAD)) >= 0 and data.find(b"\n\n", 0, at) < 0:
+        return at + 4
+    end = _END.search(data, 0, _LONGEST_HEAD)  # lines may end otherwise, too
+    return end.end() if end else -1
+
+
+def _says_twice(head: bytes) -> bool:
+    """Whether it is worth a closer look: this is asked of every answer."""
+    lower = head.lower()
+    first = lower.find(b"\ncontent-length")
+    if first < 0:
+        return False
+    return b"," in lower[first : lower.find(b"\n", first + 1)] or lower.find(b"\ncontent-length", first + 1) > 0
 
 
 def _said_once(head: bytes) -> bytes:
