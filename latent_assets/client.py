@@ -9,13 +9,16 @@ Opening and reading need neither torch nor a model; the CLIP model loads at the 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from latent_assets import spaces
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.schema import PLACE, TABLE
 from latent_assets.atlas.table import LIVE, nearest, open_table
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from latent_assets.models.clip import ClipEncoder
+    from latent_assets.models.encoder import Encoder
 
 Measure = Literal["cosine similarity", "L2 distance"]
 Point = tuple[float, float, float]
@@ -36,6 +40,7 @@ __all__ = ["Atlas", "Hit", "Measure", "Point", "QueryError", "Row"]
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_RESULTS = 10_000
+_LONGEST_TEXT = 10_000
 # an embedding's metric -> what a score is
 _MEASURES: dict[str, Measure] = {"cosine": "cosine similarity", "euclidean": "L2 distance"}
 
@@ -132,19 +137,32 @@ class Atlas:
     def search_text(self, text: str, k: int = 10) -> list[Hit]:
         """The `k` images whose CLIP vectors are nearest to that of `text`, best first.
 
-        Raises QueryError for an empty text, ModelError when the atlas's CLIP model is not on this machine.
+        Raises QueryError for an empty text and for one of more than 10,000 characters (a model reads the first hundred
+        words at most), ModelError when the atlas's CLIP model is not on this machine.
         """
+        if isinstance(text, os.PathLike):
+            raise QueryError(f"{text} is a path, and `search_text` looks for words: ask `search_image`.")
         if not isinstance(text, str) or not text.strip():
             raise QueryError("The text to search for is empty: write what the image should show.")
+        if len(text) > _LONGEST_TEXT:
+            raise QueryError(
+                f"The text to search for has {len(text):,} characters, and at most {_LONGEST_TEXT:,} are taken: say it "
+                "in a sentence."
+            )
         return self._nearest("clip", self.clip.encode_text([text.strip()])[0], k)
 
-    def search_image(self, image: str | Path | bytes | Image.Image, k: int = 10) -> list[Hit]:
-        """The `k` images whose CLIP vectors are nearest to that of `image` (a path, a file's bytes or a PIL image).
+    def search_image(self, image: str | Path | bytes | Image.Image, k: int = 10, space: str = "clip") -> list[Hit]:
+        """The `k` images nearest to `image` (a path, a file's bytes or a PIL image) in `space`, best first.
 
-        Raises QueryError when it is not an image, ModelError as `search_text` does.
+        `space` is an embedding of the atlas (`clip`, `vae`, ...). The image is decoded and sized as those of the atlas
+        were: a file that is in it finds itself, with a cosine of 1 or a distance of 0, to rounding. Raises QueryError
+        when it is not an image, ModelError as `search_text` does.
         """
-        picture = _read_image(image)
-        return self._nearest("clip", self.clip.encode_images([picture])[0], k)
+        from latent_assets.embeddings.encoding import encode_images
+
+        self._dims(space)
+        picture = self._picture(image)
+        return self._nearest(space, encode_images(self._encoder(space), [picture])[self.info.features[space]][0], k)
 
     def search_vector(self, vector: np.ndarray, k: int = 10, space: str = "clip") -> list[Hit]:
         """The `k` images nearest to a vector of the space's own column (`clip`, `vae`, ...), best first."""
@@ -164,8 +182,9 @@ class Atlas:
         import numpy as np
 
         self._dims(space)
+        k = _checked_k(k)
         vector = np.asarray(self._one(id, [space])[space], dtype=np.float32)
-        return [hit for hit in self._nearest(space, vector, _checked_k(k) + 1) if hit.id != id][:k]
+        return [hit for hit in self._nearest(space, vector, k, besides=1) if hit.id != id][:k]
 
     @cached_property
     def clip(self) -> ClipEncoder:
@@ -173,23 +192,8 @@ class Atlas:
 
         Raises ModelError when it is not on this machine or its weights are not those the atlas was made with.
         """
-        spec = self.info.clip_model
-        if spec is None:
-            raise QueryError(
-                f"The atlas {self.info.profile} has no CLIP model: it can be searched by `neighbors` only."
-            )
-        from latent_assets.models.weights import clip_files
-
-        recorded, found = self.info.models["clip"], clip_files(spec)
-        if found.digest != recorded.digest:
-            raise ModelError(
-                f"The CLIP model {recorded.name} on this machine has the digest {found.digest}, the atlas was made "
-                f"with {recorded.digest}: their vectors do not compare. Install the weights of the atlas, or build it "
-                "again."
-            )
-        from latent_assets.models.clip import load_clip
-
-        return load_clip(spec)
+        encoder: ClipEncoder = self._encoder("clip")  # type: ignore[assignment]
+        return encoder
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -202,12 +206,21 @@ class Atlas:
         """Rows as a polars frame: the named columns (all without), the first `limit` rows (all without)."""
         import polars as pl
 
-        unknown = sorted(set(columns or ()) - set(self._table.schema.names))
-        if unknown:
-            known = ", ".join(self._table.schema.names)
-            raise QueryError(f"The atlas has no column {', '.join(unknown)}. It has: {known}.")
-        rows = self._table.search().limit(limit)
-        frame = pl.from_arrow((rows if columns is None else rows.select(list(columns))).to_arrow())
+        schema = self._table.schema.names
+        names = schema if columns is None else list(columns)
+        if isinstance(columns, str) or not names:
+            raise QueryError(f"columns = {columns!r}: give a list of at least one name.")
+        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+            raise QueryError(f"The column {', '.join(twice)} is asked for twice: name each once.")
+        if unknown := sorted(map(str, set(names) - set(schema))):
+            raise QueryError(f"The atlas has no column {', '.join(unknown)}. It has: {', '.join(schema)}.")
+        rows = len(self)
+        if limit is not None:
+            if (asked := _whole(limit)) is None:
+                raise QueryError(f"limit = {limit!r}: limit has to be a whole number of rows, or None for all.")
+            rows = min(rows, asked)
+        found = self._table.search().limit(max(1, rows)).select(names).to_arrow()  # Lance takes 0 for all
+        frame = pl.from_arrow(found.slice(0, rows))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -217,8 +230,48 @@ class Atlas:
     def _places(self) -> list[str]:
         return [f"{PLACE}{space}" for space in self.info.spaces]
 
+    def _encoder(self, name: str) -> Encoder:
+        """The model of an embedding, if it is the one that the atlas was made with."""
+        kind = {"clip": "CLIP", "vae": "VAE"}.get(name, name)
+        recorded, row = self.info.models.get(name), spaces.embeddings().get(name)
+        if recorded is None:
+            raise QueryError(
+                f"The atlas {self.info.profile} has no {kind} model: it can be searched by `neighbors` only."
+            )
+        if row is None:
+            raise QueryError(f"`{name}` is not known here: import the extension that registers it, then ask again.")
+        settings = self.info.model_settings(name)
+        found = spaces.resolve(row.files)(settings)
+        if found.digest != recorded.digest:
+            raise ModelError(
+                f"The {kind} model {recorded.name} on this machine has the digest {found.digest}, the atlas was made "
+                f"with {recorded.digest}: their vectors do not compare. Install the weights of the atlas, or build it "
+                "again."
+            )
+        encoder: Encoder = spaces.resolve(row.load)(settings)
+        return encoder
+
+    def _picture(self, image: str | Path | bytes | Image.Image) -> Image.Image:
+        """An image as the encoders were shown those of the atlas."""
+        from PIL import Image
+
+        from latent_assets.images.decode.image import decode_as_stored
+        from latent_assets.images.outcome import FetchError
+        from latent_assets.profile import Fetch
+
+        where = str(image) if isinstance(image, str | os.PathLike) else "The picture"
+        # cards of earlier releases do not say how images were stored
+        settings = Fetch.model_validate(self.info.images or {"resize": "none", "format": "png"})
+        try:
+            data = Path(image).expanduser().read_bytes() if isinstance(image, str | os.PathLike) else image
+            return decode_as_stored(data, settings)
+        except FetchError as error:
+            raise QueryError(f"{where} cannot be read as an image ({error.evidence or error}).") from error
+        except (OSError, ValueError, SyntaxError, TypeError, AttributeError, Image.DecompressionBombError) as error:
+            raise QueryError(f"{where} cannot be read as an image ({error}).") from error
+
     def _dims(self, space: str) -> int:
-        if space not in self.info.dims:
+        if not isinstance(space, str) or space not in self.info.dims:
             known = " or ".join(self.info.dims)
             raise QueryError(f"Neighbours are found in the space {known}, not in `{space}`.")
         return self.info.dims[space]
@@ -231,9 +284,9 @@ class Atlas:
             raise NotBuiltError(f"The atlas {self.info.profile} (version {self.version}) has no row {row_id}.")
         return dict(found[0])
 
-    def _nearest(self, space: str, vector: np.ndarray, k: int) -> list[Hit]:
+    def _nearest(self, space: str, vector: np.ndarray, k: int, besides: int = 0) -> list[Hit]:
         metric = self.info.metrics[space]
-        search = nearest(self._table, space, metric, vector, _checked_k(k))
+        search = nearest(self._table, space, metric, vector, _checked_k(k) + besides)
         found = search.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
         return [self._hit(row, _MEASURES[metric]) for row in found.to_pylist()]
 
@@ -248,20 +301,15 @@ class Atlas:
 
 
 def _checked_k(k: int) -> int:
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= _MOST_RESULTS:
+    if (count := _whole(k)) is None or not 1 <= count <= _MOST_RESULTS:
         raise QueryError(f"k = {k!r}: ask for 1 to {_MOST_RESULTS:,} results.")
-    return k
+    return count
 
 
-def _read_image(image: str | Path | bytes | Image.Image) -> Image.Image:
-    """The picture as the fetcher stores it: upright, opaque, sRGB."""
-    from latent_assets.images.decode.image import decode_as_stored
-    from latent_assets.images.outcome import FetchError
-    from latent_assets.profile import Fetch
-
-    where = str(image) if isinstance(image, str | Path) else "The picture"
+def _whole(value: object) -> int | None:
+    """A number that counts something, of Python's or NumPy's integers; None for anything else."""
     try:
-        data = Path(image).read_bytes() if isinstance(image, str | Path) else image
-        return decode_as_stored(data, Fetch(resize="none", format="png"))
-    except (OSError, ValueError, FetchError) as error:
-        raise QueryError(f"{where} cannot be read as an image ({error}).") from error
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return None if isinstance(value, bool) or number < 0 else number

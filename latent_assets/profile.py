@@ -63,6 +63,8 @@ Origin = Annotated[str, AfterValidator(_checked_origin)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+_BACKSLASHES = "A backslash between double quotes begins an escape: write paths in single quotes, 'C:\\Users\\me'."
+
 # paths in [models.*]: made absolute from the profile's directory. A MODEL may also be a repository's name.
 FILE: dict[str, Any] = {"path": "file"}
 MODEL: dict[str, Any] = {"path": "model"}
@@ -336,8 +338,11 @@ def shipped_profiles() -> list[str]:
 def resolve_path(value: str, base: Path | None = None) -> str:
     """Turn `package:NAME/PATH` into a file path; make other local paths absolute (against `base`).
 
-    Raises ProfileError when the package is not installed. Nothing is imported.
+    Raises ProfileError when the package is not installed, and for control characters, which are no path anybody meant.
+    Nothing is imported.
     """
+    if any(character < " " or character == "\x7f" for character in value):
+        raise ProfileError(f"the path {value!r} has control characters in it. {_BACKSLASHES}")
     if value.startswith("package:"):
         package, _, inner = value.removeprefix("package:").partition("/")
         spec = find_spec(package)
@@ -369,9 +374,11 @@ def load_profile(selection: str | os.PathLike[str] | None = None) -> Profile:
                 f"({', '.join(shipped_profiles())})."
             )
     try:
-        values = tomllib.loads(decode_text(file.read_bytes(), str(file), error=ProfileError))
+        text = decode_text(file.read_bytes(), str(file), error=ProfileError)
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ProfileError(f"{file}: not valid TOML: {error}. See `latent-assets profile show demo`.") from error
+        hint = _BACKSLASHES if "\\" in text else "See `latent-assets profile show demo`."
+        raise ProfileError(f"{file}: not valid TOML: {error}. {hint}") from error
     return parse_profile(values, file, base)
 
 

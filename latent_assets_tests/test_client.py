@@ -17,6 +17,7 @@ from latent_assets.atlas.checks import check
 from latent_assets.atlas.release import publish, stage
 from latent_assets.client import Atlas, Hit, QueryError
 from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
+from latent_assets.images.decode.image import decode_image
 from latent_assets.profile import ClipModel
 from latent_assets_tests.atlas.built import Built, build
 from latent_assets_tests.projection import synthetic
@@ -172,7 +173,43 @@ def test_k_has_bounds(atlas: Atlas, built: Built, k: object) -> None:
         atlas.neighbors(built.ids[0], k=k)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("space", ["joint", "", "clip; DROP"])
+@pytest.mark.parametrize("number", [np.int64(3), np.uint8(3), np.int32(3)])
+def test_numpy_integers_are_numbers(atlas: Atlas, built: Built, number: int) -> None:
+    assert atlas.neighbors(built.ids[0], k=number) == atlas.neighbors(built.ids[0], k=3)
+    assert atlas.search_vector(built.clip[0], k=number) == atlas.search_vector(built.clip[0], k=3)
+    assert atlas.to_polars(["id"], limit=number)["id"].to_list() == built.ids[:3]
+
+
+def test_the_largest_k_is_answered(atlas: Atlas, built: Built) -> None:
+    assert len(atlas.neighbors(built.ids[0], k=10_000)) == 59
+
+
+@pytest.mark.parametrize("limit", [-1, 2.5, "3", True, np.float64(3)])
+def test_a_limit_is_a_number_of_rows(atlas: Atlas, limit: object) -> None:
+    with pytest.raises(QueryError, match="limit has to be a whole number of rows"):
+        atlas.to_polars(["id"], limit=limit)  # type: ignore[arg-type]
+
+
+def test_no_rows_and_no_columns_are_answers(atlas: Atlas) -> None:
+    assert atlas.to_polars(["id"], limit=0).shape == (0, 1)
+    assert atlas.to_polars(["id"], limit=10**30).shape == (60, 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (["id", "url", "id"], "column id is asked for twice"),
+        ("id", "list of"),
+        ([], "at least one"),
+        ([None], "no column None"),
+    ],
+)
+def test_columns_that_make_no_frame_are_refused(atlas: Atlas, columns: object, said: str) -> None:
+    with pytest.raises(QueryError, match=said):
+        atlas.to_polars(columns)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("space", ["joint", "", "clip; DROP", None, ["clip"]])
 def test_neighbors_are_found_in_clip_or_vae(atlas: Atlas, built: Built, space: str) -> None:
     with pytest.raises(QueryError, match="found in the space clip or vae"):
         atlas.neighbors(built.ids[0], space=space)
@@ -218,7 +255,7 @@ def with_model(tmp_path_factory: pytest.TempPathFactory, small_models: dict) -> 
 
     spec = ClipModel.model_validate(small_models["clip"])
     encoder = load_clip(spec)
-    images = [Image.open(io.BytesIO(pictures.picture(i))) for i in range(60)]
+    images = [decode_image(pictures.picture(i)) for i in range(60)]
     vectors = encoder.encode_images(images)
     made = build(tmp_path_factory.mktemp("model") / "root", clip=vectors, n_epochs=20)
     models = {"clip": ModelInfo("small", clip_files(spec).digest, spec.model_dump(mode="json"))}
@@ -258,7 +295,25 @@ def test_an_empty_text_is_refused(atlas: Atlas, text: object) -> None:
         atlas.search_text(text)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("image", [b"", b"GIF89a broken", "/nowhere/picture.png"])
+def test_a_text_has_a_longest_length(with_model: tuple[Built, ClipModel], atlas: Atlas) -> None:
+    with pytest.raises(QueryError, match="has 800,000 characters, and at most 10,000 are taken"):
+        atlas.search_text("a" * 800_000)
+    assert len(Atlas.open(with_model[0].storage.root).search_text("a dog " * 1600, k=2)) == 2
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "dog \udcff", "\0", "\x1b[31m", "\U000e0001" * 50])
+def test_any_text_is_answered(with_model: tuple[Built, ClipModel], text: str) -> None:
+    assert len(Atlas.open(with_model[0].storage.root).search_text(text, k=2)) == 2
+
+
+def test_a_path_is_no_text(atlas: Atlas) -> None:
+    with pytest.raises(QueryError, match=r"photo\.jpg is a path.*search_image"):
+        atlas.search_text(Path("photo.jpg"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "image", [b"", b"GIF89a broken", "/nowhere/picture.png", "/", "a\0b", "x" * 9999, None, 5, [b"x"]]
+)
 def test_what_is_no_picture_is_refused(with_model: tuple[Built, ClipModel], image: bytes | str) -> None:
     with pytest.raises(QueryError, match="cannot be read as an image"):
         Atlas.open(with_model[0].storage.root).search_image(image)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +22,11 @@ from latent_assets.errors import DataError, NotBuiltError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from latent_assets.profile import ClipModel, Profile
+    from latent_assets.profile import Profile
     from latent_assets.storage import Storage
 
 FORMAT = 2
+_STORED = {"resize", "size", "format", "quality"}
 # where files of the package lay when cards of the first format were written, and where they lie now
 _MOVED = ("package:latent_assets/demo/models/", "package:latent_assets/openmoji/models/")
 
@@ -50,6 +51,7 @@ class ReleaseInfo:
     `dims`, `metrics`: per embedding the length of its vectors and how they compare ("cosine" or "euclidean").
     `features`: per embedding the feature that stands for it in the table and on the maps. `feature_recall`: where
     there was a choice, per candidate the share of true neighbours it keeps.
+    `images`: how the images were stored whose vectors these are (keys of [fetch]); empty in cards that do not say.
     `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
     """
 
@@ -72,17 +74,19 @@ class ReleaseInfo:
     features: dict[str, str]
     feature_recall: dict[str, dict[str, float]]
     format: int = FORMAT
+    images: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def clip_model(self) -> ClipModel | None:
-        """The CLIP model that made the vectors, as `models.clip.load_clip` takes it."""
-        from latent_assets.profile import ClipModel, resolve_path
+    def model_settings(self, embedding: str) -> Any:
+        """The settings of the model that made the vectors of `embedding`, as its row's `load` takes them.
 
-        info = self.models.get("clip")
-        if info is None:
-            return None
-        paths = {key: resolve_path(value) for key, value in info.spec.items() if _is_package_path(value)}
-        return ClipModel.model_validate({**info.spec, **paths})
+        Raises KeyError when the release has no such model, or no extension registered the embedding here.
+        """
+        from latent_assets.profile import resolve_path
+
+        spec = self.models[embedding].spec
+        settings = registered.resolve(registered.embeddings()[embedding].settings)
+        paths = {key: resolve_path(value) for key, value in spec.items() if _is_package_path(value)}
+        return settings.model_validate({**spec, **paths})
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -97,7 +101,7 @@ class ReleaseInfo:
             values = json.loads(text)
             if values.get("format") == 1:
                 values = _from_first_format(values)
-            known = {field.name for field in fields(cls)}
+            known = {each.name for each in fields(cls)}
             values = {key: value for key, value in values.items() if key in known}
             values["models"] = {name: ModelInfo(**model) for name, model in values["models"].items()}
             values["spaces"] = tuple(values["spaces"])
@@ -170,6 +174,7 @@ def describe_release(
         quality=maps.quality,
         features=maps.features,
         feature_recall=maps.feature_recall,
+        images=profile.fetch.model_dump(mode="json", include=_STORED),
     )
 
 

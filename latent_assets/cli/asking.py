@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from latent_assets.cli.console import out, print_json
+from latent_assets.cli.console import err, out, print_json
 from latent_assets.cli.options import CountOption, JsonOption, ProfileOption, selected_profile
 from latent_assets.errors import LatentAssetsError, NotBuiltError
 
 if TYPE_CHECKING:
     from latent_assets.client import Atlas, Hit
+
+
+_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".tif", ".tiff"})
 
 
 def _open_atlas(profile: str | None) -> Atlas:
@@ -46,13 +51,45 @@ def _print_hits(hits: Sequence[Hit], as_json: bool) -> None:
 
 
 def search(
-    text: Annotated[str, typer.Argument(help="What to look for, in words.")],
+    text: Annotated[str | None, typer.Argument(help="What to look for, in words; or the path of a picture.")] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture to look for, instead of words.")] = None,
     count: CountOption = 10,
+    space: Annotated[str, typer.Option(help="With a picture: clip (meaning) or vae (colour and layout).")] = "clip",
     profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Images that resemble a text, by CLIP."""
-    _print_hits(_open_atlas(profile).search_text(text, k=count), as_json)
+    """Images that resemble a text or a picture."""
+    from latent_assets.client import QueryError
+
+    if text is None and image is None:
+        raise QueryError("Missing argument: say what to look for, in words, or --image FILE.")
+    if text is not None and image is not None:
+        raise QueryError("Say what to look for in words or with --image FILE, not both.")
+    if text is not None and (image := _picture_named(text)) is not None:
+        err.print(f"{text} is a file: looking for pictures like it.")
+    if image is None and space != "clip":
+        raise QueryError(f"--space {space} is for pictures (--image FILE): words are compared by CLIP only.")
+    atlas = _open_atlas(profile)
+    if image is not None:
+        hits = atlas.search_image(image, k=count, space=space)
+    else:
+        hits = atlas.search_text(text or "", k=count)
+    _print_hits(hits, as_json)
+
+
+def _picture_named(text: str) -> Path | None:
+    """The file that a text is the path of, None for words. Raises QueryError for a path where nothing is."""
+    from latent_assets.client import QueryError
+
+    path = Path(text).expanduser()
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # too long, or with a zero byte: words
+        return None
+    if os.sep in text and path.suffix.lower() in _PICTURES and "\n" not in text:
+        raise QueryError(f"There is no file {text}: give the path of a picture, or say in words what it shows.")
+    return None
 
 
 def neighbors(

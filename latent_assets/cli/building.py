@@ -68,7 +68,8 @@ def build(
         )
     elif not failed:
         work = f"{done} artefacts made" if done else "nothing changed, nothing to do"
-        out.print(f"[bold]{chosen.title or chosen.name}[/bold] is up to date: {work} ({seconds:.1f} s).")
+        out.print(chosen.title or chosen.name, style="bold", end=" ")
+        out.print(f"is up to date: {work} ({seconds:.1f} s).")
         _show_examples(lineage)
     if failed:
         _show_failures(failed)

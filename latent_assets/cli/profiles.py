@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
-from latent_assets.cli.console import out, print_json
+from latent_assets.cli.console import escaped, out, print_json
 from latent_assets.cli.options import JsonOption, ProfileOption
 from latent_assets.profile import load_profile, profile_toml, shipped_profiles
 
@@ -24,7 +25,7 @@ def profile_show(
     if as_json:
         print_json(chosen.model_dump(mode="json"))
         return
-    out.print(profile_toml(chosen), end="", highlight=False, markup=False)
+    sys.stdout.write(escaped(profile_toml(chosen)))  # a console would change tabs and long lines
 
 
 @profile_app.command("list")

@@ -21,10 +21,10 @@ class BuildDisplay:
         self._console, self._stack = console, ExitStack()
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description:<32}"),
+            TextColumn("{task.description:<32}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]} {task.fields[rate]} {task.fields[note]}"),
+            TextColumn("{task.fields[unit]} {task.fields[rate]} {task.fields[note]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
@@ -62,6 +62,7 @@ class BuildDisplay:
         self._console.print(
             f"{mark} {result.stage:<20} {', '.join(parts) or 'nothing to do'}  {result.seconds:.1f} s{units}",
             highlight=False,
+            markup=True,
         )
 
     def _tell(self, report: Report) -> None:

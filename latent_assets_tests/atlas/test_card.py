@@ -46,7 +46,7 @@ def test_a_card_of_the_first_format_is_read_as_if_it_were_written_today() -> Non
     assert old.features == {"clip": "vector", "vae": "random"}
     assert old.metrics == {"clip": "cosine", "vae": "euclidean"}
     assert old.feature_recall == {"vae": {"pooled": 0.5492, "random": 0.6180666666666667}}
-    clip = old.clip_model
+    clip = old.model_settings("clip")
     assert clip is not None and clip.config is not None and clip.weights is not None
     # the model is where the package keeps it now
     assert Path(clip.config).is_file() and Path(clip.weights).is_file()
@@ -86,7 +86,7 @@ def test_the_clip_model_is_found_again_on_this_machine(built: Built) -> None:
             | {"models": {"clip": {"name": "m", "digest": "d", "spec": portable(spec)}}}
         )
     )
-    found = info.clip_model
+    found = info.model_settings("clip")
     assert found is not None
     assert (found.config, found.weights, found.batch_size) == (spec["config"], spec["weights"], 3)
 

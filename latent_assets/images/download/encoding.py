@@ -20,7 +20,9 @@ _STEP = 1 << 20
 
 def encodings_of(header: str | None) -> list[str]:
     """The compressions in a Content-Encoding header, in the order in which they were applied; others are no such."""
-    names = [name.strip().lower() for name in (header or "").split(",")]
+    if not header:
+        return []
+    names = [name.strip().lower() for name in header.split(",")]
     return [name for name in names if name in _ZLIB or name in _ARROW]
 
 

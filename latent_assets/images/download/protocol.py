@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -23,8 +23,7 @@ class LenientConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # a subclass of what it makes by itself; its type allows no variance
-        self._factory = cast("functools.partial[ResponseHandler]", functools.partial(_Handler, loop=self._loop))
+        self._factory = functools.partial(_Handler, loop=self._loop)  # type: ignore[assignment]
 
 
 class _Handler(ResponseHandler):
@@ -39,13 +38,13 @@ class _Handler(ResponseHandler):
         """Bytes of an answer: its head goes on as a whole."""
         if self._head is not None:
             data = self._head + data
-            end = _END.search(data)
-            if end is None and len(data) < _LONGEST_HEAD and data.startswith(_BEGINNING[: len(data)]):
+            end = _end_of_head(data)
+            if end < 0 and len(data) < _LONGEST_HEAD and data.startswith(_BEGINNING[: len(data)]):
                 self._head = data
                 return
             self._head = None
-            if end is not None:
-                data = _said_once(data[: end.end()]) + data[end.end() :]
+            if end > 0 and _says_twice(head := data[:end]):
+                data = _said_once(head) + data[end:]
         super().data_received(data)
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -56,11 +55,27 @@ class _Handler(ResponseHandler):
         super().connection_lost(error)
 
 
+def _end_of_head(data: bytes) -> int:
+    """Where the body begins, -1 when that has not come yet."""
+    if (at := data.find(b"\r\n\r\n", 0, _LONGEST_HEAD)) >= 0 and data.find(b"\n\n", 0, at) < 0:
+        return at + 4
+    end = _END.search(data, 0, _LONGEST_HEAD)  # lines may end otherwise, too
+    return end.end() if end else -1
+
+
+def _says_twice(head: bytes) -> bool:
+    """Whether it is worth a closer look: this is asked of every answer."""
+    lower = head.lower()
+    first = lower.find(b"\ncontent-length")
+    if first < 0:
+        return False
+    return b"," in lower[first : lower.find(b"\n", first + 1)] or lower.find(b"\ncontent-length", first + 1) > 0
+
+
 def _said_once(head: bytes) -> bytes:
     """The head of an answer with one Content-Length, where several say the same."""
-    values = [value.strip() for header in _LENGTH.findall(head) for value in header.split(b",")]
+    values: list[bytes] = [value.strip() for header in _LENGTH.findall(head) for value in header.split(b",")]
     if len(values) < 2 or len(set(values)) > 1 or not values[0].isdigit():
         return head
     at = head.index(b"\n") + 1
-    once: bytes = head[:at] + b"Content-Length: " + values[0] + b"\r\n" + _LENGTH.sub(b"", head[at:])
-    return once
+    return head[:at] + b"Content-Length: " + values[0] + b"\r\n" + _LENGTH.sub(b"", head[at:])
