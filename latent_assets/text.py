@@ -57,15 +57,9 @@ def decode_text(
 def decode_leniently(data: bytes, charset: str | None = None) -> str:
     """As much of the text in `data` as can be read, for texts that nobody here can correct. Never fails.
 
-    Bytes that do not fit become lone surrogates (`surrogateescape`) where the encoding allows. Byte-order marks are
-    left out wherever they stand, and so are zero bytes: of UTF-16 without a mark, ASCII remains.
+    Byte-order marks are left out wherever they stand, and so are zero bytes: of UTF-16 without a mark, ASCII remains.
     """
-    encoding = _encoding(data, charset)
-    try:
-        text = data.decode(encoding, "surrogateescape")
-    except UnicodeDecodeError:
-        text = data.decode(encoding, "replace")
-    return text.replace(MARK, "").replace("\0", "")
+    return data.decode(_encoding(data, charset), "replace").replace(MARK, "").replace("\0", "")
 
 
 @contextmanager

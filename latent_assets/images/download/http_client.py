@@ -12,7 +12,7 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,13 +42,15 @@ from latent_assets.images.download.optout import opt_out
 from latent_assets.images.download.protocol import LenientConnector
 from latent_assets.images.download.urls import origin_of, parse_url
 from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.text import decode_leniently
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch
 
 Content = TypeVar("Content")
-# makes something of an answer and the number of redirects before it; raises FetchError
-Read = Callable[[aiohttp.ClientResponse, int], Awaitable[Content]]
+# makes something of an answer, the number of redirects before it and the headers that hold for it; raises FetchError
+Headers = Sequence[tuple[str, str]]
+Read = Callable[[aiohttp.ClientResponse, int, Headers], Awaitable[Content]]
 
 AGENT = "latent-assets"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -149,16 +151,20 @@ class HttpClient:
         """
         redirects = 0
         seen: set[str] = set()
+        said: Headers = ()  # by the redirects of the host that is asked
         while True:
             async with self._hosts.slot(target.origin) if polite and redirects else nullcontext():
                 if polite:
                     await self._ask_robots(target, redirects)
                 async with await self._open(target, redirects) as answer:
+                    said = (*said, *answer.headers.items())
                     if answer.status not in _REDIRECTS:
-                        return await read(answer, redirects)
+                        return await read(answer, redirects, said)
                     location = answer.headers.get("Location", "")
             seen.add(str(target.url))
-            target = self._redirected(target, location, answer.status, redirects, seen)
+            before, target = target, self._redirected(target, location, answer.status, redirects, seen)
+            if target.url.raw_host != before.url.raw_host:
+                said = ()
             redirects += 1
 
     async def _ask_robots(self, target: Target, redirects: int) -> None:
@@ -193,19 +199,20 @@ class HttpClient:
         self._hosts.answered(target.origin)
         return answer
 
-    async def _read_image(self, answer: aiohttp.ClientResponse, redirects: int) -> Download:
+    async def _read_image(self, answer: aiohttp.ClientResponse, redirects: int, said: Headers) -> Download:
         if not _found(answer):
             raise _status_problem(answer.status, answer.headers, redirects)
-        opted_out = opt_out(answer.headers.items(), AGENT)
+        opted_out = opt_out(said, AGENT)
         if opted_out is not None and self._settings.respect_opt_out:
             raise FetchError(opted_out[0], opted_out[1], status=answer.status, redirects=redirects)
         body = await self._read(answer, redirects, self._settings.max_bytes, image=True)
         return Download(body, answer.status, redirects, opted_out)
 
-    async def _read_robots(self, answer: aiohttp.ClientResponse, redirects: int) -> bytes:
+    async def _read_robots(self, answer: aiohttp.ClientResponse, redirects: int, said: Headers) -> str:
         if not _found(answer):
             raise _status_problem(answer.status, answer.headers, redirects)
-        return b"".join(await self._read(answer, redirects, robots.MAX_BYTES, image=False))
+        body = b"".join(await self._read(answer, redirects, robots.MAX_BYTES, image=False))
+        return decode_leniently(body, answer.charset)
 
     async def _read(self, answer: aiohttp.ClientResponse, redirects: int, limit: int, *, image: bool) -> list[bytes]:
         """The body in chunks, at most `limit` bytes: an image that has more is refused, a text is cut."""
@@ -247,7 +254,7 @@ class HttpClient:
             raise FetchError(Reason.EMPTY, "the answer has no body")
         return chunks
 
-    async def _get_robots(self, url: str) -> bytes:
+    async def _get_robots(self, url: str) -> str:
         """robots.txt, following redirects. The asking row already holds a slot of that host."""
         try:
             async with asyncio.timeout(self._settings.timeout):

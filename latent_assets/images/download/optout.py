@@ -14,7 +14,9 @@ from latent_assets.images.outcome import Reason
 DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
 # directives with a value after a colon, which is not a user agent before one
 _WITH_VALUE = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
-_TDM_YES = re.compile(r"\s*1\s*(?:[,;].*)?", re.DOTALL)
+# `1`, also as a text, a Boolean of structured fields (RFC 8941), or one of several headers that a proxy joined
+_TDM_YES = re.compile(r"(?:.*,)?[\s\"']*(?:\+?1(?:\.0*)?|\?1|true|yes)[\s\"']*(?:[,;].*)?", re.DOTALL | re.IGNORECASE)
+_QUOTES = str.maketrans("", "", "\"'`“”‘’")
 
 
 def opt_out(headers: Iterable[tuple[str, str]], agent: str) -> tuple[Reason, str] | None:
@@ -33,13 +35,16 @@ def opt_out(headers: Iterable[tuple[str, str]], agent: str) -> tuple[Reason, str
 
 
 def _tag_opts_out(value: str, agent: str) -> bool:
-    """`noai, googlebot: noindex, otherbot: noai`: an agent's name holds until the next name."""
+    """`noai, googlebot: noindex, otherbot: noai`: an agent's name holds until the next name.
+
+    Directives are also found in quotes, and separated by semicolons or spaces.
+    """
     addressed = True
-    for part in value.lower().split(","):
+    for part in re.split("[,;]", value.lower().translate(_QUOTES)):
         name, colon, rest = part.partition(":")
         if colon and name.strip() not in _WITH_VALUE:
-            addressed = name.strip() in (agent, "*")
+            addressed = name.partition("/")[0].strip() in (agent, "*")
             part = rest
-        if addressed and part.strip() in DIRECTIVES:
+        if addressed and not DIRECTIVES.isdisjoint(part.split()):
             return True
     return False

@@ -19,8 +19,8 @@ _REMEMBERED_SECONDS = 24 * 3600.0
 _UNREACHABLE_SECONDS = 60.0
 _MOST_REMEMBERED = 100_000
 
-# gets a URL, at most MAX_BYTES of it; raises FetchError
-Get = Callable[[str], Awaitable[bytes]]
+# gets the text at a URL, at most MAX_BYTES of it; raises FetchError
+Get = Callable[[str], Awaitable[str]]
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ class Robots:
     async def _ask(self, origin: str) -> Rules:
         now = time.time()
         try:
-            text = (await self._get(f"{origin}/robots.txt")).decode("utf-8", "replace")
-            rules = Rules(now + _REMEMBERED_SECONDS, _parsed(text))
+            rules = Rules(now + _REMEMBERED_SECONDS, _parsed(await self._get(f"{origin}/robots.txt")))
         except FetchError as problem:
             rules = _without_file(now, origin, problem)
         if len(_remembered) >= _MOST_REMEMBERED:

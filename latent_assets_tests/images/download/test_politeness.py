@@ -317,6 +317,40 @@ def test_odd_robots_txt_harms_nothing(world: World, site: Site, text: bytes) -> 
     assert world.fetch_one(site.add("/a.jpg", JPEG))["outcome"] == "ok"
 
 
+FORBIDDING = "User-agent: *\nDisallow: /private/\nDisallow: /für/\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "content_type"),
+    [
+        (FORBIDDING.encode("utf-8-sig"), "text/plain"),
+        (b"\xef\xbb\xbf" + FORBIDDING.encode("utf-8-sig"), "text/plain; charset=iso-8859-1"),
+        (FORBIDDING.encode("utf-16"), "text/plain"),
+        (b"\xfe\xff" + FORBIDDING.encode("utf-16-be"), "text/plain; charset=utf-8"),
+        (FORBIDDING.encode("utf-32"), "text/plain"),
+        (FORBIDDING.encode("utf-16-le"), "text/plain; charset=utf-16le"),
+        (FORBIDDING.encode("latin-1"), "text/plain; charset=ISO-8859-1"),
+        (b"\xef\xbb\xbfUser-agent: *\n\xef\xbb\xbf" + FORBIDDING.encode(), 'text/plain; charset="nonsense"'),
+        (FORBIDDING.replace("\n", "\r").encode("utf-8-sig"), ""),
+    ],
+)
+def test_robots_txt_in_every_encoding_is_obeyed(world: World, site: Site, text: bytes, content_type: str) -> None:
+    world.settings |= {"robots": True}
+    site.add("/robots.txt", text, content_type=content_type)
+    for path in ("/private/a.jpg", "/f%C3%BCr/a.jpg", "/public/a.jpg"):
+        site.add(path, JPEG)
+    ledger = world.fetch(*(site.url(path) for path in ("/private/a.jpg", "/für/a.jpg", "/public/a.jpg")))
+    reasons = {link.removeprefix(site.origin): row["reason"] for link, row in ledger.items()}
+    assert reasons == {"/private/a.jpg": "robots_txt", "/für/a.jpg": "robots_txt", "/public/a.jpg": "ok"}
+
+
+@pytest.mark.parametrize("text", [FORBIDDING.encode("utf-16-be"), b"# \xfc\n" + FORBIDDING.encode("latin-1")])
+def test_robots_txt_that_declares_nothing_is_read_as_far_as_it_goes(world: World, site: Site, text: bytes) -> None:
+    world.settings |= {"robots": True}
+    site.add("/robots.txt", text, content_type="text/plain")
+    assert world.fetch_one(site.add("/private/a.jpg", JPEG))["reason"] == "robots_txt"
+
+
 # -- opt-outs in headers -------------------------------------------------------------------------------
 
 
@@ -330,6 +364,17 @@ def test_odd_robots_txt_harms_nothing(world: World, site: Site, text: bytes) -> 
         ("x_robots_tag", "noml", "x_robots_tag"),
         ("x_robots_tag", "latent-assets: noai", "x_robots_tag"),
         ("tdm_reservation", "1", "tdm_reservation"),
+        ("x_robots_tag", '"noai"', "x_robots_tag"),
+        ("x_robots_tag", "'noimageai'; 'nofollow'", "x_robots_tag"),
+        ("x_robots_tag", "nofollow; noai", "x_robots_tag"),
+        ("x_robots_tag", "nofollow noai", "x_robots_tag"),
+        ("x_robots_tag", '"latent-assets": "noml"', "x_robots_tag"),
+        ("x_robots_tag", "googlebot: all; Latent-Assets/0.1: none", "x_robots_tag"),
+        ("tdm_reservation", '"1"', "tdm_reservation"),
+        ("tdm_reservation", "1; tdm-policy=https://example.com/p", "tdm_reservation"),
+        ("tdm_reservation", "0, 1", "tdm_reservation"),
+        ("tdm_reservation", "?1", "tdm_reservation"),
+        ("tdm_reservation", " True ", "tdm_reservation"),
     ],
 )
 def test_opt_out_is_recorded_and_the_bytes_are_not_kept(
@@ -337,7 +382,7 @@ def test_opt_out_is_recorded_and_the_bytes_are_not_kept(
 ) -> None:
     row = world.fetch_one(site.add("/a.jpg", JPEG, **{name: value}))
     assert (row["outcome"], row["reason"], row["sha256"]) == ("opted_out", reason, None)
-    assert value in row["evidence"] and name.replace("_", "-") in row["evidence"].lower()
+    assert value.strip() in row["evidence"] and name.replace("_", "-") in row["evidence"].lower()
     assert list(read_images(world.storage, "00000")) == []
 
 
@@ -349,6 +394,9 @@ def test_opt_out_is_recorded_and_the_bytes_are_not_kept(
         [("X-Robots-Tag", "all"), ("X-Robots-Tag", "max-image-preview: large")],
         [("X-Robots-Tag", "unavailable_after: 25 Jun 2030 15:00:00 PST")],
         [("tdm-reservation", "0")],
+        [("tdm-reservation", "10"), ("tdm-reservation", "0; policy=1"), ("tdm-reservation", "")],
+        [("X-Robots-Tag", "'otherbot': 'noai'; 'noindex'")],
+        [("X-Robots-Tag", "noaitraining, indexifembedded")],
         [("X-Other", "noai")],
     ],
 )
@@ -362,6 +410,26 @@ def test_second_header_and_second_agent_count() -> None:
         "X-Robots-Tag: noai",
     )
     assert opt_out([("X-Robots-Tag", "googlebot: all, latent-assets: noml")], "latent-assets") is not None
+
+
+@pytest.mark.parametrize("respected", [True, False])
+def test_opt_out_on_a_redirect_of_the_same_host_counts(world: World, site: Site, respected: bool) -> None:
+    world.settings |= {"respect_opt_out": respected}
+    site.add("/hop", status=302, location="/next", x_robots_tag="noai")
+    site.add("/next", status=302, location="/a.jpg")
+    site.add("/a.jpg", JPEG)
+    row = world.fetch_one(site.url("/hop"))
+    assert (row["reason"], row["redirects"]) == ("x_robots_tag" if respected else "ok", 2)
+    assert row["evidence"] == "X-Robots-Tag: noai"
+
+
+def test_opt_out_on_a_redirect_from_another_host_does_not(world: World, site: Site) -> None:
+    """A service that shortens links speaks of its own pages."""
+    elsewhere = site.url("/a.jpg").replace("127.0.0.1", "localhost")
+    world.settings |= {"allow_origins": (site.origin, elsewhere.removesuffix("/a.jpg"))}
+    site.add("/x", status=302, location=elsewhere, x_robots_tag="noindex")
+    site.add("/a.jpg", JPEG)
+    assert world.fetch_one(site.url("/x"))["reason"] == "ok"
 
 
 def test_opt_out_is_evidence_when_the_profile_keeps_the_image(world: World, site: Site) -> None:
