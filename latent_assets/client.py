@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 from latent_assets import spaces
 from latent_assets.atlas.card import ReleaseInfo
@@ -192,8 +192,7 @@ class Atlas:
 
         Raises ModelError when it is not on this machine or its weights are not those the atlas was made with.
         """
-        encoder: ClipEncoder = self._encoder("clip")  # type: ignore[assignment]
-        return encoder
+        return cast("ClipEncoder", self._encoder("clip"))
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -308,8 +307,6 @@ def _checked_k(k: int) -> int:
 
 def _whole(value: object) -> int | None:
     """A number that counts something, of Python's or NumPy's integers; None for anything else."""
-    try:
-        number = index(value)  # type: ignore[arg-type]
-    except TypeError:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
-    return None if isinstance(value, bool) or number < 0 else number
+    return number if (number := index(value)) >= 0 else None

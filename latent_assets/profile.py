@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import tomllib
 from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -32,34 +30,14 @@ from latent_assets.errors import ProfileError
 from latent_assets.extensions import extension_code, load_extension
 from latent_assets.spaces import Embedding, Space
 from latent_assets.text import decode_text
+from latent_assets.urls import checked_origin
 
 PROFILE_VARIABLE = "LATENT_ASSETS_PROFILE"
 HOME_VARIABLE = "LATENT_ASSETS_HOME"
 DEFAULT_PROFILE = "demo"
 PICTURES_VARIABLE = "LATENT_ASSETS_PICTURES"  # where `latent-assets ui` serves the pictures of its atlases
 
-_ORIGIN_FORM = "write scheme, host and port, nothing else: http://192.168.1.20:8080"
-
-
-def _checked_origin(text: str) -> str:
-    """A scheme, a host and a port (80 and 443 need not be written). Raises ValueError."""
-    if re.search(r"[\s\\*?#@]", text):
-        raise ValueError(f"is no origin: {_ORIGIN_FORM}")
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"is no origin ({error}): {_ORIGIN_FORM}") from error
-    if parts.scheme not in ("http", "https"):
-        raise ValueError(f"does not begin with http:// or https://: {_ORIGIN_FORM}")
-    if not parts.hostname or port == 0 or parts.netloc.endswith(":"):
-        raise ValueError(f"lacks a {'port after its colon' if parts.hostname else 'host'}: {_ORIGIN_FORM}")
-    if parts.path not in ("", "/"):
-        raise ValueError(f"has a path behind the host ({parts.path}), which no origin has: {_ORIGIN_FORM}")
-    return text
-
-
-Origin = Annotated[str, AfterValidator(_checked_origin)]
+Origin = Annotated[str, AfterValidator(checked_origin)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -128,6 +106,10 @@ class Shards(_Section):
         default=10_000, description="new shards take at most half of what is left of these"
     )
     per_run: Annotated[int, Field(ge=1, le=1_000)] = Field(default=16, description="shards one run takes")
+
+
+# keys of [fetch] that decide how an image is stored
+HOW_STORED = frozenset({"resize", "size", "format", "quality"})
 
 
 class Fetch(_Section):

@@ -58,6 +58,29 @@ def request_url(text: str) -> str:
     return f"{scheme}://{place}{'' if port == default else f':{port}'}{path}{query}"
 
 
+def checked_origin(text: str) -> str:
+    """`text`, if it is an origin: scheme, host and port (80 and 443 need not be written). Raises ValueError."""
+    form = "write scheme, host and port, nothing else: http://192.168.1.20:8080"
+    if re.search(r"[\s\\*?#@]", text):
+        raise ValueError(f"is no origin: {form}")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"is no origin ({error}): {form}") from error
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"does not begin with http:// or https://: {form}")
+    if not parts.hostname or port == 0 or parts.netloc.endswith(":"):
+        raise ValueError(f"lacks a {'port after its colon' if parts.hostname else 'host'}: {form}")
+    if parts.path not in ("", "/"):
+        raise ValueError(f"has a path behind the host ({parts.path}), which no origin has: {form}")
+    try:
+        request_url(text)
+    except UrlError as error:
+        raise ValueError(f"is no origin ({error}): {form}") from error
+    return text
+
+
 @lru_cache(_HOSTS)
 def encode_host(host: str) -> str:
     """A host in ASCII, lower case: an address, or a name by IDNA 2008 without its final dot. Raises ValueError."""

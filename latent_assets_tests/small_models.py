@@ -1,12 +1,17 @@
 """Small models with random weights, written to disk in the real formats: for tests of what surrounds a model."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from safetensors.torch import save_file
+
+from latent_assets.models.clip import ClipEncoder
 
 CLIP_CONFIG = {
     "model_cfg": {
@@ -27,6 +32,12 @@ def write_clip(folder: Path, seed: int = 0) -> dict[str, str]:
     save_file(state, folder / "model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps(CLIP_CONFIG))
     return {"config": str(folder / "open_clip_config.json"), "weights": str(folder / "model.safetensors")}
+
+
+def clip_vectors(encoder: ClipEncoder, images: Sequence[Image.Image]) -> np.ndarray:
+    """float32 [n, d] of RGB images, as the model gives them: stored ones are float16."""
+    batch = torch.from_numpy(np.stack([encoder.pixels(image) for image in images]))
+    return encoder.encode_pixels(batch).numpy()
 
 
 def write_vae(folder: Path, seed: int = 0) -> dict[str, object]:

@@ -252,11 +252,12 @@ def with_model(tmp_path_factory: pytest.TempPathFactory, small_models: dict) -> 
     from latent_assets.models.clip import load_clip
     from latent_assets.models.weights import clip_files
     from latent_assets_tests.atlas import built as pictures
+    from latent_assets_tests.small_models import clip_vectors
 
     spec = ClipModel.model_validate(small_models["clip"])
     encoder = load_clip(spec)
     images = [decode_image(pictures.picture(i)) for i in range(60)]
-    vectors = encoder.encode_images(images)
+    vectors = clip_vectors(encoder, images)
     made = build(tmp_path_factory.mktemp("model") / "root", clip=vectors, n_epochs=20)
     models = {"clip": ModelInfo("small", clip_files(spec).digest, spec.model_dump(mode="json"))}
     made = replace(made, release=replace(made.release, models=models))

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 FORMAT = 2
-_STORED = {"resize", "size", "format", "quality"}
 # where files of the package lay when cards of the first format were written, and where they lie now
 _MOVED = ("package:latent_assets/demo/models/", "package:latent_assets/openmoji/models/")
 
@@ -152,6 +151,8 @@ def describe_release(
     `projection` is the fingerprint of the fitted maps, `fingerprint` that of the release as a whole. Raises
     NotBuiltError or StorageError when the maps or a shard's coordinates are not there.
     """
+    from latent_assets.profile import HOW_STORED
+
     maps = read_maps(storage, projection)
     counted = {shard: placed_rows(storage, projection, shard) for shard in sorted(shards)}
     embeddings = registered.embeddings()
@@ -174,7 +175,7 @@ def describe_release(
         quality=maps.quality,
         features=maps.features,
         feature_recall=maps.feature_recall,
-        images=profile.fetch.model_dump(mode="json", include=_STORED),
+        images=profile.fetch.model_dump(mode="json", include=set(HOW_STORED)),
     )
 
 

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from latent_assets.client import Atlas, Hit
 
 
-_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".tif", ".tiff"})
-
-
 def _open_atlas(profile: str | None) -> Atlas:
     from latent_assets.client import Atlas
     from latent_assets.storage import Storage
@@ -79,6 +76,7 @@ def search(
 
 def _picture_named(text: str) -> Path | None:
     """The file that a text is the path of, None for words. Raises QueryError for a path where nothing is."""
+    from latent_assets.catalog.source import IMAGE_SUFFIXES
     from latent_assets.client import QueryError
 
     path = Path(text).expanduser()
@@ -87,7 +85,7 @@ def _picture_named(text: str) -> Path | None:
             return path
     except (OSError, ValueError):  # too long, or with a zero byte: words
         return None
-    if os.sep in text and path.suffix.lower() in _PICTURES and "\n" not in text:
+    if os.sep in text and path.suffix.lower() in IMAGE_SUFFIXES and "\n" not in text:
         raise QueryError(f"There is no file {text}: give the path of a picture, or say in words what it shows.")
     return None
 

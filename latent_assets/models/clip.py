@@ -75,11 +75,6 @@ class ClipEncoder:
         """`encode_pixels` as the column `vector`."""
         return {"vector": self.encode_pixels(pixels)}
 
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Unit vectors float32 [n, d] of RGB images of any size."""
-        batch = np.stack([self.pixels(image) for image in images])
-        return self.encode_pixels(torch.from_numpy(batch)).cpu().numpy()
-
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [n, d] of texts; longer ones are cut at the model's context length."""
         with torch.inference_mode():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latent_assets import spaces
-from latent_assets.profile import Profile
+from latent_assets.profile import HOW_STORED, Profile
 from latent_assets.spaces import Embedding, resolve
 
 GROUPS = ("sources", "catalog", "images", "embeddings", "projection", "atlas")
@@ -118,7 +118,7 @@ def _section(profile: Profile, name: str, include: set[str] | None = None, exclu
 
 
 _FETCHED = {
-    *("resize", "size", "format", "quality"),
+    *HOW_STORED,
     # what decides outcomes: rows that a changed one would decide otherwise are asked again
     *("max_bytes", "max_pixels", "max_redirects", "timeout", "robots", "respect_opt_out", "allow_origins"),
 }

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from latent_assets.images.decode.image import store_image
 from latent_assets.images.download.http_client import retry_after
 from latent_assets.images.download.optout import opt_out
-from latent_assets.images.download.urls import encode_host, origin_of, parse_url
+from latent_assets.images.download.urls import origin_of, parse_url
 from latent_assets.images.outcome import FetchError
 from latent_assets.profile import Fetch
+from latent_assets.urls import encode_host
 from latent_assets_tests.images.conftest import encoded, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # remarks of Pillow

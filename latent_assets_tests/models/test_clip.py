@@ -19,7 +19,7 @@ from latent_assets.models.clip import load_clip
 from latent_assets.models.weights import clip_files
 from latent_assets.profile import ClipModel
 from latent_assets_tests.conftest import drawing
-from latent_assets_tests.small_models import write_clip
+from latent_assets_tests.small_models import clip_vectors, write_clip
 
 
 def spec_of(values: dict[str, Any]) -> ClipModel:
@@ -41,7 +41,7 @@ def test_vectors_equal_those_of_open_clips_own_transform(small_models: dict[str,
     images = [photograph(seed, size) for seed in range(8)]
     with torch.inference_mode():
         theirs = encoder.model.encode_image(torch.stack([transform(image) for image in images]), normalize=True)
-    ours = encoder.encode_images(images)
+    ours = clip_vectors(encoder, images)
     assert (theirs.numpy() * ours).sum(axis=1).min() >= 0.9999
     assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
 
@@ -57,15 +57,15 @@ def test_transparent_and_palette_images_are_laid_on_white(small_models: dict[str
         image.save(buffer, "PNG")
         return decode_image(buffer.getvalue())
 
-    assert np.allclose(encoder.encode_images([shown(clear)]), encoder.encode_images([white]), atol=1e-6)
+    assert np.allclose(clip_vectors(encoder, [shown(clear)]), clip_vectors(encoder, [white]), atol=1e-6)
     assert shown(palette).mode == "RGB"
 
 
 def test_a_rows_vector_does_not_depend_on_its_company(small_models: dict[str, Any]) -> None:
     encoder = load_clip(spec_of(small_models["clip"]))
     images = [decode_image(drawing(seed)) for seed in range(9)]
-    together = encoder.encode_images(images)
-    alone = np.concatenate([encoder.encode_images([image]) for image in images])
+    together = clip_vectors(encoder, images)
+    alone = np.concatenate([clip_vectors(encoder, [image]) for image in images])
     assert np.allclose(together, alone, atol=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_vit_l_14_loads_and_encodes(tmp_path: Path) -> None:
     del model
     encoder = load_clip(ClipModel(name="ViT-L-14", pretrained=str(weights)))
     assert encoder.size == 224 and encoder.pixels(photograph(0, (400, 300))).shape == (224, 224, 3)
-    vectors = encoder.encode_images([photograph(0, (400, 300)), photograph(1, (224, 500))])
+    vectors = clip_vectors(encoder, [photograph(0, (400, 300)), photograph(1, (224, 500))])
     assert vectors.shape == (2, 768) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert encoder.encode_text(["a photograph of a cat"]).shape == (1, 768)
     transform = image_transform_v2(encoder.preprocess, is_train=False)

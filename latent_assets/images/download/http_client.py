@@ -23,7 +23,6 @@ import aiohttp
 from yarl import URL
 
 from latent_assets import __version__
-from latent_assets.errors import ProfileError
 from latent_assets.images.decode.formats import sniff
 from latent_assets.images.download import robots
 from latent_assets.images.download.addresses import (
@@ -316,12 +315,7 @@ def _system_tls() -> ssl.SSLContext | Literal[True]:
 
 
 def _allowed_origins(settings: Fetch) -> frozenset[str]:
-    try:
-        return frozenset(origin_of(parse_url(origin)) for origin in settings.allow_origins)
-    except FetchError as error:
-        raise ProfileError(
-            f"`fetch.allow_origins` = {list(settings.allow_origins)}: {error}. Write origins as http://HOST:PORT."
-        ) from error
+    return frozenset(origin_of(parse_url(origin)) for origin in settings.allow_origins)
 
 
 def _private(found: str, origin: str, redirects: int = 0) -> FetchError:

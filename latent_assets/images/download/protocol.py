@@ -23,6 +23,7 @@ class LenientConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        # a subclass of what stands there already; types of functions do not allow for that
         self._factory = functools.partial(_Handler, loop=self._loop)  # type: ignore[assignment]
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from yarl import URL
 
 from latent_assets.images.outcome import FetchError, Reason
-from latent_assets.urls import SchemeError, UrlError, encode_host, request_url
-
-__all__ = ["encode_host", "origin_of", "parse_url"]
+from latent_assets.urls import SchemeError, UrlError, request_url
 
 
 def parse_url(text: str) -> URL:

@@ -36,7 +36,7 @@ BROKEN_EXIF = (b"", b"II", b"MM\0*\0\0", b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0
 
 def stored_pixels(data: bytes, format: str = "png") -> np.ndarray:
     """uint8 [height, width, 3] of an image as the encoders see it after it was stored."""
-    settings = Fetch(resize="none", format=format, quality=100)  # type: ignore[arg-type]
+    settings = Fetch.model_validate({"resize": "none", "format": format, "quality": 100})
     return np.asarray(decode_image(store_image(data, settings).data))
 
 
@@ -328,7 +328,7 @@ def test_an_image_too_long_for_the_format_is_stored_in_another(
 ) -> None:
     size = (20, length) if upright else (length, 20)
     source = encoded(Image.new("RGB", size, (200, 30, 30)), "PNG")
-    image = store_image(source, Fetch(resize="none", format=format))  # type: ignore[arg-type]
+    image = store_image(source, Fetch.model_validate({"resize": "none", "format": format}))
     assert (image.stored_width, image.stored_height, image.extension) == (*size, extension)
     pixels = np.asarray(decode_image(image.data))
     assert pixels.shape == (size[1], size[0], 3)
