@@ -28,7 +28,7 @@ def without_metadata(data: bytes, kind: str) -> bytes:
 
 def _png(data: bytes) -> bytes:
     pieces = [_PNG_SIGNATURE]
-    for name, start, end in _png_chunks(data):
+    for name, start, end in png_chunks(data):
         if name == b"eXIf":
             if (orientation := jpeg.tiff_orientation(data[start:end])) != 1:
                 body = b"eXIf" + jpeg.orientation_tiff(orientation)
@@ -38,8 +38,8 @@ def _png(data: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(name, start, end) of each chunk's content."""
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(name, start, end) of each chunk's content of a PNG file."""
     at = len(_PNG_SIGNATURE)
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
@@ -54,15 +54,11 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _webp(data: bytes) -> bytes:
     pieces: list[bytes] = []
     orientation = 1
-    at = 12
-    while at + 8 <= len(data):
-        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        content = data[at + 8 : at + 8 + length]
+    for name, content in riff_chunks(data):
         if name == b"EXIF":
             orientation = jpeg.tiff_orientation(content.removeprefix(b"Exif\0\0"))
         elif name != b"XMP ":
             pieces.append(_riff(name, content))
-        at += 8 + length + (length & 1)
     extended = bool(pieces) and pieces[0][:4] == b"VP8X"
     if extended:
         flags = pieces[0][8] & ~(_WEBP_EXIF_FLAG | _WEBP_XMP_FLAG) | (_WEBP_EXIF_FLAG if orientation != 1 else 0)
@@ -71,6 +67,15 @@ def _webp(data: bytes) -> bytes:
             pieces.append(_riff(b"EXIF", jpeg.orientation_tiff(orientation)))
     body = b"WEBP" + b"".join(pieces)
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(name, content) of each chunk of a WebP file; the last may be cut short."""
+    at = 12
+    while at + 8 <= len(data):
+        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        yield name, data[at + 8 : at + 8 + length]
+        at += 8 + length + (length & 1)
 
 
 def _riff(name: bytes, content: bytes) -> bytes:
