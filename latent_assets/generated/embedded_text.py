@@ -10,6 +10,7 @@ import io
 import itertools
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 
@@ -34,6 +35,9 @@ _COMFYUI_TAGS = range(0x0100, _MODEL + 1)
 _COMFYUI_FIELD = re.compile(r"(\w{1,64}):(?=[{\[])")
 _TEXT_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"comf", b"eXIf"})
 _BYTES = frozenset({1, 2, 7})  # TIFF's types of one byte each: BYTE, ASCII, UNDEFINED
+
+# Pillow's remarks about odd files, one for each of thousands of fields
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def embedded_texts(data: bytes) -> dict[str, str]:
@@ -113,7 +117,7 @@ def _exif_block(data: bytes, kind: str) -> bytes:
 
 
 def _exif(tiff: bytes) -> Iterator[tuple[str, str]]:
-    """Pillow reads each of 65,535 fields, which may all lie over the same megabytes; this only those that are named."""
+    """Only of the named fields: thousands of others may lie over the same megabytes."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return
