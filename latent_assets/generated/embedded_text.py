@@ -25,7 +25,6 @@ TEXT_LIMIT = 4 << 20
 _ALL_TEXTS_LIMIT = 4 * TEXT_LIMIT
 _MOST_TEXTS = 64
 _MOST_CHUNKS = 100_000
-_MOST_TAGS = 200
 
 _EXIF = b"Exif\0\0"
 _MODEL, _EXIF_DIRECTORY, _MAKER_NOTE, _USER_COMMENT = 0x0110, 0x8769, 0x927C, 0x9286
@@ -143,7 +142,7 @@ def _fields(tiff: bytes, directory: int, order: str) -> dict[int, tuple[int, int
         return {}
     (count,) = struct.unpack_from(f"{order}H", tiff, directory)
     fields: dict[int, tuple[int, int, int]] = {}
-    for at in range(directory + 2, min(directory + 2 + 12 * min(count, _MOST_TAGS), len(tiff) - 11), 12):
+    for at in range(directory + 2, min(directory + 2 + 12 * count, len(tiff) - 11), 12):
         tag, kind, length = struct.unpack_from(f"{order}HHI", tiff, at)
         fields[tag] = (kind, length, at + 8)
     return fields

@@ -205,11 +205,11 @@ def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _object(value: object) -> dict[str, Any] | None:
-    """A JSON object from its text. NaN, which ComfyUI writes, and numbers of more than 20 digits are null."""
+    """A JSON object from its text. Numbers of more than 20 digits are null: Python refuses to read the longest."""
     if not isinstance(value, str) or not _JSON.match(value):
         return None
     try:
-        found = json.loads(value, parse_int=_bounded, parse_constant=lambda _: None)
+        found = json.loads(value, parse_int=_bounded)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
