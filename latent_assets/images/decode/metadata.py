@@ -63,7 +63,7 @@ def without_metadata(data: bytes, kind: str) -> bytes:
 
 def _png(data: bytes) -> bytes:
     pieces = [_PNG_SIGNATURE]
-    for name, start, end in _png_chunks(data):
+    for name, start, end in png_chunks(data):
         if name in _PNG_PIXELS:
             pieces.append(data[start - 8 : end + 4])
         elif name in _PNG_METADATA or not _intact(data, start, end):
@@ -81,7 +81,7 @@ def _bare_png(data: bytes) -> Bare:
     """Extras with a wrong checksum are passed over, as libpng does."""
     pieces = [_PNG_SIGNATURE]
     orientation, icc, frames = 1, None, 1
-    for name, start, end in _png_chunks(data):
+    for name, start, end in png_chunks(data):
         if name in _PNG_PIXELS:
             pieces.append(data[start - 8 : end + 4])
         elif name == b"eXIf" and _intact(data, start, end):
@@ -93,7 +93,7 @@ def _bare_png(data: bytes) -> Bare:
     return Bare(b"".join(pieces), orientation, icc, frames)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(name, start, end) of each chunk's content. Pixels that are cut short come too: a decoder decides on them."""
     at = len(_PNG_SIGNATURE)
     while at + 12 <= len(data):
@@ -125,7 +125,7 @@ def _inflated_profile(content: bytes) -> bytes | None:
 
 
 def _webp(data: bytes) -> bytes:
-    chunks = list(_webp_chunks(data))
+    chunks = list(riff_chunks(data))
     orientation = _webp_orientation(chunks)
     kept = [(name, content) for name, content in chunks if name not in (b"EXIF", b"XMP ")]
     extended = bool(kept) and kept[0][0] == b"VP8X"
@@ -135,14 +135,14 @@ def _webp(data: bytes) -> bytes:
 
 
 def _bare_webp(data: bytes) -> Bare:
-    chunks = list(_webp_chunks(data))
+    chunks = list(riff_chunks(data))
     kept = [(name, content) for name, content in chunks if name in _WEBP_PIXELS]
     icc = next((content for name, content in chunks if name == b"ICCP"), None)
     file = _riff_file(kept, clear=_WEBP_ICC_FLAG | _WEBP_EXIF_FLAG | _WEBP_XMP_FLAG)
     return Bare(file, _webp_orientation(chunks), icc)
 
 
-def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(name, content) of each chunk."""
     at = 12
     while at + 8 <= len(data):
