@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.schema import PLACE, TABLE
 from latent_assets.atlas.table import LIVE, nearest, open_table
-from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
+from latent_assets.errors import LatentAssetsError, NotBuiltError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,23 +173,11 @@ class Atlas:
 
         Raises ModelError when it is not on this machine or its weights are not those the atlas was made with.
         """
-        spec = self.info.clip_model
-        if spec is None:
+        if "clip" not in self.info.models:
             raise QueryError(
                 f"The atlas {self.info.profile} has no CLIP model: it can be searched by `neighbors` only."
             )
-        from latent_assets.models.weights import clip_files
-
-        recorded, found = self.info.models["clip"], clip_files(spec)
-        if found.digest != recorded.digest:
-            raise ModelError(
-                f"The CLIP model {recorded.name} on this machine has the digest {found.digest}, the atlas was made "
-                f"with {recorded.digest}: their vectors do not compare. Install the weights of the atlas, or build it "
-                "again."
-            )
-        from latent_assets.models.clip import load_clip
-
-        return load_clip(spec)
+        return cast("ClipEncoder", self.info.load_encoder("clip"))
 
     # -- reading -------------------------------------------------------------------------------------
 

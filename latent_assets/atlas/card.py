@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from latent_assets import spaces as registered
 from latent_assets.atlas.rows import placed_rows, read_maps
 from latent_assets.atlas.schema import RELEASE_KEY
-from latent_assets.errors import DataError, NotBuiltError
+from latent_assets.errors import DataError, ModelError, NotBuiltError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from latent_assets.profile import ClipModel, Profile
+    from latent_assets.models.encoder import Encoder
+    from latent_assets.profile import Profile
     from latent_assets.storage import Storage
 
 FORMAT = 2
@@ -73,16 +74,36 @@ class ReleaseInfo:
     feature_recall: dict[str, dict[str, float]]
     format: int = FORMAT
 
-    @property
-    def clip_model(self) -> ClipModel | None:
-        """The CLIP model that made the vectors, as `models.clip.load_clip` takes it."""
-        from latent_assets.profile import ClipModel, resolve_path
+    def model_settings(self, embedding: str) -> Any:
+        """The model that made the vectors of an embedding, as the row's `load` takes it (`spaces.Embedding.settings`).
 
-        info = self.models.get("clip")
-        if info is None:
-            return None
+        Raises NotBuiltError when the atlas does not have that embedding, or nothing registers it here.
+        """
+        from latent_assets.profile import resolve_path
+
+        info, row = self.models.get(embedding), registered.embeddings().get(embedding)
+        if info is None or row is None:
+            why = "has no" if info is None else "was made with an extension of its profile that adds the"
+            raise NotBuiltError(f"The atlas {self.profile} {why} embedding `{embedding}`.")
         paths = {key: resolve_path(value) for key, value in info.spec.items() if _is_package_path(value)}
-        return ClipModel.model_validate({**info.spec, **paths})
+        return registered.resolve(row.settings).model_validate({**info.spec, **paths})
+
+    def load_encoder(self, embedding: str) -> Encoder:
+        """The model that made the vectors of an embedding, loaded.
+
+        Raises NotBuiltError as `model_settings`, ModelError when its files are not on this machine or are others.
+        """
+        row, settings = registered.embeddings().get(embedding), self.model_settings(embedding)
+        assert row is not None
+        recorded, found = self.models[embedding], registered.resolve(row.files)(settings)
+        if found.digest != recorded.digest:
+            raise ModelError(
+                f"The model {recorded.name} of `{embedding}` on this machine has the digest {found.digest}, the atlas "
+                f"was made with {recorded.digest}: their vectors do not compare. Install the weights of the atlas, or "
+                "build it again."
+            )
+        encoder: Encoder = registered.resolve(row.load)(settings)
+        return encoder
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
