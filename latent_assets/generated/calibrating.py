@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from latent_assets.generated.calibration import Calibration, Distances
+from latent_assets.generated.calibration import NOT_CALIBRATED, Calibration, Distances
+from latent_assets.generated.copies import Picture
 from latent_assets.generated.groups import distances_to
 from latent_assets.generated.placing import ImagePlacer, matrix
 from latent_assets.models.preprocessing import decode
@@ -22,13 +23,13 @@ _SAMPLE = 1_000
 
 
 def calibrate(placer: ImagePlacer) -> Calibration:
-    """Usual distances of every embedding of a release. {} for one without rows or without held-out ones.
+    """What is usual in a release; `NOT_CALIBRATED` for one without rows or without held-out ones.
 
     Raises ModelError when a model of the release is not on this machine.
     """
     held_out = placer.model.report["held_out"]
     if not held_out:
-        return {}
+        return NOT_CALIBRATED
     rows = placer.rows(held_out, [*placer.model.features, "thumbnail"])
     copies = [altered_copies(file) for file in rows["thumbnail"].to_pylist()[:_ALTERED]]
     encoded = placer.encode([image for images in copies for image in images])
@@ -39,7 +40,8 @@ def calibrate(placer: ImagePlacer) -> Calibration:
         vectors = np.stack([item[name] for item in encoded]).reshape(len(copies), each, -1)
         radius = copy_radius(vectors[:, 0], [vectors[:, number] for number in range(1, each)], metric)
         found[name] = usual_distances(placer.model, name, metric, matrix(rows[name]), radius)
-    return found
+    pictures = [Picture(decode(file)) for file in rows["thumbnail"].to_pylist()]
+    return Calibration(found, np.sort([picture.detail for picture in pictures]))
 
 
 def usual_distances(model: MapModel, embedding: str, metric: Metric, held_out: np.ndarray, radius: float) -> Distances:

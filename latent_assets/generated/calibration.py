@@ -1,7 +1,8 @@
 """What is usual between real images of a release, so that "close" and "far" can be said of a generated one.
 
 generated/calibration/{fingerprint}.safetensors
-  {embedding}.nearest float64 [h], .other float64 [h], .apart float64 [m]; header `calibration`: JSON
+  {embedding}.nearest float64 [h], .other float64 [h], .apart float64 [m]; detail float64 [h]
+  header `calibration`: JSON
 
 The rows that the fit held out (`projection.rows.hold_out`) are real images that the maps have never seen, as a new one
 is. How far they are from the fitted rows is the null distribution that a new image is held against (split conformal
@@ -51,22 +52,42 @@ class Distances:
         Of real images like those of the atlas at most a share p has a value of p or less. None where too few images
         were held out to say so at the level of 5 %.
         """
-        return self._p(int((self.nearest >= distance).sum()))
+        return _p_value(int((self.nearest >= distance).sum()), len(self.nearest))
 
     def close(self, distance: float) -> float | None:
         """Conformal p-value that a real image is this near to one that is no copy of it: small for a copy."""
-        return self._p(int((self.other <= distance).sum()))
+        return _p_value(int((self.other <= distance).sum()), len(self.other))
 
     def percentile(self, distance: float) -> float | None:
         """Per cent of held-out images that are nearer to their nearest fitted image than this."""
         return 100.0 * float((self.nearest < distance).mean()) if len(self.nearest) else None
 
-    def _p(self, as_extreme: int) -> float | None:
-        rows = len(self.nearest)
-        return (1 + as_extreme) / (1 + rows) if rows >= LEAST else None
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is usual in a release. distances: by embedding. detail: `copies.detail` of held-out images, sorted.
+
+    Both are empty for a release whose fit held nothing out.
+    """
+
+    distances: Mapping[str, Distances]
+    detail: np.ndarray
+
+    def odd(self, detail: float) -> float | None:
+        """Conformal p-value, two-sided, that a real image has so little or so much detail: small for blanks and noise.
+
+        None where too few images were held out.
+        """
+        below, above = int((self.detail <= detail).sum()), int((self.detail >= detail).sum())
+        found = _p_value(min(below, above), len(self.detail))
+        return None if found is None else min(1.0, 2.0 * found)
 
 
-Calibration = Mapping[str, Distances]
+NOT_CALIBRATED = Calibration({}, np.zeros(0))
+
+
+def _p_value(as_extreme: int, rows: int) -> float | None:
+    return (1 + as_extreme) / (1 + rows) if rows >= LEAST else None
 
 
 def calibration_name(fingerprint: str) -> str:
@@ -76,12 +97,13 @@ def calibration_name(fingerprint: str) -> str:
 
 def write_calibration(storage: Storage, fingerprint: str, found: Calibration) -> None:
     """Store usual distances, atomically."""
-    header = {name: {"metric": item.metric, "radius": item.radius} for name, item in found.items()}
+    header = {name: {"metric": item.metric, "radius": item.radius} for name, item in found.distances.items()}
     arrays = {
         f"{name}.{part}": np.ascontiguousarray(getattr(item, part), np.float64)
-        for name, item in found.items()
+        for name, item in found.distances.items()
         for part in ("nearest", "other", "apart")
     }
+    arrays["detail"] = np.ascontiguousarray(found.detail, np.float64)
     with storage.writing(calibration_name(fingerprint)) as path:
         save_file(arrays, path, metadata={"calibration": json.dumps(header, sort_keys=True)})
 
@@ -95,9 +117,10 @@ def read_calibration(storage: Storage, fingerprint: str) -> Calibration:
     length = int.from_bytes(data[:8], "little")
     header: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["calibration"])
     arrays = load(data)
-    return {
+    distances = {
         name: Distances(
             item["metric"], item["radius"], *(arrays[f"{name}.{part}"] for part in ("nearest", "other", "apart"))
         )
         for name, item in header.items()
     }
+    return Calibration(distances, arrays["detail"])

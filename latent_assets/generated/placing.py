@@ -19,8 +19,14 @@ from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.table import LIVE, nearest, open_table
 from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.generated.background import Background, Share
-from latent_assets.generated.calibration import LEVEL, Calibration, calibration_name, read_calibration
-from latent_assets.generated.copies import Match, best_match
+from latent_assets.generated.calibration import (
+    LEVEL,
+    NOT_CALIBRATED,
+    Calibration,
+    calibration_name,
+    read_calibration,
+)
+from latent_assets.generated.copies import Match, Picture
 from latent_assets.generated.groups import distances_to, near_duplicates
 from latent_assets.models.preprocessing import decode, to_rgb
 from latent_assets.projection.model import load_model
@@ -102,15 +108,16 @@ class PossibleCopy:
 class Placed:
     """An image on the maps of a release (version of the table).
 
-    vectors: the feature of each embedding, float16 [d]. places: by space. nearness: by embedding. agreement: share of
-    the near groups that two embeddings have in common, 0 to 1; None with one embedding. behind: what is commoner
-    among the neighbours than in the atlas.
+    vectors: the feature of each embedding, float16 [d]. places: by space. nearness: by embedding. odd: conformal
+    p-value that a real image has so little or so much detail. agreement: share of the near groups that two embeddings
+    have in common, 0 to 1; None with one embedding. behind: what is commoner among the neighbours than in the atlas.
     """
 
     release: int
     vectors: Vectors
     places: Mapping[str, SpacePlace]
     nearness: Mapping[str, Nearness]
+    odd: float | None
     agreement: float | None
     copy: PossibleCopy | None
     behind: tuple[Share, ...]
@@ -122,10 +129,15 @@ class Placed:
         if self.verdict == "not calibrated":
             return "This release says nothing of what is usual between its images: it is too small, or not calibrated."
         if self.verdict == "nothing is close":
-            least = min(found.far for found in self.nearness.values() if found.far is not None)
+            far = min(found.far for found in self.nearness.values() if found.far is not None)
+            if self.odd is not None and self.odd < far:
+                return (
+                    f"Nothing in the atlas is like this: at most {self.odd:.1%} of real images have so little or so "
+                    "much detail."
+                )
             return (
-                f"Nothing in the atlas is close: fewer than {least:.1%} of real images are this far from all others in "
-                "one of its embeddings."
+                f"Nothing in the atlas is close: at most {far:.1%} of real images are this far from all others in one "
+                "of its embeddings."
             )
         if self.verdict == "unusually close to one group":
             assert self.copy is not None
@@ -166,9 +178,9 @@ class ImagePlacer:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """Usual distances of the release; {} for one that was not calibrated."""
+        """What is usual in the release; `NOT_CALIBRATED` where that was not measured."""
         key = calibration_key(self.info)
-        return read_calibration(self._storage, key) if self._storage.exists(calibration_name(key)) else {}
+        return read_calibration(self._storage, key) if self._storage.exists(calibration_name(key)) else NOT_CALIBRATED
 
     @cached_property
     def background(self) -> Background:
@@ -236,14 +248,15 @@ class ImagePlacer:
     def _placed(self, image: Image.Image, vectors: Vectors, places: Mapping[str, SpacePlace]) -> Placed:
         near = {name: self._near(name, vectors[name]) for name in self.model.features}
         nearness = {name: self._nearness(name, vectors[name], rows) for name, rows in near.items()}
-        copy = self._copy(image, near)
+        picture = Picture(image)
+        copy, odd = self._copy(picture, near), self.calibration.odd(picture.detail)
         shown = {name: [item.id for item in found.similar] for name, found in nearness.items()}
         facts = {row["id"]: row for rows in near.values() for row in rows.facts}
         behind = self.background.behind(
             [facts[row_id] for row_id in dict.fromkeys(chain.from_iterable(shown.values()))]
         )
-        verdict = _verdict(nearness, self.calibration, copy)
-        return Placed(self.version, vectors, places, nearness, _agreement(shown), copy, behind, verdict)
+        verdict = _verdict(nearness, odd, copy)
+        return Placed(self.version, vectors, places, nearness, odd, _agreement(shown), copy, behind, verdict)
 
     def _near(self, embedding: str, vector: np.ndarray) -> _Near:
         """The nearest rows of the release, in an order that a rebuilt index does not change."""
@@ -255,7 +268,8 @@ class ImagePlacer:
         ids = np.array(found["id"].to_pylist())
         order = np.lexsort((ids, distances))[:_NEIGHBORS]
         facts = found.select(list(_FACTS)).take(order).to_pylist()
-        radius = self.calibration[embedding].radius if embedding in self.calibration else 0.0
+        usual = self.calibration.distances.get(embedding)
+        radius = usual.radius if usual else 0.0
         groups = near_duplicates(points[order], radius, registered()[embedding].metric)
         return _Near(facts, distances[order], groups)
 
@@ -263,7 +277,7 @@ class ImagePlacer:
         index = self._fitted[embedding]
         query = np.atleast_2d(np.asarray(vector, np.float32))
         distance = float(index.search(unit(query) if index.metric == "cosine" else query, 1).distances[0, 0])
-        usual = self.calibration.get(embedding)
+        usual = self.calibration.distances.get(embedding)
         return Nearness(
             metric=self.info.metrics[embedding],
             similar=tuple(near.similar()),
@@ -273,12 +287,12 @@ class ImagePlacer:
             close=usual.close(distance) if usual else None,
         )
 
-    def _copy(self, image: Image.Image, near: Mapping[str, _Near]) -> PossibleCopy | None:
+    def _copy(self, picture: Picture, near: Mapping[str, _Near]) -> PossibleCopy | None:
         """The candidate whose pixels correlate best; None when none does well."""
         candidates = {row["id"]: row["thumbnail"] for found in near.values() for row in found.leaders(_CANDIDATES)}
         best: PossibleCopy | None = None
         for row_id, thumbnail in sorted(candidates.items()):
-            match = best_match(image, decode(thumbnail))
+            match = picture.best_match(Picture(decode(thumbnail)))
             if match.correlation >= _SAME and (best is None or match.correlation > best.match.correlation):
                 best = PossibleCopy(row_id, match)
         return best
@@ -345,11 +359,13 @@ def _agreement(shown: Mapping[str, Sequence[str]]) -> float | None:
     return len(set.intersection(*sets)) / max(1, min(map(len, sets)))
 
 
-def _verdict(nearness: Mapping[str, Nearness], calibration: Calibration, copy: PossibleCopy | None) -> Verdict:
-    if not calibration or any(found.far is None for found in nearness.values()):
+def _verdict(nearness: Mapping[str, Nearness], odd: float | None, copy: PossibleCopy | None) -> Verdict:
+    far = [found.far for found in nearness.values()]
+    questions = [value for value in (*far, odd) if value is not None]
+    if len(questions) <= len(far):
         return "not calibrated"
     # one of several questions: Bonferroni keeps the level for all of them together
-    if min(found.far for found in nearness.values() if found.far is not None) * len(nearness) <= LEVEL:
+    if min(questions) * len(questions) <= LEVEL:
         return "nothing is close"
     if copy is not None and min(found.close for found in nearness.values() if found.close is not None) <= LEVEL:
         return "unusually close to one group"

@@ -33,17 +33,18 @@ def make_calibration(
     import numpy as np
 
     from latent_assets.generated.calibrating import calibrate
-    from latent_assets.generated.calibration import calibration_name, write_calibration
+    from latent_assets.generated.calibration import NOT_CALIBRATED, calibration_name, write_calibration
     from latent_assets.generated.placing import ImagePlacer, calibration_key
 
     release = lineage.details(lineage.manifest("atlas_table")).version
     placer = ImagePlacer.open(lineage.storage, release)
-    found = calibrate(placer) if placer.info.rows else {}
+    calibration = calibrate(placer) if placer.info.rows else NOT_CALIBRATED
+    found = calibration.distances
     name = calibration_key(placer.info)
-    write_calibration(lineage.storage, name, found)
+    write_calibration(lineage.storage, name, calibration)
     details = CalibrationDetails(
         release=release,
-        held_out=len(next(iter(found.values())).nearest) if found else 0,
+        held_out=len(calibration.detail),
         key=name,
         radius={embedding: item.radius for embedding, item in found.items()},
         nearest={
@@ -53,7 +54,7 @@ def make_calibration(
         },
     )
     parts = [[item.radius, *item.nearest, *item.other, *item.apart] for _, item in sorted(found.items())]
-    version = fingerprint(name, parts)
+    version = fingerprint(name, parts, calibration.detail.tolist())
     return {"placement_calibration": Output(version, details.held_out, [calibration_name(name)], details)}
 
 
@@ -66,11 +67,12 @@ def judge_calibration(lineage: Lineage, manifest: Manifest, deep: bool) -> Seque
     details: CalibrationDetails = lineage.details(manifest)
     broken = []
     try:
-        for name, item in read_calibration(lineage.storage, details.key).items():
-            for part in (item.nearest, item.other, item.apart):
-                if not np.isfinite(part).all() or (np.diff(part) < 0).any():
-                    broken.append(f"{name}: distances that are not finite or not in order")
-                    break
+        found = read_calibration(lineage.storage, details.key)
+        parts = {"detail": [found.detail]}
+        parts |= {name: [item.nearest, item.other, item.apart] for name, item in found.distances.items()}
+        for name, arrays in parts.items():
+            if any(not np.isfinite(values).all() or (np.diff(values) < 0).any() for values in arrays):
+                broken.append(f"{name}: values that are not finite or not in order")
     except Exception as error:  # whatever the reader makes of damaged bytes
         broken.append(f"cannot be read ({type(error).__name__}: {error})")
     few = f"{details.held_out} images were held out; {LEAST} are needed to call an image far at the level of 5 %"
