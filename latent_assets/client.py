@@ -18,11 +18,10 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
-from latent_assets import spaces
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.schema import PLACE, TABLE
 from latent_assets.atlas.table import LIVE, nearest, open_table
-from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
+from latent_assets.errors import NotBuiltError, QueryError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from latent_assets.models.clip import ClipEncoder
-    from latent_assets.models.encoder import Encoder
 
 Measure = Literal["cosine similarity", "L2 distance"]
 Point = tuple[float, float, float]
@@ -43,12 +41,6 @@ _MOST_RESULTS = 10_000
 _LONGEST_TEXT = 10_000
 # an embedding's metric -> what a score is
 _MEASURES: dict[str, Measure] = {"cosine": "cosine similarity", "euclidean": "L2 distance"}
-
-
-class QueryError(LatentAssetsError, ValueError):
-    """A question that cannot be answered: an empty text, a malformed id, a picture that is none."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -162,7 +154,9 @@ class Atlas:
 
         self._dims(space)
         picture = self._picture(image)
-        return self._nearest(space, encode_images(self._encoder(space), [picture])[self.info.features[space]][0], k)
+        return self._nearest(
+            space, encode_images(self.info.load_encoder(space), [picture])[self.info.features[space]][0], k
+        )
 
     def search_vector(self, vector: np.ndarray, k: int = 10, space: str = "clip") -> list[Hit]:
         """The `k` images nearest to a vector of the space's own column (`clip`, `vae`, ...), best first."""
@@ -192,7 +186,7 @@ class Atlas:
 
         Raises ModelError when it is not on this machine or its weights are not those the atlas was made with.
         """
-        return cast("ClipEncoder", self._encoder("clip"))
+        return cast("ClipEncoder", self.info.load_encoder("clip"))
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -229,41 +223,17 @@ class Atlas:
     def _places(self) -> list[str]:
         return [f"{PLACE}{space}" for space in self.info.spaces]
 
-    def _encoder(self, name: str) -> Encoder:
-        """The model of an embedding, if it is the one that the atlas was made with."""
-        kind = {"clip": "CLIP", "vae": "VAE"}.get(name, name)
-        recorded, row = self.info.models.get(name), spaces.embeddings().get(name)
-        if recorded is None:
-            raise QueryError(
-                f"The atlas {self.info.profile} has no {kind} model: it can be searched by `neighbors` only."
-            )
-        if row is None:
-            raise QueryError(f"`{name}` is not known here: import the extension that registers it, then ask again.")
-        settings = self.info.model_settings(name)
-        found = spaces.resolve(row.files)(settings)
-        if found.digest != recorded.digest:
-            raise ModelError(
-                f"The {kind} model {recorded.name} on this machine has the digest {found.digest}, the atlas was made "
-                f"with {recorded.digest}: their vectors do not compare. Install the weights of the atlas, or build it "
-                "again."
-            )
-        encoder: Encoder = spaces.resolve(row.load)(settings)
-        return encoder
-
     def _picture(self, image: str | Path | bytes | Image.Image) -> Image.Image:
         """An image as the encoders were shown those of the atlas."""
         from PIL import Image
 
         from latent_assets.images.decode.image import decode_as_stored
         from latent_assets.images.outcome import FetchError
-        from latent_assets.profile import Fetch
 
         where = str(image) if isinstance(image, str | os.PathLike) else "The picture"
-        # cards of earlier releases do not say how images were stored
-        settings = Fetch.model_validate(self.info.images or {"resize": "none", "format": "png"})
         try:
             data = Path(image).expanduser().read_bytes() if isinstance(image, str | os.PathLike) else image
-            return decode_as_stored(data, settings)
+            return decode_as_stored(data, self.info.how_stored)
         except FetchError as error:
             raise QueryError(f"{where} cannot be read as an image ({error.evidence or error}).") from error
         except (OSError, ValueError, SyntaxError, TypeError, AttributeError, Image.DecompressionBombError) as error:

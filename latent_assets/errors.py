@@ -18,6 +18,12 @@ class ProfileError(LatentAssetsError):
     exit_code = 2
 
 
+class QueryError(LatentAssetsError, ValueError):
+    """A question that cannot be answered: an empty text, a malformed id, a picture that is none."""
+
+    exit_code = 2
+
+
 class SourceError(LatentAssetsError):
     """Metadata or files that cannot be read as the profile says."""
 

@@ -220,6 +220,12 @@ class Projection(_Section):
     n_epochs: Annotated[int, Field(ge=1)] | None = None
     seed: int = 42
     fit_rows: Annotated[int, Field(ge=32)] = Field(default=1_000_000, description="above this a sample is fitted")
+    calibration_share: Probability = Field(
+        default=0.02, description="rows kept out of the fit: what is usual between real images is measured on them"
+    )
+    calibration_rows: Annotated[int, Field(ge=20)] = Field(
+        default=200, description="at least so many; none where that were more than a fifth of the rows"
+    )
     joint_clip_weight: Probability = Field(
         default=0.5, description="share of the first embedding (clip in `joint`) in the distances of a space of two"
     )

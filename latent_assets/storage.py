@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -42,6 +43,15 @@ def filesystem_options(address: str) -> dict[str, Any]:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         options |= {"endpoint_url": endpoint} if endpoint else {}
     return options
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file: its name below the root, its bytes, when it was changed last (seconds since 1970)."""
+
+    name: str
+    size: int
+    modified: float
 
 
 class Storage:
@@ -117,6 +127,26 @@ class Storage:
     def folders(self, folder: str) -> Sequence[str]:
         """Names of the folders directly in `folder`, sorted; [] when there is no folder."""
         return sorted(name for name, is_file in self._entries(folder) if not is_file)
+
+    def files(self, folder: str) -> Iterator[StoredFile]:
+        """The files in `folder` and in the folders below it; none when there is no folder.
+
+        Links are not followed. What is being written by this package, and names that begin with a dot, are left out.
+        """
+        with explained(self, folder):
+            if self.is_local:
+                yield from _walk(Path(self.uri(folder)), folder)
+                return
+            base = self.uri(folder).partition("://")[2].rstrip("/")
+            try:
+                found = self._fs.find(self.uri(folder), detail=True)
+            except FileNotFoundError:
+                return
+            for path, item in found.items():
+                inside = path[len(base) + 1 :]
+                if inside and not any(part.startswith(".") for part in inside.split("/")):
+                    modified = item.get("LastModified")
+                    yield StoredFile(f"{folder}/{inside}", int(item["size"]), modified.timestamp() if modified else 0.0)
 
     def _entries(self, folder: str) -> Sequence[tuple[str, bool]]:
         """(name, whether it is a file) of what is directly in `folder`."""
@@ -270,6 +300,22 @@ class Storage:
                     path.unlink(missing_ok=True)
                     removed += 1
         return removed
+
+
+def _walk(folder: Path, name: str) -> Iterator[StoredFile]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        with suppress(FileNotFoundError):  # gone since it was listed
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path), f"{name}/{entry.name}")
+            elif entry.is_file(follow_symlinks=False):
+                found = entry.stat(follow_symlinks=False)
+                yield StoredFile(f"{name}/{entry.name}", found.st_size, found.st_mtime)
 
 
 def fingerprint(*parts: Any) -> str:

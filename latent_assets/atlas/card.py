@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from latent_assets import spaces as registered
 from latent_assets.atlas.rows import placed_rows, read_maps
 from latent_assets.atlas.schema import RELEASE_KEY
-from latent_assets.errors import DataError, NotBuiltError
+from latent_assets.errors import DataError, ModelError, NotBuiltError, QueryError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from latent_assets.profile import Profile
+    from latent_assets.models.encoder import Encoder
+    from latent_assets.profile import Fetch, Profile
     from latent_assets.storage import Storage
 
 FORMAT = 2
@@ -86,6 +87,38 @@ class ReleaseInfo:
         settings = registered.resolve(registered.embeddings()[embedding].settings)
         paths = {key: resolve_path(value) for key, value in spec.items() if _is_package_path(value)}
         return settings.model_validate({**spec, **paths})
+
+    @property
+    def how_stored(self) -> Fetch:
+        """How the images of the release were stored; cards of earlier releases do not say it."""
+        from latent_assets.profile import Fetch
+
+        return Fetch.model_validate(self.images or {"resize": "none", "format": "png"})
+
+    def load_encoder(self, embedding: str) -> Encoder:
+        """The model that made the vectors of an embedding, loaded.
+
+        Raises QueryError when the release has no such model, or no extension registered the embedding here; ModelError
+        when the model is not on this machine or its weights are others.
+        """
+        kind = {"clip": "CLIP", "vae": "VAE"}.get(embedding, embedding)
+        recorded, row = self.models.get(embedding), registered.embeddings().get(embedding)
+        if recorded is None:
+            raise QueryError(f"The atlas {self.profile} has no {kind} model: it can be searched by `neighbors` only.")
+        if row is None:
+            raise QueryError(
+                f"`{embedding}` is not known here: import the extension that registers it, then ask again."
+            )
+        settings = self.model_settings(embedding)
+        found = registered.resolve(row.files)(settings)
+        if found.digest != recorded.digest:
+            raise ModelError(
+                f"The {kind} model {recorded.name} on this machine has the digest {found.digest}, the atlas was made "
+                f"with {recorded.digest}: their vectors do not compare. Install the weights of the atlas, or build it "
+                "again."
+            )
+        encoder: Encoder = registered.resolve(row.load)(settings)
+        return encoder
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

@@ -14,7 +14,7 @@ from latent_assets import spaces
 from latent_assets.profile import HOW_STORED, Profile
 from latent_assets.spaces import Embedding, resolve
 
-GROUPS = ("sources", "catalog", "images", "embeddings", "projection", "atlas")
+GROUPS = ("sources", "catalog", "images", "embeddings", "projection", "atlas", "generated")
 
 
 @dataclass(frozen=True)
@@ -376,6 +376,27 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             describe=f"{_MAKERS}.atlas:describe_table",
             details=f"{_MAKERS}.atlas:TableDetails",
             batch="atlas_table",
+            pool="whole",
+        ),
+        Stage(
+            name="placement_calibration",
+            group="generated",
+            sharded=False,
+            parents=("umap_model", "atlas_table"),
+            revision=1,
+            settings=_nothing,
+            description="What is usual between real images of the release: how far held-out images are from fitted "
+            "ones, in every embedding. A generated image is held against it: close, as usual, or like nothing here.",
+            kinds=frozenset({"numpy", "safetensors"}),
+            checks=(
+                Check("calibration_sound", "Distances are finite and in order, for every embedding of the maps."),
+                Check("calibration_possible", "Enough images were held out to calibrate by.", warns=True),
+            ),
+            maker=f"{_MAKERS}.generated:make_calibration",
+            judge=f"{_MAKERS}.generated:judge_calibration",
+            describe=f"{_MAKERS}.generated:describe_calibration",
+            details=f"{_MAKERS}.generated:CalibrationDetails",
+            batch="placement_calibration",
             pool="whole",
         ),
     ]

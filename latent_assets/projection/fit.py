@@ -20,7 +20,7 @@ from latent_assets.projection.backend import Backend, choose_backend
 from latent_assets.projection.features import FeatureChoice, SpaceRecipe, choose_features, embedded, make_recipes
 from latent_assets.projection.model import content_version, header_of, model_arrays, write_model
 from latent_assets.projection.quality import MapQuality, measure
-from latent_assets.projection.rows import draw, read_shard_rows
+from latent_assets.projection.rows import draw, hold_out, read_shard_rows
 from latent_assets.storage import Storage
 
 _STAGE = "umap_model"
@@ -44,14 +44,15 @@ class SpaceFit:
 class FitReport:
     """What a fit made. `total_rows` are the rows of all shards, `rows` those that were fitted.
 
-    `unmatched`: rows left out because not every model embedded them. `version`: hash of the model's
-    arrays and decisions, equal for equal maps.
+    `held_out`: ids of the rows that were kept out of it (`rows.hold_out`). `unmatched`: rows left out because not
+    every model embedded them. `version`: hash of the model's arrays and decisions, equal for equal maps.
     """
 
     fingerprint: str
     version: str
     rows: int
     total_rows: int
+    held_out: tuple[str, ...]
     unmatched: int
     spaces: dict[str, SpaceFit]
     features: dict[str, FeatureChoice]
@@ -71,7 +72,8 @@ def fit_map(
     """Fit every space of the profile on the rows of `shards` and store `projection/{fingerprint}/model.safetensors`.
 
     `features` says which column stands for each embedding, as `choose_features` does; without it, that is asked here.
-    Above `projection.fit_rows` rows a sample is fitted, drawn by a hash of the ids. Shards without rows give a model
+    Above `projection.fit_rows` rows a sample is fitted, drawn by a hash of the ids, which also decides the rows that
+    are held out to calibrate distances by. Shards without rows give a model
     without rows. Raises DataError when there are no shards, a value is not finite or an id is there twice,
     ProfileError when the backend cannot run.
     """
@@ -83,7 +85,8 @@ def fit_map(
     found = choose_features(profile, storage, shards) if features is None else features
     choices = {name: FeatureChoice(item) if isinstance(item, str) else item for name, item in found.items()}
     rows = [read_shard_rows(storage, shard) for shard in shards]
-    sample = draw(rows, settings.fit_rows, settings.seed)
+    held = hold_out(rows, settings.calibration_share, settings.calibration_rows)
+    sample = draw(rows, settings.fit_rows, settings.seed, without=held)
     columns = {row.name: choices[row.name].chosen for row in embedded(profile, shards)}
     vectors = {name: sample.read(storage, name, column) for name, column in columns.items()}
     recipes = make_recipes(profile.spaces, vectors, settings.joint_clip_weight)
@@ -96,6 +99,7 @@ def fit_map(
         version=content_version(arrays, [header["recipes"], header["features"], settings.n_neighbors]),
         rows=len(sample.ids),
         total_rows=sum(len(shard.ids) for shard in rows),
+        held_out=tuple(held.ids),
         unmatched=sum(shard.unmatched for shard in rows),
         spaces=fits,
         features={name: choices[name] for name in columns},

@@ -17,6 +17,9 @@ from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_id
 from latent_assets.errors import DataError
 from latent_assets.storage import Storage
 
+_HOLD_OUT_SEED = 0x63616C  # an order of its own: no other sample is drawn by it
+_MOST_HELD_OUT = 0.2
+
 
 @dataclass(frozen=True)
 class ShardRows:
@@ -119,20 +122,39 @@ class Sample:
         return np.zeros((0, self.shards[0].width(storage, embedding, column) if self.shards else 0), np.float16)
 
 
-def draw(shards: Sequence[ShardRows], rows: int, seed: int) -> Sample:
+def draw(shards: Sequence[ShardRows], rows: int, seed: int, without: Sample | None = None) -> Sample:
     """Choose at most `rows` rows by the smallest hash of their ids: the same rows whatever the shards' order is.
 
-    Raises DataError when an id is in two shards.
+    Rows of the sample `without`, drawn from the same shards, are left out. Raises DataError when an id is in two
+    shards.
     """
-    keys = [
-        np.array([xxhash.xxh64_intdigest(i.encode(), seed) for i in shard.ids], dtype=np.uint64) for shard in shards
-    ]
+    keys = [_hashes(shard.ids, seed) for shard in shards]
     _refuse_doubles(shards, keys)
-    everything = np.concatenate(keys) if keys else np.zeros(0, np.uint64)
-    if len(everything) <= rows:
-        return Sample(tuple(shards), tuple(np.arange(len(key)) for key in keys))
-    limit = np.partition(everything, rows - 1)[rows - 1]
-    return Sample(tuple(shards), tuple(np.flatnonzero(key <= limit) for key in keys))
+    allowed = [np.ones(len(key), dtype=bool) for key in keys]
+    for free, taken in zip(allowed, without.chosen if without else (), strict=False):
+        free[taken] = False
+    everything = np.concatenate(
+        [key[free] for key, free in zip(keys, allowed, strict=True)] or [np.zeros(0, np.uint64)]
+    )
+    limit = np.partition(everything, rows - 1)[rows - 1] if len(everything) > rows else np.uint64(2**64 - 1)
+    chosen = (np.flatnonzero(free & (key <= limit)) for key, free in zip(keys, allowed, strict=True))
+    return Sample(tuple(shards), tuple(chosen))
+
+
+def hold_out(shards: Sequence[ShardRows], share: float, least: int) -> Sample:
+    """The rows that are kept out of the fit, to be compared with: `share` of all, at least `least`, chosen by id.
+
+    None at all where that would be more than a fifth of the rows: an atlas this small needs them for its maps.
+    """
+    total = sum(len(shard.ids) for shard in shards)
+    count = max(least, round(share * total)) if share else 0
+    if not count or count > total * _MOST_HELD_OUT:
+        return Sample(tuple(shards), tuple(np.zeros(0, np.int64) for _ in shards))
+    return draw(shards, count, _HOLD_OUT_SEED)
+
+
+def _hashes(ids: Sequence[str], seed: int) -> np.ndarray:
+    return np.array([xxhash.xxh64_intdigest(row_id.encode(), seed) for row_id in ids], dtype=np.uint64)
 
 
 def _refuse_doubles(shards: Sequence[ShardRows], keys: Sequence[np.ndarray]) -> None:

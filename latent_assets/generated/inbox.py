@@ -1,0 +1,211 @@
+"""The inbox: images from anywhere, dropped into a folder below the root, on disk or S3.
+
+    generated/inbox/...                    what was dropped, in any folders; what lies here is not done yet
+    generated/images/{sha256}.{ext}        the original bytes of what was taken
+    generated/accepted/{batch}.json        what was taken and not placed yet
+    generated/quarantine/{sha256}.{ext}    what cannot be taken, and beside it {sha256}.json: the name, and why
+
+A file leaves the inbox only after it lies elsewhere: a process that is killed loses nothing, and does nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from latent_assets.errors import NotBuiltError, StorageError
+
+if TYPE_CHECKING:
+    from latent_assets.storage import Storage, StoredFile
+
+INBOX, IMAGES, ACCEPTED, QUARANTINE = (f"generated/{name}" for name in ("inbox", "images", "accepted", "quarantine"))
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif")
+SIDECAR_SUFFIXES = (".txt", ".json")
+# a file that was changed less than so many seconds ago may still be being written; objects on S3 appear whole
+_SETTLES = 2.0
+# a sidecar without an image is left that long for its image to come
+_ALONE = 600.0
+_SIDECAR_BYTES = 4 << 20
+_NAME_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A file of the inbox that is ready to be taken, and its sidecar, if there is one."""
+
+    file: StoredFile
+    sidecar: StoredFile | None
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A file that could not be taken. name: as it lay in the inbox. reason: images.outcome.Reason, or `error`."""
+
+    key: str
+    name: str
+    reason: str
+    detail: str
+    bytes: int
+    when: float
+
+
+def ready(storage: Storage, now: float | None = None) -> list[Dropped]:
+    """The files of the inbox that nobody seems to be writing any more, oldest first.
+
+    Everything counts but sidecars: what is no image will be quarantined with its reason.
+    """
+    moment = time.time() if now is None else now
+    files = list(storage.files(INBOX))
+    sidecars = {file.name: file for file in files if file.name.lower().endswith(SIDECAR_SUFFIXES)}
+    images = [file for file in files if file.name not in sidecars]
+    found, taken = [], set()
+    for file in images:
+        sidecar = _sidecar_of(file.name, sidecars)
+        if sidecar is not None:
+            taken.add(sidecar.name)
+        parts = [file, sidecar] if sidecar is not None else [file]
+        if all(_settled(storage, part, moment) for part in parts):
+            found.append(Dropped(file, sidecar))
+    # a text whose image does not come is no image either
+    found += [
+        Dropped(file, None)
+        for file in sidecars.values()
+        if file.name not in taken and moment - file.modified >= 0 and moment - file.modified > _ALONE
+    ]
+    return sorted(found, key=lambda drop: (drop.file.modified, drop.file.name))
+
+
+def digest(dropped: Sequence[Dropped]) -> str:
+    """What lies in the inbox, as 16 hexadecimal characters: equal for the same files."""
+    names = [[drop.file.name, drop.file.size, round(drop.file.modified, 3)] for drop in dropped]
+    return hashlib.sha256(json.dumps(names).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def read(storage: Storage, drop: Dropped, most: int) -> tuple[bytes, tuple[str, bytes] | None] | None:
+    """The bytes of an image and its sidecar (name, bytes); None when it has gone, or is being written after all.
+
+    Of a file of more than `most` bytes only that many and one are read.
+    """
+    try:
+        data = _head(storage, drop.file, most + 1)
+        sidecar = None
+        if drop.sidecar is not None and drop.sidecar.size <= _SIDECAR_BYTES:
+            sidecar = (drop.sidecar.name, _head(storage, drop.sidecar, _SIDECAR_BYTES))
+        size = storage.size(drop.file.name)
+    except (StorageError, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    whole = len(data) == drop.file.size or len(data) > most
+    return (data, sidecar) if whole and size == drop.file.size else None
+
+
+def remove(storage: Storage, drop: Dropped) -> None:
+    """Take a file and its sidecar out of the inbox: it lies elsewhere."""
+    for file in (drop.file, drop.sidecar):
+        if file is not None:
+            storage.delete(file.name)
+
+
+def shown_name(name: str) -> str:
+    """A name from the inbox as text: without the folder of the inbox, controls and broken characters."""
+    inside = name.removeprefix(f"{INBOX}/")
+    text = inside.encode("utf-8", "replace").decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)[:_NAME_LENGTH]
+
+
+# -- what was taken and is not placed yet --------------------------------------------------------------
+
+
+def accept(storage: Storage, rows: Sequence[dict[str, Any]]) -> str:
+    """Note images (rows of `intake`) as taken; the name of the note, which is the same for the same images."""
+    text = json.dumps(list(rows), sort_keys=True).encode()
+    name = f"{ACCEPTED}/{hashlib.sha256(text).hexdigest()[:32]}.json"
+    storage.write_bytes(name, text)
+    return name
+
+
+def accepted(storage: Storage) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The notes of images that are not placed yet, with their rows."""
+    for name in storage.list(ACCEPTED, ".json"):
+        yield f"{ACCEPTED}/{name}", storage.read_json(f"{ACCEPTED}/{name}")
+
+
+def waiting(storage: Storage) -> int:
+    """How many notes of images that are not placed yet there are."""
+    return len(storage.list(ACCEPTED, ".json"))
+
+
+# -- quarantine ----------------------------------------------------------------------------------------
+
+
+def quarantine(storage: Storage, drop: Dropped, data: bytes, reason: str, detail: str) -> Quarantined:
+    """Put a file aside, with the reason. One larger than what was read of it is cut there."""
+    key = hashlib.sha256(data).hexdigest()
+    suffix = PurePosixPath(drop.file.name).suffix.lower()
+    safe = suffix if suffix[1:].isalnum() and len(suffix) <= 6 else ""
+    found = Quarantined(f"{key}{safe}", shown_name(drop.file.name), reason, detail[:500], drop.file.size, time.time())
+    if drop.file.size == len(data):
+        storage.write_bytes(f"{QUARANTINE}/{found.key}", data)
+    storage.write_json(f"{QUARANTINE}/{key}.reason.json", asdict(found))
+    remove(storage, drop)
+    return found
+
+
+def quarantined(storage: Storage) -> list[Quarantined]:
+    """What was put aside, by name."""
+    notes = (storage.read_json(f"{QUARANTINE}/{name}") for name in storage.list(QUARANTINE, ".reason.json"))
+    return sorted((Quarantined(**note) for note in notes), key=lambda found: (found.name, found.key))
+
+
+def restore(storage: Storage, keys: Sequence[str] = ()) -> list[Quarantined]:
+    """Put quarantined files back into the inbox, all without `keys`; those that are there again.
+
+    A key may be shortened. Raises NotBuiltError for one that names nothing, or a file that was too large to keep.
+    """
+    found = quarantined(storage)
+    for key in keys:
+        if not any(item.key.startswith(key) for item in found):
+            raise NotBuiltError(f"Nothing in quarantine has the key {key}: `latent-assets inbox` lists what is there.")
+    chosen = [item for item in found if not keys or any(item.key.startswith(key) for key in keys)]
+    back = []
+    for item in chosen:
+        kept = f"{QUARANTINE}/{item.key}"
+        if storage.exists(kept):
+            storage.write_bytes(f"{INBOX}/{item.key}", storage.read_bytes(kept))
+            storage.delete(kept)
+            back.append(item)
+        elif keys:
+            raise NotBuiltError(f"{item.name} was too large to be kept: drop it into the inbox again.")
+        storage.delete(f"{QUARANTINE}/{item.key.partition('.')[0]}.reason.json")
+    return back
+
+
+# -- inside --------------------------------------------------------------------------------------------
+
+
+def _sidecar_of(name: str, sidecars: dict[str, StoredFile]) -> StoredFile | None:
+    """`a.txt` or `a.json` of `a.png`, or `a.png.txt` or `a.png.json`."""
+    stem = name.rpartition(".")[0]
+    for base in (stem, name):
+        for suffix in SIDECAR_SUFFIXES:
+            if found := sidecars.get(f"{base}{suffix}"):
+                return found
+    return None
+
+
+def _settled(storage: Storage, file: StoredFile, now: float) -> bool:
+    # a clock that is behind, or a file from the future, must not keep it here for ever
+    return not storage.is_local or not 0 <= now - file.modified < _SETTLES
+
+
+def _head(storage: Storage, file: StoredFile, most: int) -> bytes:
+    if file.size <= most:
+        return storage.read_bytes(file.name)
+    with storage.open(file.name) as source:
+        return source.read(most)

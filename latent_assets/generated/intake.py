@@ -1,0 +1,150 @@
+"""Taking images out of the inbox: judged with the fetcher's limits, kept under their hash, their metadata read.
+
+Nothing is encoded or placed here; see `projecting`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from latent_assets.generated import inbox
+from latent_assets.generated.inbox import Dropped, Quarantined
+from latent_assets.generated.metadata import read_generation
+from latent_assets.images.decode.formats import EXTENSIONS, sniff
+from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.progress import report
+
+if TYPE_CHECKING:
+    from latent_assets.profile import Profile
+    from latent_assets.storage import Storage
+
+_AT_ONCE = 256
+_KINDS = frozenset({"png", "jpeg", "webp", "avif"})
+_MOST_STEPS = 1_000
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What became of the inbox. rows: of the images that were taken. again: files whose bytes were there already."""
+
+    rows: tuple[dict[str, Any], ...]
+    again: int
+    quarantined: tuple[Quarantined, ...]
+    left: int
+
+
+def take_in(profile: Profile, storage: Storage, dropped: Iterable[Dropped]) -> Intake:
+    """Take what lies in the inbox: keep the originals, note them as accepted, put aside what is no image.
+
+    Some hundred files at a time; a killed process goes on where it stopped.
+    """
+    source = list(dropped)
+    files = iter(source)
+    rows: dict[str, dict[str, Any]] = {}
+    aside: list[Quarantined] = []
+    again = left = done = 0
+    while chunk := list(islice(files, _AT_ONCE)):
+        taken: list[tuple[Dropped, dict[str, Any]]] = []
+        for drop in chunk:
+            found = inbox.read(storage, drop, profile.fetch.max_bytes)
+            if found is None:
+                left += 1
+                continue
+            data, sidecar = found
+            try:
+                taken.append((drop, _kept(profile, storage, drop, data, sidecar)))
+            except FetchError as error:
+                aside.append(inbox.quarantine(storage, drop, data, error.reason.value, error.evidence))
+        fresh = {row["id"]: row for _, row in reversed(taken) if row["id"] not in rows}
+        again += len(taken) - len(fresh)
+        if fresh:
+            inbox.accept(storage, list(fresh.values()))
+        for drop, _ in taken:
+            inbox.remove(storage, drop)
+        rows |= fresh
+        done += len(chunk)
+        report("generated_images", done, len(source), "images")
+    return Intake(tuple(rows.values()), again, tuple(aside), left)
+
+
+def decoded(data: bytes, profile: Profile) -> Image.Image:
+    """The image in `data` as the atlas sees it: upright, opaque, sRGB.
+
+    Raises FetchError for what is no image, or one beyond the profile's limits (`fetch.max_bytes`, `max_pixels`).
+    """
+    settings = profile.fetch.model_copy(update={"resize": "none"})
+    if not data:
+        raise FetchError(Reason.EMPTY, "no bytes")
+    if len(data) > settings.max_bytes:
+        raise FetchError(Reason.TOO_MANY_BYTES, f"more than {settings.max_bytes} bytes")
+    kind = sniff(data)
+    if kind not in _KINDS:
+        raise FetchError(Reason.UNSUPPORTED_FORMAT, f"{kind}: PNG, JPEG, WebP or AVIF are taken")
+    from latent_assets.images.decode.pixels import decode
+
+    try:
+        pixels, _, _ = decode(data, kind, settings)
+    except FetchError:
+        raise
+    except MemoryError as error:
+        raise FetchError(Reason.TOO_MANY_PIXELS, "not enough memory to decode it") from error
+    except Exception as error:  # decoders raise whatever they like on hostile input
+        raise FetchError(Reason.CORRUPT, f"{kind}: {type(error).__name__}: {error}") from error
+    return Image.fromarray(pixels)
+
+
+def _kept(
+    profile: Profile, storage: Storage, drop: Dropped, data: bytes, sidecar: tuple[str, bytes] | None
+) -> dict[str, Any]:
+    """Keep the original of an image; its row, as JSON takes it. Raises FetchError as `decoded` does."""
+    image = decoded(data, profile)
+    sha256 = hashlib.sha256(data).hexdigest()
+    extension = EXTENSIONS[sniff(data)]
+    storage.create(f"{inbox.IMAGES}/{sha256}.{extension}", data)
+    return {
+        "id": sha256,
+        "name": inbox.shown_name(drop.file.name),
+        "extension": extension,
+        "received": round(time.time(), 3),
+        "bytes": len(data),
+        "pixel_width": image.width,
+        "pixel_height": image.height,
+        "generation": asdict(read_generation(data, sidecar)),
+        "path": _path(sidecar),
+    }
+
+
+def _path(sidecar: tuple[str, bytes] | None) -> list[dict[str, Any]]:
+    """The way of an image through the maps, where this package's own sidecar tells it; [] otherwise."""
+    if sidecar is None or not sidecar[0].lower().endswith(".json"):
+        return []
+    try:
+        values = json.loads(sidecar[1])
+    except (ValueError, RecursionError):
+        return []
+    steps = values.get("path") if isinstance(values, Mapping) else None
+    if not isinstance(steps, Sequence) or isinstance(steps, str) or len(steps) > _MOST_STEPS:
+        return []
+    return [step for step in steps if _is_step(step)] if all(map(_is_step, steps)) else []
+
+
+def _is_step(step: object) -> bool:
+    """{"step": 3, "places": {"clip": [x, y, z], ...}}"""
+    if not isinstance(step, Mapping) or not isinstance(step.get("step"), int):
+        return False
+    places = step.get("places")
+    return isinstance(places, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(xyz, list)
+        and len(xyz) == 3
+        and all(isinstance(value, float | int) and abs(value) < 1e9 for value in xyz)
+        for name, xyz in places.items()
+    )
