@@ -256,6 +256,14 @@ class Table(_Section):
     )
 
 
+class Generated(_Section):
+    """Generated images: how many a run takes out of the inbox, and how long they are kept (for ever without)."""
+
+    batch: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1_000, description="images of one run at most")
+    max_age_days: Annotated[float, Field(gt=0)] | None = Field(default=None, description="older ones are deleted")
+    max_images: Annotated[int, Field(ge=1)] | None = Field(default=None, description="above it the oldest are deleted")
+
+
 class Profile(_Section):
     """What to build. Read one with `load_profile`."""
 
@@ -276,6 +284,7 @@ class Profile(_Section):
     models: Models
     projection: Projection = Projection()
     table: Table = Table()
+    generated: Generated = Generated()
 
     @model_validator(mode="after")
     def _spaces_have_models(self) -> Profile:

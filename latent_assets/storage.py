@@ -145,8 +145,20 @@ class Storage:
             for path, item in found.items():
                 inside = path[len(base) + 1 :]
                 if inside and not any(part.startswith(".") for part in inside.split("/")):
-                    modified = item.get("LastModified")
-                    yield StoredFile(f"{folder}/{inside}", int(item["size"]), modified.timestamp() if modified else 0.0)
+                    yield StoredFile(f"{folder}/{inside}", int(item["size"]), _modified(item))
+
+    def stored_file(self, name: str) -> StoredFile | None:
+        """A file as `files` gives it; None when it is not there."""
+        with explained(self, name):
+            try:
+                if self.is_local:
+                    found = os.lstat(self.uri(name))
+                    return StoredFile(name, found.st_size, found.st_mtime)
+                self._fs.invalidate_cache()
+                item = self._fs.info(self.uri(name))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return StoredFile(name, int(item["size"]), _modified(item))
 
     def _entries(self, folder: str) -> Sequence[tuple[str, bool]]:
         """(name, whether it is a file) of what is directly in `folder`."""
@@ -263,6 +275,15 @@ class Storage:
         with self.writing(name) as path:
             frame.write_parquet(path, **options)
 
+    def move(self, name: str, to: str) -> None:
+        """Give a file another name, replacing what has it; nothing happens when it has gone."""
+        with explained(self, name, reading=False), suppress(FileNotFoundError):
+            if self.is_local:
+                Path(self.uri(to)).parent.mkdir(parents=True, exist_ok=True)
+                Path(self.uri(name)).replace(self.uri(to))
+            else:
+                self._fs.mv(self.uri(name), self.uri(to))
+
     def delete(self, name: str) -> None:
         """Remove a file or folder; nothing happens when it is not there."""
         if not self.exists(name):
@@ -300,6 +321,11 @@ class Storage:
                     path.unlink(missing_ok=True)
                     removed += 1
         return removed
+
+
+def _modified(item: dict[str, Any]) -> float:
+    modified = item.get("LastModified")
+    return float(modified.timestamp()) if modified else 0.0
 
 
 def _walk(folder: Path, name: str) -> Iterator[StoredFile]:

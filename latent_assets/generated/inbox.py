@@ -1,9 +1,10 @@
 """The inbox: images from anywhere, dropped into a folder below the root, on disk or S3.
 
-    generated/inbox/...                    what was dropped, in any folders; what lies here is not done yet
-    generated/images/{sha256}.{ext}        the original bytes of what was taken
-    generated/accepted/{batch}.json        what was taken and not placed yet
-    generated/quarantine/{sha256}.{ext}    what cannot be taken, and beside it {sha256}.json: the name, and why
+    generated/inbox/...                      what was dropped, in any folders; what lies here is not done yet
+    generated/batches/{digest}.json          the files of the inbox that a run was asked to take
+    generated/images/{sha256}.{ext}          the original bytes of what was taken
+    generated/accepted/{digest}.json         what was taken and not placed yet
+    generated/quarantine/{sha256}.{ext}      what cannot be taken; beside it {sha256}.reason.json: its name, and why
 
 A file leaves the inbox only after it lies elsewhere: a process that is killed loses nothing, and does nothing twice.
 """
@@ -19,19 +20,24 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from latent_assets.errors import NotBuiltError, StorageError
+from latent_assets.storage import StoredFile
 
 if TYPE_CHECKING:
-    from latent_assets.storage import Storage, StoredFile
+    from latent_assets.storage import Storage
 
-INBOX, IMAGES, ACCEPTED, QUARANTINE = (f"generated/{name}" for name in ("inbox", "images", "accepted", "quarantine"))
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif")
+INBOX, BATCHES, IMAGES, ACCEPTED, QUARANTINE = (
+    f"generated/{name}" for name in ("inbox", "batches", "images", "accepted", "quarantine")
+)
 SIDECAR_SUFFIXES = (".txt", ".json")
 # a file that was changed less than so many seconds ago may still be being written; objects on S3 appear whole
 _SETTLES = 2.0
+# names that browsers and copying tools give to what they have not finished
+_UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".tmp", ".filepart")
 # a sidecar without an image is left that long for its image to come
 _ALONE = 600.0
 _SIDECAR_BYTES = 4 << 20
 _NAME_LENGTH = 200
+_BESIDE = ".sidecar"  # in quarantine
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def ready(storage: Storage, now: float | None = None) -> list[Dropped]:
     Everything counts but sidecars: what is no image will be quarantined with its reason.
     """
     moment = time.time() if now is None else now
-    files = list(storage.files(INBOX))
+    files = [file for file in storage.files(INBOX) if not file.name.lower().endswith(_UNFINISHED)]
     sidecars = {file.name: file for file in files if file.name.lower().endswith(SIDECAR_SUFFIXES)}
     images = [file for file in files if file.name not in sidecars]
     found, taken = [], set()
@@ -80,10 +86,29 @@ def ready(storage: Storage, now: float | None = None) -> list[Dropped]:
     return sorted(found, key=lambda drop: (drop.file.modified, drop.file.name))
 
 
-def digest(dropped: Sequence[Dropped]) -> str:
-    """What lies in the inbox, as 16 hexadecimal characters: equal for the same files."""
-    names = [[drop.file.name, drop.file.size, round(drop.file.modified, 3)] for drop in dropped]
-    return hashlib.sha256(json.dumps(names).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def write_batch(storage: Storage, dropped: Sequence[Dropped]) -> str:
+    """Note files of the inbox for a run to take; the name of the note is equal for the same files."""
+    text = json.dumps([asdict(drop) for drop in dropped])
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    if not storage.exists(f"{BATCHES}/{digest}.json"):
+        storage.write_bytes(f"{BATCHES}/{digest}.json", text.encode())
+    return digest
+
+
+def read_batch(storage: Storage, digest: str) -> list[Dropped]:
+    """The files of a batch, as they were when it was noted; [] for one that was done."""
+    if not storage.exists(f"{BATCHES}/{digest}.json"):
+        return []
+    found = storage.read_json(f"{BATCHES}/{digest}.json")
+    return [
+        Dropped(StoredFile(**drop["file"]), StoredFile(**drop["sidecar"]) if drop["sidecar"] else None)
+        for drop in found
+    ]
+
+
+def end_batch(storage: Storage, digest: str) -> None:
+    """Drop the note of a batch: all of it was taken."""
+    storage.delete(f"{BATCHES}/{digest}.json")
 
 
 def read(storage: Storage, drop: Dropped, most: int) -> tuple[bytes, tuple[str, bytes] | None] | None:
@@ -106,9 +131,9 @@ def read(storage: Storage, drop: Dropped, most: int) -> tuple[bytes, tuple[str, 
 
 
 def remove(storage: Storage, drop: Dropped) -> None:
-    """Take a file and its sidecar out of the inbox: it lies elsewhere."""
+    """Take a file and its sidecar out of the inbox: they lie elsewhere. What was written anew meanwhile stays."""
     for file in (drop.file, drop.sidecar):
-        if file is not None:
+        if file is not None and storage.stored_file(file.name) == file:
             storage.delete(file.name)
 
 
@@ -136,24 +161,26 @@ def accepted(storage: Storage) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         yield f"{ACCEPTED}/{name}", storage.read_json(f"{ACCEPTED}/{name}")
 
 
-def waiting(storage: Storage) -> int:
-    """How many notes of images that are not placed yet there are."""
-    return len(storage.list(ACCEPTED, ".json"))
-
-
 # -- quarantine ----------------------------------------------------------------------------------------
 
 
 def quarantine(storage: Storage, drop: Dropped, data: bytes, reason: str, detail: str) -> Quarantined:
-    """Put a file aside, with the reason. One larger than what was read of it is cut there."""
+    """Put a file aside, and its sidecar, with the reason. Its key is the hash of what was read of it."""
     key = hashlib.sha256(data).hexdigest()
     suffix = PurePosixPath(drop.file.name).suffix.lower()
-    safe = suffix if suffix[1:].isalnum() and len(suffix) <= 6 else ""
-    found = Quarantined(f"{key}{safe}", shown_name(drop.file.name), reason, detail[:500], drop.file.size, time.time())
-    if drop.file.size == len(data):
-        storage.write_bytes(f"{QUARANTINE}/{found.key}", data)
-    storage.write_json(f"{QUARANTINE}/{key}.reason.json", asdict(found))
-    remove(storage, drop)
+    safe = suffix if suffix[1:].isalnum() and suffix.isascii() and len(suffix) <= 6 else ""
+    found = set_aside(storage, f"{key}{safe}", shown_name(drop.file.name), reason, detail, drop.file.size)
+    for file, place in ((drop.sidecar, f"{key}{_BESIDE}"), (drop.file, f"{key}{safe}")):
+        if file is not None:
+            beside = PurePosixPath(file.name).suffix.lower() if file is drop.sidecar else ""
+            storage.move(file.name, f"{QUARANTINE}/{place}{beside}")
+    return found
+
+
+def set_aside(storage: Storage, key: str, name: str, reason: str, detail: str, size: int = 0) -> Quarantined:
+    """Note why a file (`key`: its hash and suffix) cannot be taken or placed."""
+    found = Quarantined(key, name, reason, detail[:500], size, time.time())
+    storage.write_json(f"{QUARANTINE}/{key.partition('.')[0]}.reason.json", asdict(found))
     return found
 
 
@@ -164,26 +191,24 @@ def quarantined(storage: Storage) -> list[Quarantined]:
 
 
 def restore(storage: Storage, keys: Sequence[str] = ()) -> list[Quarantined]:
-    """Put quarantined files back into the inbox, all without `keys`; those that are there again.
+    """Put quarantined files back into the inbox, with their sidecars: all, or those of `keys`, which may be shortened.
 
-    A key may be shortened. Raises NotBuiltError for one that names nothing, or a file that was too large to keep.
+    Raises NotBuiltError for a key that names nothing.
     """
     found = quarantined(storage)
     for key in keys:
         if not any(item.key.startswith(key) for item in found):
             raise NotBuiltError(f"Nothing in quarantine has the key {key}: `latent-assets inbox` lists what is there.")
     chosen = [item for item in found if not keys or any(item.key.startswith(key) for key in keys)]
-    back = []
     for item in chosen:
-        kept = f"{QUARANTINE}/{item.key}"
-        if storage.exists(kept):
-            storage.write_bytes(f"{INBOX}/{item.key}", storage.read_bytes(kept))
-            storage.delete(kept)
-            back.append(item)
-        elif keys:
-            raise NotBuiltError(f"{item.name} was too large to be kept: drop it into the inbox again.")
-        storage.delete(f"{QUARANTINE}/{item.key.partition('.')[0]}.reason.json")
-    return back
+        base = item.key.partition(".")[0]
+        for suffix in SIDECAR_SUFFIXES:
+            if storage.exists(f"{QUARANTINE}/{base}{_BESIDE}{suffix}"):
+                storage.move(f"{QUARANTINE}/{base}{_BESIDE}{suffix}", f"{INBOX}/{base}{suffix}")
+        if storage.exists(f"{QUARANTINE}/{item.key}"):
+            storage.move(f"{QUARANTINE}/{item.key}", f"{INBOX}/{item.key}")
+        storage.delete(f"{QUARANTINE}/{base}.reason.json")
+    return chosen
 
 
 # -- inside --------------------------------------------------------------------------------------------

@@ -13,16 +13,17 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from latent_assets.generated import inbox
 from latent_assets.generated.inbox import Dropped, Quarantined
 from latent_assets.generated.metadata import read_generation
 from latent_assets.images.decode.formats import EXTENSIONS, sniff
+from latent_assets.images.decode.image import decode_image
 from latent_assets.images.outcome import FetchError, Reason
 from latent_assets.progress import report
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from latent_assets.profile import Profile
     from latent_assets.storage import Storage
 
@@ -80,25 +81,11 @@ def decoded(data: bytes, profile: Profile) -> Image.Image:
 
     Raises FetchError for what is no image, or one beyond the profile's limits (`fetch.max_bytes`, `max_pixels`).
     """
-    settings = profile.fetch.model_copy(update={"resize": "none"})
-    if not data:
-        raise FetchError(Reason.EMPTY, "no bytes")
-    if len(data) > settings.max_bytes:
-        raise FetchError(Reason.TOO_MANY_BYTES, f"more than {settings.max_bytes} bytes")
-    kind = sniff(data)
-    if kind not in _KINDS:
+    if len(data) > profile.fetch.max_bytes:
+        raise FetchError(Reason.TOO_MANY_BYTES, f"more than {profile.fetch.max_bytes:,} bytes")
+    if data and (kind := sniff(data)) not in _KINDS:
         raise FetchError(Reason.UNSUPPORTED_FORMAT, f"{kind}: PNG, JPEG, WebP or AVIF are taken")
-    from latent_assets.images.decode.pixels import decode
-
-    try:
-        pixels, _, _ = decode(data, kind, settings)
-    except FetchError:
-        raise
-    except MemoryError as error:
-        raise FetchError(Reason.TOO_MANY_PIXELS, "not enough memory to decode it") from error
-    except Exception as error:  # decoders raise whatever they like on hostile input
-        raise FetchError(Reason.CORRUPT, f"{kind}: {type(error).__name__}: {error}") from error
-    return Image.fromarray(pixels)
+    return decode_image(data, profile.fetch)
 
 
 def _kept(

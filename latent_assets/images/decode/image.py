@@ -56,18 +56,18 @@ def store_image(data: bytes, settings: Fetch) -> StoredImage:
         return (_raw if settings.format == "raw" else _encoded)(data, kind, settings)
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, limits: Fetch | None = None) -> Image.Image:
     """What encoders and thumbnails are shown of an image file: RGB (uint8 [height, width, 3]), upright, opaque sRGB.
 
-    Nothing is resized: what of it a model sees is the model's to choose. For files of our own, fetched ones have limits
-    (`store_image`). Raises FetchError for what is no image.
+    Nothing is resized: what of it a model sees is the model's to choose. Without the `limits` of a profile for files of
+    our own only. Raises FetchError for what is no image, or beyond the limits.
     """
     with _reasons(data) as kind:
         from PIL import Image
 
         from latent_assets.images.decode.pixels import decode
 
-        return Image.fromarray(decode(data, kind, _as_is())[0])
+        return Image.fromarray(decode(data, kind, _as_is() if limits is None else _whole(limits))[0])
 
 
 def decode_as_stored(image: bytes | Image.Image, settings: Fetch) -> Image.Image:
@@ -81,6 +81,10 @@ def decode_as_stored(image: bytes | Image.Image, settings: Fetch) -> Image.Image
 
         image = png(pixels_of(image))
     return decode_image(store_image(image, settings).data)
+
+
+def _whole(limits: Fetch) -> Fetch:
+    return limits.model_copy(update={"resize": "none"})
 
 
 @cache

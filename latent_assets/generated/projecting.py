@@ -1,0 +1,260 @@
+"""Placing what was taken out of the inbox on the release `live`, and again when another release is published.
+
+What is to do follows from the rows that are there: an image that was accepted, or was placed on an older release, and
+has no row for the one that is live. A process that is killed leaves whole rows; the next one goes on after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latent_assets.atlas.card import ReleaseInfo
+from latent_assets.atlas.schema import PLACE
+from latent_assets.atlas.table import LIVE, open_table
+from latent_assets.embeddings.thumbnails import thumbnail
+from latent_assets.errors import NotBuiltError
+from latent_assets.generated import inbox
+from latent_assets.generated.placing import ImagePlacer
+from latent_assets.generated.table import GeneratedTable, generated_schema
+from latent_assets.images.decode.image import decode_as_stored
+from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.progress import report
+from latent_assets.storage import fingerprint
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from latent_assets.generated.placing import Placed, Vectors
+    from latent_assets.profile import Profile
+    from latent_assets.storage import Storage
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What there is to do. batch: files of the inbox that can be taken now. accepted: notes of images that were taken
+    and are not placed. unplaced: images that were placed on older releases only. live: the release; None without one.
+    """
+
+    batch: tuple[inbox.Dropped, ...]
+    accepted: tuple[str, ...]
+    unplaced: tuple[str, ...]
+    live: int | None
+
+    def __bool__(self) -> bool:
+        return bool(self.batch or self.accepted or self.unplaced)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits, equal for the same work."""
+        return fingerprint(
+            [[drop.file.name, drop.file.size, drop.file.modified] for drop in self.batch],
+            self.accepted,
+            self.unplaced,
+            self.live,
+        )[:16]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What was placed on a release. rows: of the table, newest placements last. lost: images whose originals cannot be
+    read any more, and why. expired: images that the profile keeps no longer."""
+
+    release: int
+    rows: tuple[dict[str, Any], ...]
+    lost: Mapping[str, str]
+    expired: int
+
+
+def pending(profile: Profile, storage: Storage) -> Pending:
+    """What is to be taken or placed now. An atlas without a release, or without rows, places nothing yet."""
+    batch = tuple(inbox.ready(storage)[: profile.generated.batch])
+    live = live_release(storage)
+    if live is None:
+        return Pending(batch, (), (), None)
+    return Pending(batch, tuple(name for name, _ in inbox.accepted(storage)), tuple(_unplaced(storage, live)), live)
+
+
+def live_release(storage: Storage) -> int | None:
+    """The version of the release that images are placed on; None when there is none with rows."""
+    try:
+        table = open_table(storage.lance_uri, LIVE)
+    except NotBuiltError:
+        return None
+    return int(table.version) if ReleaseInfo.of_schema(table.schema, storage.lance_uri).rows else None
+
+
+def _unplaced(storage: Storage, release: int) -> list[str]:
+    aside = {item.key.partition(".")[0] for item in inbox.quarantined(storage)}
+    releases = GeneratedTable(storage.lance_uri).releases()
+    return sorted(row_id for row_id, placed in releases.items() if release not in placed and row_id not in aside)
+
+
+def project(profile: Profile, storage: Storage) -> Projection:
+    """Place all that is accepted or not placed on the release that is live.
+
+    Raises NotBuiltError when there is no release with rows, ModelError when a model of it is not on this machine.
+    """
+    live = live_release(storage)
+    if live is None:
+        raise NotBuiltError("There is no release to place images on yet. Run `latent-assets build`.")
+    placer, table = _placer(storage, live), GeneratedTable(storage.lance_uri)
+    notes = list(inbox.accepted(storage))
+    known = table.releases()
+    waiting = {row["id"]: row for _, rows in notes for row in rows if live not in known.get(row["id"], ())}
+    anew = [row_id for row_id in _unplaced(storage, live) if row_id not in waiting]
+    work = [*waiting, *anew]
+    placed: list[dict[str, Any]] = []
+    lost: dict[str, str] = {}
+    for start in range(0, len(work), _AT_ONCE):
+        chunk = work[start : start + _AT_ONCE]
+        before = table.rows([row_id for row_id in chunk if row_id in known])
+        facts = [before[row_id] if row_id in before else _facts(waiting[row_id]) for row_id in chunk]
+        rows, missing = _place(profile, storage, placer, facts)
+        table.add(rows, generated_schema(placer.model.features, placer.info.spaces))
+        placed += rows
+        lost |= missing
+        report("generated_projection", min(start + _AT_ONCE, len(work)), len(work), "images")
+    for name, _ in notes:
+        storage.delete(name)
+    expired = expire(profile, storage)
+    table.compact()
+    return Projection(live, tuple(placed), lost, expired)
+
+
+@lru_cache(maxsize=1)
+def _placer(storage: Storage, release: int) -> ImagePlacer:
+    """Models load once a process and release."""
+    return ImagePlacer.open(storage, release)
+
+
+def forget(storage: Storage, ids: Sequence[str]) -> int:
+    """Take images out altogether, on all releases: placements, originals, notes. How many there were."""
+    table = GeneratedTable(storage.lance_uri)
+    ages = table.ages()
+    chosen = [row_id for row_id in ids if row_id in ages]
+    table.delete(chosen)
+    for row_id in chosen:
+        storage.delete(ages[row_id][1])
+    return len(chosen)
+
+
+def expire(profile: Profile, storage: Storage, now: datetime | None = None) -> int:
+    """Forget what is older than the profile keeps (`generated.max_age_days`), and the oldest above `max_images`."""
+    settings = profile.generated
+    if settings.max_age_days is None and settings.max_images is None:
+        return 0
+    moment = now or datetime.now(UTC)
+    ages = GeneratedTable(storage.lance_uri).ages()
+    newest = sorted(ages, key=lambda row_id: (ages[row_id][0], row_id), reverse=True)
+    kept = newest if settings.max_images is None else newest[: settings.max_images]
+    if settings.max_age_days is not None:
+        since = moment - timedelta(days=settings.max_age_days)
+        kept = [row_id for row_id in kept if ages[row_id][0] >= since]
+    return forget(storage, sorted(set(newest) - set(kept)))
+
+
+# -- rows ----------------------------------------------------------------------------------------------
+
+
+def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An accepted image (`intake`) in the table's columns."""
+    generation = row["generation"]
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "received": datetime.fromtimestamp(row["received"], UTC),
+        "file": f"{inbox.IMAGES}/{row['id']}.{row['extension']}",
+        "bytes": row["bytes"],
+        "width": row["pixel_width"],
+        "height": row["pixel_height"],
+        **{
+            name: generation[name]
+            for name in ("tool", "prompt", "negative_prompt", "seed", "steps", "guidance", "sampler", "model")
+        },
+        "parameters": generation["raw"],
+        "path": [
+            {"step": step["step"], "space": space, "xyz": xyz}
+            for step in row["path"]
+            for space, xyz in step["places"].items()
+        ],
+    }
+
+
+_KEPT = (
+    *("id", "name", "received", "file", "bytes", "width", "height", "tool", "prompt", "negative_prompt", "seed"),
+    *("steps", "guidance", "sampler", "model", "parameters", "path"),
+)
+
+
+def _place(
+    profile: Profile, storage: Storage, placer: ImagePlacer, facts: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows of images on a release, and those whose originals cannot be read."""
+    encoder = encoder_fingerprint(placer)
+    pictures: list[Image.Image] = []
+    found: list[Mapping[str, Any]] = []
+    lost: dict[str, str] = {}
+    for row in facts:
+        try:
+            if not storage.exists(row["file"]):
+                raise FetchError(Reason.FILE_MISSING, f"{row['file']} is not there")
+            pictures.append(decode_as_stored(storage.read_bytes(row["file"]), placer.info.how_stored))
+            found.append(row)
+        except FetchError as error:
+            lost[row["id"]] = str(error)
+            inbox.set_aside(storage, row["id"], row["name"], error.reason.value, error.evidence)
+    new = [number for number, row in enumerate(found) if row.get("encoder") != encoder]
+    encoded = dict(zip(new, placer.encode([pictures[number] for number in new]), strict=True))
+    vectors: list[Vectors] = [
+        encoded[number]
+        if number in encoded
+        else {name: np.asarray(row[name], np.float16) for name in placer.model.features}
+        for number, row in enumerate(found)
+    ]
+    now = datetime.now(UTC)
+    rows = []
+    for row, picture, placed in zip(found, pictures, placer.place_all(pictures, vectors), strict=True):
+        kept = {name: row[name] for name in _KEPT}
+        small = thumbnail(picture, profile.table)
+        rows.append({**kept, **_placement(placed), "placed": now, "encoder": encoder, "thumbnail": small})
+    return rows, lost
+
+
+def encoder_fingerprint(placer: ImagePlacer) -> str:
+    """What decides the vectors of an image on a release: its models, their features, how images are sized."""
+    models = {name: placer.info.models[name].digest for name in placer.model.features}
+    return fingerprint("generated", 1, models, dict(placer.model.features), placer.info.images)[:16]
+
+
+def _placement(placed: Placed) -> dict[str, Any]:
+    """Where an image falls, in the table's columns."""
+    row: dict[str, Any] = {
+        "release": placed.release,
+        "verdict": placed.verdict,
+        "explanation": placed.explanation,
+        "odd": placed.odd,
+        "agreement": placed.agreement,
+        "copy_of": placed.copy.id if placed.copy else None,
+        "copy_correlation": placed.copy.match.correlation if placed.copy else None,
+        "behind": [vars(share) for share in placed.behind],
+    }
+    for name, found in placed.nearness.items():
+        row |= {
+            name: placed.vectors[name],
+            f"near_{name}": [{"id": s.id, "distance": s.distance, "size": s.size} for s in found.similar],
+            f"distance_{name}": found.distance,
+            f"percentile_{name}": found.percentile,
+            f"far_{name}": found.far,
+            f"close_{name}": found.close,
+        }
+    for space, place in placed.places.items():
+        row |= {f"{PLACE}{space}": place.xyz, f"spread_{space}": place.spread}
+    return row
