@@ -8,6 +8,7 @@ import sys
 import dagster as dg
 
 from latent_assets.defs.assets import all_assets
+from latent_assets.defs.generated import generated_assets, generated_checks, inbox_sensor, place_job
 from latent_assets.defs.instance import instance_home
 from latent_assets.defs.jobs import jobs, schedules, sensors
 from latent_assets.pipeline.lineage import Lineage
@@ -21,10 +22,11 @@ def build_defs(profile: Profile | None = None, lineage: Lineage | None = None) -
     """
     chosen = lineage or Lineage(profile or load_profile())
     return dg.Definitions(
-        assets=all_assets(chosen),
-        jobs=jobs(chosen),
+        assets=[*all_assets(chosen), *generated_assets(chosen)],
+        asset_checks=generated_checks(chosen),
+        jobs=[*jobs(chosen), place_job(chosen)],
         schedules=schedules(chosen),
-        sensors=sensors(chosen),
+        sensors=[*sensors(chosen), inbox_sensor(chosen)],
         # one process: models load once, and the shards of a run share them
         executor=dg.in_process_executor,
         metadata={"profile": chosen.profile.name, "root": chosen.profile.root},

@@ -42,12 +42,13 @@ def map_picture(
     captions: Mapping[str, str] | None = None,
     title: str = "",
     dpi: int = 92,
+    marks: Mapping[str, np.ndarray] | None = None,
 ) -> bytes:
     """One panel per space, seen from obliquely above, coloured by category: a PNG of at most about 150 KB.
 
     `maps`: coordinates float32 [n, 3] per space, all in one order, which is also that of `categories` [n]. The ten
     commonest categories have a colour of their own. `captions`: a line below a panel (its quality, say). At most
-    20,000 rows are drawn, evenly chosen.
+    20,000 rows are drawn, evenly chosen. `marks`: further places float32 [m, 3] per space, ringed and in front.
     """
     from matplotlib.figure import Figure
 
@@ -60,6 +61,8 @@ def map_picture(
         _panel(
             panel, np.asarray(coords)[drawn], labels[drawn], _TITLES.get(space, space), (captions or {}).get(space, "")
         )
+        if marks is not None:
+            _mark(panel, np.asarray(coords)[drawn], np.asarray(marks[space]))
     if not maps:
         panels[0].set_axis_off()
     heading = title or "The map"
@@ -113,6 +116,12 @@ def _panel(panel: Axes, coords: np.ndarray, labels: np.ndarray, title: str, capt
     for spine in panel.spines.values():
         spine.set_visible(False)
     panel.set_xlabel(caption, color=_FAINT, fontsize=8, labelpad=2)
+
+
+def _mark(panel: Axes, coords: np.ndarray, marks: np.ndarray) -> None:
+    # turned together: a place's depth is relative to the extent of all
+    x, y, _ = (values[len(coords) :] for values in _oblique(np.concatenate([coords, marks])))
+    panel.scatter(x, y, s=46, c=_INK, edgecolors=_GROUND, linewidths=1.4, zorder=5)
 
 
 def _legend(figure: Figure, names: Sequence[str], labels: np.ndarray, panels: int) -> None:

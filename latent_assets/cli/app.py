@@ -9,6 +9,7 @@ import typer
 
 from latent_assets.cli import asking, building, serving
 from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
+from latent_assets.cli.inbox import inbox_app
 from latent_assets.cli.profiles import profile_app
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ for _command in (
     asking.models,
 ):
     app.command()(_command)
+app.add_typer(inbox_app, name="inbox")
 app.add_typer(profile_app, name="profile")
 
 main = explaining(app)

@@ -25,6 +25,7 @@ from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.pipeline.lineage import Lineage, MakeOptions, Materialized
 from latent_assets.pipeline.manifests import WHOLE
 from latent_assets.pipeline.stages import Check, Finding, Stage
+from latent_assets.profile import Profile
 from latent_assets.progress import Progress, current_listener, listening
 
 Event = Any
@@ -61,7 +62,7 @@ def _batch(lineage: Lineage, stages: list[Stage], shards: dg.DynamicPartitionsDe
         can_subset=True,
         partitions_def=partitions_def,
         backfill_policy=dg.BackfillPolicy.multi_run(per_run) if first.sharded else None,
-        pool=pool_name(lineage, first),
+        pool=pool_name(profile, first.pool),
         op_tags={tags.PROFILE_HASH: profile.fingerprint},
     )
     def make(context: dg.AssetExecutionContext, config: MakeConfig) -> Iterator[Event]:
@@ -84,9 +85,9 @@ def _check_spec(
         )
 
 
-def pool_name(lineage: Lineage, stage: Stage) -> str:
-    """The pool that keeps apart the runs of a stage which should not meet."""
-    return f"{lineage.profile.name}/{stage.pool}"
+def pool_name(profile: Profile, pool: str) -> str:
+    """The pool that keeps apart the runs which should not meet (`Stage.pool`)."""
+    return f"{profile.name}/{pool}"
 
 
 def _spec(lineage: Lineage, stage: Stage) -> dg.AssetSpec:
@@ -147,12 +148,11 @@ class _Run:
 
     def events(self) -> Iterator[Event]:
         """Make and judge, shard by shard; the events of each come when it is done."""
-        self._refuse_other_profile()
-        self._tag_run()
+        accept_run(self._context, self._profile)
         keys = self._keys()
         progress = _runs[self._context.run.run_id]
         failed: dict[str, str] = {}
-        with _logging_progress(self._context):
+        with logging_progress(self._context):
             yield from self._observe()
             yield from self._make_all(keys, failed)
             yield from self._judge_all(keys, failed)
@@ -269,21 +269,6 @@ class _Run:
 
     # -- the run -------------------------------------------------------------------------------------
 
-    def _refuse_other_profile(self) -> None:
-        """A run works with the profile that its code location was loaded with, or not at all."""
-        launched = _launched_hash(self._context)
-        if launched not in (None, self._profile.fingerprint):
-            raise dg.Failure(
-                description=f"The profile {self._profile.name} changed after this code location was loaded "
-                f"({launched} is now {self._profile.fingerprint}): reload the code location, then start the run again.",
-                allow_retries=False,
-            )
-
-    def _tag_run(self) -> None:
-        wanted = {tags.PROFILE: self._profile.name, tags.PROFILE_HASH: self._profile.fingerprint}
-        if any(self._context.run.tags.get(name) != value for name, value in wanted.items()):
-            self._context.instance.add_run_tags(self._context.run.run_id, wanted)
-
     def _batches_of_run(self) -> set[str]:
         """Batches of this profile that the run executes."""
         selection = self._context.run.asset_selection
@@ -307,6 +292,28 @@ def checked_materialization(instance: dg.DagsterInstance, lineage: Lineage, stag
     return tags.CheckedMaterialization(run_id=last.run_id, storage_id=last.storage_id, timestamp=last.timestamp)
 
 
+def accept_run(context: dg.AssetExecutionContext, profile: Profile) -> None:
+    """Tag a run with the profile that its code location was loaded with.
+
+    Raises Failure when the profile changed between: a run works with that one, or not at all.
+    """
+    launched = _launched_hash(context)
+    if launched not in (None, profile.fingerprint):
+        raise dg.Failure(
+            description=f"The profile {profile.name} changed after this code location was loaded "
+            f"({launched} is now {profile.fingerprint}): reload the code location, then start the run again.",
+            allow_retries=False,
+        )
+    wanted = run_tags(profile)
+    if any(context.run.tags.get(name) != value for name, value in wanted.items()):
+        context.instance.add_run_tags(context.run.run_id, wanted)
+
+
+def run_tags(profile: Profile) -> dict[str, str]:
+    """Tags of every run of a profile."""
+    return {tags.PROFILE: profile.name, tags.PROFILE_HASH: profile.fingerprint}
+
+
 def _launched_hash(context: dg.AssetExecutionContext) -> str | None:
     """The hash of the profile that the code location had when the run was put together.
 
@@ -328,7 +335,7 @@ def _named(stage: str, key: str) -> str:
 
 
 @contextmanager
-def _logging_progress(context: dg.AssetExecutionContext, every: float = 10.0) -> Iterator[None]:
+def logging_progress(context: dg.AssetExecutionContext, every: float = 10.0) -> Iterator[None]:
     """Write progress to the run's log, at most once in `every` seconds, unless the command line shows it."""
     last = 0.0
 

@@ -18,10 +18,12 @@ from typing import Any
 import dagster as dg
 
 from latent_assets.defs import partitions, tags
-from latent_assets.defs.assets import all_assets
+from latent_assets.defs.assets import all_assets, run_tags
+from latent_assets.defs.generated import IMAGES, PROJECTION, generated_assets
 from latent_assets.defs.partitions import asset_key, op_name, partitions_name
 from latent_assets.defs.provenance import observe_sources, unrecorded
 from latent_assets.errors import LatentAssetsError
+from latent_assets.generated.projecting import pending
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.pipeline.manifests import WHOLE
 from latent_assets.pipeline.states import DUE, ArtifactStatus, State
@@ -47,7 +49,8 @@ class Builder:
 
     def __init__(self, lineage: Lineage, instance: dg.DagsterInstance, parent_run: str | None = None) -> None:
         self.lineage, self.instance, self._parent_run = lineage, instance, parent_run
-        definitions = dg.Definitions(all_assets(lineage), executor=dg.in_process_executor)
+        assets = [*all_assets(lineage), *generated_assets(lineage)]
+        definitions = dg.Definitions(assets, executor=dg.in_process_executor)
         self._job = definitions.resolve_implicit_global_asset_job_def()
 
     def build(
@@ -67,6 +70,26 @@ class Builder:
         self._observe()
         for batch in self.lineage.batches():
             yield from self._step(batch, announce, retry if batch == ["image_shards"] else ())
+        if (found := pending(self.lineage.profile, self.lineage.storage)) and found.live is not None:
+            yield self.place_generated(announce)
+
+    def place_generated(self, announce: Announce = lambda stage, due, total: None) -> StageResult:
+        """Take what is in the inbox, and place what has no place on the release that is live, until nothing is left."""
+        profile, started = self.lineage.profile, time.perf_counter()
+        done, before = 0, ""
+        failed: dict[str, str] = {}
+        # work that a run leaves as it was (a file that is being written) is the next build's
+        while (found := pending(profile, self.lineage.storage)) and not failed and found.digest != before:
+            before = found.digest
+            due = len(found.batch) + len(found.accepted) + len(found.unplaced)
+            announce(PROJECTION, due, due)
+            try:
+                self._execute([asset_key(profile, name) for name in (IMAGES, PROJECTION)], self._run_tags())
+            except Exception as error:
+                failed[WHOLE] = str(error.__cause__ or error)
+            else:
+                done += due
+        return StageResult(PROJECTION, done, 0, failed, time.perf_counter() - started)
 
     def _step(self, stages: list[str], announce: Announce, retry: Sequence[str]) -> Iterator[StageResult]:
         """Bring the stages of one batch up to date."""
@@ -112,26 +135,40 @@ class Builder:
 
     def _run(self, stages: Sequence[str], keys: Sequence[str], retry: Sequence[str] = ()) -> None:
         """One Dagster run. Failures are in its events and noted for `status`; other shards go on."""
-        run_tags = {tags.PROCESS: f"{host_name()}:{os.getpid()}"}
-        run_tags |= {tags.PROFILE: self.lineage.profile.name, tags.PROFILE_HASH: self.lineage.profile.fingerprint}
-        if self._parent_run:
-            run_tags["dagster/parent_run_id"] = self._parent_run
+        labels = self._run_tags()
         partition_key = None
         if keys != [WHOLE] and len(keys) == 1:
             partition_key = keys[0]
         elif keys != [WHOLE]:
-            run_tags |= {tags.RANGE_START: keys[0], tags.RANGE_END: keys[-1]}
-        config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+            labels |= {tags.RANGE_START: keys[0], tags.RANGE_END: keys[-1]}
+        ops: dict[str, Any] = {}
         if retry:
             name = op_name(self.lineage.profile, self.lineage.stages[stages[0]].batch)
-            config["ops"] = {name: {"config": {"retry": list(retry)}}}
+            ops[name] = {"config": {"retry": list(retry)}}
         # an interrupt goes through; a failed run is in its events, and its reasons are noted for `status`
-        with _quiet(), self._noting_failures(stages, keys):
+        with self._noting_failures(stages, keys):
+            self._execute([asset_key(self.lineage.profile, stage) for stage in stages], labels, partition_key, ops)
+
+    def _run_tags(self) -> dict[str, str]:
+        found = {tags.PROCESS: f"{host_name()}:{os.getpid()}", **run_tags(self.lineage.profile)}
+        return found | ({"dagster/parent_run_id": self._parent_run} if self._parent_run else {})
+
+    def _execute(
+        self,
+        selection: Sequence[dg.AssetKey],
+        labels: Mapping[str, str],
+        partition_key: str | None = None,
+        ops: Mapping[str, Any] | None = None,
+    ) -> None:
+        config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        if ops:
+            config["ops"] = dict(ops)
+        with _quiet():
             self._job.execute_in_process(
                 instance=self.instance,
-                asset_selection=[asset_key(self.lineage.profile, stage) for stage in stages],
+                asset_selection=list(selection),
                 partition_key=partition_key,
-                tags=run_tags,
+                tags=dict(labels),
                 run_config=config,
             )
 

@@ -35,7 +35,7 @@ run_monitoring:
 """
 
 # runs at a time of the pools whose work is small and never meets: "{profile}/{pool}"
-POOL_LIMITS = {"catalog": 2, "projection": 2, "fetch": 1, "models": 1, "whole": 1}
+POOL_LIMITS = {"catalog": 2, "projection": 2, "fetch": 1, "models": 1, "whole": 1, "generated": 1}
 
 
 def instance_home(profile: Profile) -> Path:

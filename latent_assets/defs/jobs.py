@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from latent_assets.defs import tags
-from latent_assets.defs.assets import checked_materialization
+from latent_assets.defs.assets import checked_materialization, run_tags
 from latent_assets.defs.partitions import asset_key, op_name
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.pipeline.states import State
@@ -60,7 +60,7 @@ def sensors(lineage: Lineage) -> list[dg.SensorDefinition]:
             target=assets,
             default_status=dg.DefaultSensorStatus.STOPPED,
             minimum_interval_seconds=10,
-            run_tags={tags.PROFILE: lineage.profile.name, tags.PROFILE_HASH: lineage.profile.fingerprint},
+            run_tags=run_tags(lineage.profile),
         ),
         _alert(lineage),
     ]
@@ -77,7 +77,7 @@ def _refresh_sources(lineage: Lineage) -> Any:
         op_name(lineage.profile, "refresh_sources"),
         selection=dg.AssetSelection.assets(*names),
         description="Look at the list of images and at the models: what depends on one that changed is then stale.",
-        tags=_run_tags(lineage),
+        tags=run_tags(lineage.profile),
     )
 
 
@@ -99,7 +99,7 @@ def _rebuild(lineage: Lineage) -> dg.JobDefinition:
     @dg.job(
         name=op_name(lineage.profile, "rebuild"),
         description="What `latent-assets build` does: bring everything up to date, stage by stage, in runs of its own.",
-        tags=_run_tags(lineage),
+        tags=run_tags(lineage.profile),
         executor_def=dg.in_process_executor,
     )
     def rebuild() -> None:
@@ -140,17 +140,13 @@ def _verify(lineage: Lineage) -> dg.JobDefinition:
     @dg.job(
         name=op_name(lineage.profile, "verify"),
         description="Read everything that was made and report every check; what is damaged becomes due again.",
-        tags=_run_tags(lineage),
+        tags=run_tags(lineage.profile),
         executor_def=dg.in_process_executor,
     )
     def verify() -> None:
         read_everything()
 
     return verify
-
-
-def _run_tags(lineage: Lineage) -> dict[str, str]:
-    return {tags.PROFILE: lineage.profile.name, tags.PROFILE_HASH: lineage.profile.fingerprint}
 
 
 def _alert(lineage: Lineage) -> dg.SensorDefinition:

@@ -40,8 +40,8 @@ def event_metadata(lineage: Lineage, made: Materialized) -> Metadata:
         "fingerprint": manifest.fingerprint,
         **({"files": _files(lineage, manifest)} if manifest.files else {}),
         **{f"model {name}": text for name, text in parents.items()},
-        **{name: _value(value) for name, value in facts.items()},
-        **{name: _picture(lineage, manifest, name, data) for name, data in made.pictures.items()},
+        **{name: shown(value) for name, value in facts.items()},
+        **picture_metadata(lineage, f"{manifest.stage}/{manifest.key}", made.pictures),
     }
 
 
@@ -52,7 +52,7 @@ def _files(lineage: Lineage, manifest: Manifest) -> Any:
     return f"{len(manifest.files)} files, {sum(manifest.files.values()):,} bytes"
 
 
-def _value(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """Plain values as Dagster shows them best: columns as a schema, lists of rows as tables."""
     if isinstance(value, Columns):
         return dg.TableSchema(
@@ -70,10 +70,14 @@ def _value(value: Any) -> Any:
     return value
 
 
-def _picture(lineage: Lineage, manifest: Manifest, name: str, data: bytes) -> Any:
-    """A picture: stored beside the manifests; in the event a preview of at most 20 kB, and where the whole one is."""
+def picture_metadata(lineage: Lineage, folder: str, pictures: Mapping[str, bytes]) -> Metadata:
+    """Pictures by name: stored in `pictures/{folder}`; in the event a preview of at most 20 kB, and where it lies."""
+    return {name: _picture(lineage, folder, name, data) for name, data in pictures.items()}
+
+
+def _picture(lineage: Lineage, folder: str, name: str, data: bytes) -> Any:
     kind = "webp" if data[:4] == b"RIFF" else "png"
-    place = f"pictures/{manifest.stage}/{manifest.key}/{name.replace(' ', '-')}.{kind}"
+    place = f"pictures/{folder}/{name.replace(' ', '-')}.{kind}"
     lineage.storage.write_bytes(place, data)
     base = os.environ.get(PICTURES_VARIABLE)
     where = f"{base}/{lineage.profile.name}/{quote(place)}" if base else lineage.storage.uri(place)

@@ -32,6 +32,7 @@ CheckedMaterialization: Any = vars(sys.modules[dg.AssetCheckEvaluation.__module_
 PROFILE = "latent_assets/profile"
 PROFILE_HASH = "latent_assets/profile_hash"
 PROCESS = "latent_assets/process"
+INBOX = "latent_assets/inbox"  # digest of the work that a run of generated images was started for
 
 
 def input_version(parent: dg.AssetKey) -> str:

@@ -155,10 +155,15 @@ def accept(storage: Storage, rows: Sequence[dict[str, Any]]) -> str:
     return name
 
 
+def accepted_names(storage: Storage) -> list[str]:
+    """The names of the notes of images that are not placed yet."""
+    return [f"{ACCEPTED}/{name}" for name in storage.list(ACCEPTED, ".json")]
+
+
 def accepted(storage: Storage) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The notes of images that are not placed yet, with their rows."""
-    for name in storage.list(ACCEPTED, ".json"):
-        yield f"{ACCEPTED}/{name}", storage.read_json(f"{ACCEPTED}/{name}")
+    for name in accepted_names(storage):
+        yield name, storage.read_json(name)
 
 
 # -- quarantine ----------------------------------------------------------------------------------------
@@ -188,6 +193,11 @@ def quarantined(storage: Storage) -> list[Quarantined]:
     """What was put aside, by name."""
     notes = (storage.read_json(f"{QUARANTINE}/{name}") for name in storage.list(QUARANTINE, ".reason.json"))
     return sorted((Quarantined(**note) for note in notes), key=lambda found: (found.name, found.key))
+
+
+def ids_aside(storage: Storage) -> set[str]:
+    """Hashes of what was put aside."""
+    return {name.partition(".")[0] for name in storage.list(QUARANTINE, ".reason.json")}
 
 
 def restore(storage: Storage, keys: Sequence[str] = ()) -> list[Quarantined]:

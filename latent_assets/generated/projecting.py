@@ -20,7 +20,8 @@ from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.errors import NotBuiltError
 from latent_assets.generated import inbox
-from latent_assets.generated.placing import ImagePlacer
+from latent_assets.generated.calibration import calibration_name
+from latent_assets.generated.placing import ImagePlacer, calibration_key
 from latent_assets.generated.table import GeneratedTable, generated_schema
 from latent_assets.images.decode.image import decode_as_stored
 from latent_assets.images.outcome import FetchError, Reason
@@ -79,20 +80,25 @@ def pending(profile: Profile, storage: Storage) -> Pending:
     live = live_release(storage)
     if live is None:
         return Pending(batch, (), (), None)
-    return Pending(batch, tuple(name for name, _ in inbox.accepted(storage)), tuple(_unplaced(storage, live)), live)
+    return Pending(batch, tuple(inbox.accepted_names(storage)), tuple(_unplaced(storage, live)), live)
 
 
 def live_release(storage: Storage) -> int | None:
-    """The version of the release that images are placed on; None when there is none with rows."""
+    """The version of the release that images are placed on; None when there is none, or it has no rows.
+
+    One whose calibration is not made yet is waited for: what is usual in it belongs to a placement.
+    """
     try:
         table = open_table(storage.lance_uri, LIVE)
     except NotBuiltError:
         return None
-    return int(table.version) if ReleaseInfo.of_schema(table.schema, storage.lance_uri).rows else None
+    info = ReleaseInfo.of_schema(table.schema, storage.lance_uri)
+    ready = info.rows and storage.exists(calibration_name(calibration_key(info)))
+    return int(table.version) if ready else None
 
 
 def _unplaced(storage: Storage, release: int) -> list[str]:
-    aside = {item.key.partition(".")[0] for item in inbox.quarantined(storage)}
+    aside = inbox.ids_aside(storage)
     releases = GeneratedTable(storage.lance_uri).releases()
     return sorted(row_id for row_id, placed in releases.items() if release not in placed and row_id not in aside)
 

@@ -152,6 +152,15 @@ class GeneratedTable:
             found.setdefault(row["id"], set()).add(row["release"])
         return found
 
+    def names(self) -> list[str]:
+        """Names of its columns; [] when nothing was placed yet."""
+        table = self.open()
+        return list(table.schema.names) if table is not None else []
+
+    def columns(self, names: list[str]) -> Iterator[dict[str, Any]]:
+        """Columns of all rows."""
+        return self._rows(names)
+
     def rows(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The newest placement of each of the images `ids` that was placed, by id."""
         found: dict[str, dict[str, Any]] = {}

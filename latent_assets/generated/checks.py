@@ -1,0 +1,51 @@
+"""What is looked at of the generated images: the originals that are kept, and the rows of the table."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latent_assets.atlas.schema import PLACE
+from latent_assets.generated import inbox
+from latent_assets.generated.projecting import live_release
+from latent_assets.generated.table import GeneratedTable
+
+if TYPE_CHECKING:
+    from latent_assets.storage import Storage
+
+_HASHED = 200
+
+
+def lost_originals(storage: Storage) -> list[str]:
+    """Images whose original is not there or has another size; of the newest 200 also those with other bytes."""
+    there = {file.name: file.size for file in storage.files(inbox.IMAGES)}
+    rows = GeneratedTable(storage.lance_uri).columns(["id", "file", "bytes", "received"])
+    newest = sorted({(row["received"], row["id"], row["file"], row["bytes"]) for row in rows}, reverse=True)
+    lost = [f"{name}: not there, or of another size" for _, _, name, size in newest if there.get(name) != size]
+    for _, row_id, name, size in newest[:_HASHED]:
+        if there.get(name) == size and hashlib.sha256(storage.read_bytes(name)).hexdigest() != row_id:
+            lost.append(f"{name}: other bytes than were taken")
+    return lost
+
+
+def unsound_rows(storage: Storage) -> list[str]:
+    """Images without a place on the release that is live, with two, or with values that are not finite."""
+    table, live = GeneratedTable(storage.lance_uri), live_release(storage)
+    aside = inbox.ids_aside(storage)
+    counts: dict[str, int] = {}
+    problems: list[str] = []
+    spaces = [name for name in table.names() if name.startswith(PLACE)]
+    for row in table.columns(["id", "release", *spaces]):
+        counts.setdefault(row["id"], 0)
+        if row["release"] != live:
+            continue
+        counts[row["id"]] += 1
+        places = [row[space] for space in spaces if row[space] is not None]
+        if not places or not np.isfinite(np.array(places, np.float64)).all():
+            problems.append(f"{row['id']}: no place, or one that is not finite")
+    for row_id, count in counts.items():
+        if count > 1 or (count == 0 and live is not None and row_id not in aside):
+            problems.append(f"{row_id}: {count} places on release {live}")
+    return problems
