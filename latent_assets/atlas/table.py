@@ -86,8 +86,7 @@ def open_table(lance_uri: str, version: int | str | None) -> LanceTable:
             table.checkout(version)
         return table
     except (ValueError, OSError, RuntimeError) as error:
-        text = str(error).lower()
-        if any(reason in text for reason in _ABSENT):
+        if is_absent(error):
             wanted = "no atlas table" if version is None else f"no atlas table, or not the release `{version}`"
             raise NotBuiltError(
                 f"{lance_uri} has {wanted}. Run `latent-assets build`, or give another address."
@@ -95,6 +94,12 @@ def open_table(lance_uri: str, version: int | str | None) -> LanceTable:
         raise StorageError(
             f"{uri} cannot be opened ({brief(error)}). Check the address and the credentials."
         ) from error
+
+
+def is_absent(error: BaseException) -> bool:
+    """Whether Lance means that a table, a version or a tag is not there."""
+    text = str(error).lower()
+    return any(reason in text for reason in _ABSENT)
 
 
 def nearest(table: LanceTable, embedding: str, metric: str, vector: np.ndarray, k: int) -> LanceVectorQueryBuilder:

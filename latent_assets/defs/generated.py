@@ -65,6 +65,7 @@ def _images(lineage: Lineage) -> dg.AssetsDefinition:
         "SHA-256, prompt and parameters read. What is no image is put aside with a reason; "
         "`latent-assets inbox restore` puts it back.",
         metadata={"profile": profile.name, "dagster/uri": lineage.storage.uri("generated/images")},
+        code_version="1",
         op_tags={tags.PROFILE_HASH: profile.fingerprint},
         pool=pool_name(profile, GROUP),
     )
@@ -85,9 +86,9 @@ def _images(lineage: Lineage) -> dg.AssetsDefinition:
         aside = [("file", "reason", "detail"), *((q.name, q.reason, q.detail) for q in taken.quarantined[:_LISTED])]
         tools = Counter(row["generation"]["tool"] or "not told" for row in taken.rows)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(fingerprint("generated_images", ids, context.run_id)[:16]),
+            data_version=dg.DataVersion(fingerprint("generated_images", ids, context.run.run_id)[:16]),
             metadata={
-                "taken": len(taken.rows),
+                "taken": taken.new,
                 "taken again": taken.again,
                 "put aside": len(taken.quarantined),
                 "left in the inbox": taken.left,
@@ -116,6 +117,7 @@ def _projection(lineage: Lineage) -> dg.AssetsDefinition:
             "dagster/uri": lineage.storage.lance_uri,
             "dagster/table_name": f"{profile.name}.generated",
         },
+        code_version="1",
         op_tags={tags.PROFILE_HASH: profile.fingerprint},
         pool=pool_name(profile, GROUP),
     )
@@ -134,7 +136,7 @@ def _projection(lineage: Lineage) -> dg.AssetsDefinition:
         verdicts = Counter(row["verdict"] for row in found.rows)
         pictures = batch_pictures(storage.lance_uri, found.release, found.rows)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(f"{found.release}-{fingerprint(context.run_id)[:12]}"),
+            data_version=dg.DataVersion(f"{found.release}-{fingerprint(context.run.run_id)[:12]}"),
             metadata={
                 "release": found.release,
                 "placed": len(found.rows),
@@ -205,7 +207,7 @@ def _result(
 def _begin(context: dg.AssetExecutionContext, lineage: Lineage) -> None:
     accept_run(context, lineage.profile)
     if tags.PROCESS not in context.run.tags:
-        context.instance.add_run_tags(context.run_id, {tags.PROCESS: f"{host_name()}:{os.getpid()}"})
+        context.instance.add_run_tags(context.run.run_id, {tags.PROCESS: f"{host_name()}:{os.getpid()}"})
 
 
 # -- by itself -----------------------------------------------------------------------------------------

@@ -76,10 +76,15 @@ class Picture:
         whole, part = (other, self) if tried.scale > 0 else (self, other)
         large = whole.pixels(size)
         small = part.pixels(max(4, round(size * abs(tried.scale))), tried.turn, tried.mirrored)
-        if min(float(large.std()), float(small.std())) < 1.0:
+        if min(_contrast(large), _contrast(small)) < 1.0:
             return 0.0
         found = float(cv2.matchTemplate(large, small, cv2.TM_CCOEFF_NORMED).max())
         return found if np.isfinite(found) else 0.0
+
+
+def _contrast(pixels: np.ndarray) -> float:
+    """Of the channel that varies most: two plain areas of one colour have nothing in common but that."""
+    return float(pixels.std(axis=(0, 1)).max())
 
 
 @lru_cache(maxsize=1)

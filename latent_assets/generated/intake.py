@@ -34,9 +34,11 @@ _MOST_STEPS = 1_000
 
 @dataclass(frozen=True)
 class Intake:
-    """What became of the inbox. rows: of the images that were taken. again: files whose bytes were there already."""
+    """What became of the inbox. rows: of the images that were taken. new: files whose bytes were not there before;
+    again: those whose were."""
 
     rows: tuple[dict[str, Any], ...]
+    new: int
     again: int
     quarantined: tuple[Quarantined, ...]
     left: int
@@ -51,7 +53,7 @@ def take_in(profile: Profile, storage: Storage, dropped: Iterable[Dropped]) -> I
     files = iter(source)
     rows: dict[str, dict[str, Any]] = {}
     aside: list[Quarantined] = []
-    again = left = done = 0
+    new = again = left = done = 0
     while chunk := list(islice(files, _AT_ONCE)):
         taken: list[tuple[Dropped, dict[str, Any]]] = []
         for drop in chunk:
@@ -61,11 +63,14 @@ def take_in(profile: Profile, storage: Storage, dropped: Iterable[Dropped]) -> I
                 continue
             data, sidecar = found
             try:
-                taken.append((drop, _kept(profile, storage, drop, data, sidecar)))
+                row, is_new = _kept(profile, storage, drop, data, sidecar)
             except FetchError as error:
                 aside.append(inbox.quarantine(storage, drop, data, error.reason.value, error.evidence))
+                continue
+            taken.append((drop, row))
+            new += is_new
+            again += not is_new
         fresh = {row["id"]: row for _, row in reversed(taken) if row["id"] not in rows}
-        again += len(taken) - len(fresh)
         if fresh:
             inbox.accept(storage, list(fresh.values()))
         for drop, _ in taken:
@@ -73,7 +78,7 @@ def take_in(profile: Profile, storage: Storage, dropped: Iterable[Dropped]) -> I
         rows |= fresh
         done += len(chunk)
         report("generated_images", done, len(source), "images")
-    return Intake(tuple(rows.values()), again, tuple(aside), left)
+    return Intake(tuple(rows.values()), new, again, tuple(aside), left)
 
 
 def decoded(data: bytes, profile: Profile) -> Image.Image:
@@ -90,13 +95,16 @@ def decoded(data: bytes, profile: Profile) -> Image.Image:
 
 def _kept(
     profile: Profile, storage: Storage, drop: Dropped, data: bytes, sidecar: tuple[str, bytes] | None
-) -> dict[str, Any]:
-    """Keep the original of an image; its row, as JSON takes it. Raises FetchError as `decoded` does."""
+) -> tuple[dict[str, Any], bool]:
+    """Keep the original of an image; its row, as JSON takes it, and whether it is new.
+
+    Raises FetchError as `decoded` does.
+    """
     image = decoded(data, profile)
     sha256 = hashlib.sha256(data).hexdigest()
     extension = EXTENSIONS[sniff(data)]
-    storage.create(f"{inbox.IMAGES}/{sha256}.{extension}", data)
-    return {
+    is_new = storage.create(f"{inbox.IMAGES}/{sha256}.{extension}", data)
+    row = {
         "id": sha256,
         "name": inbox.shown_name(drop.file.name),
         "extension": extension,
@@ -107,6 +115,7 @@ def _kept(
         "generation": asdict(read_generation(data, sidecar)),
         "path": _path(sidecar),
     }
+    return row, is_new
 
 
 def _path(sidecar: tuple[str, bytes] | None) -> list[dict[str, Any]]:

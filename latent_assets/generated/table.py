@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import brief, table_options
+from latent_assets.atlas.table import brief, is_absent, table_options
 from latent_assets.errors import StorageError
 from latent_assets.spaces import embeddings, spaces
 
@@ -139,11 +140,18 @@ class GeneratedTable:
 
     def open(self) -> LanceTable | None:
         """The table as it is now; None when nothing was placed yet. Raises StorageError when it cannot be read."""
+        if "://" not in self._uri and not Path(self._uri).is_dir():
+            return None  # connecting would make the directory
         import lancedb
 
         with _explained(self._uri):
             database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
-            return database.open_table(TABLE) if TABLE in _names(database) else None
+            try:
+                return database.open_table(TABLE)
+            except (ValueError, OSError, RuntimeError) as error:
+                if is_absent(error):
+                    return None
+                raise
 
     def releases(self) -> dict[str, set[int]]:
         """The releases that each image was placed on, by id."""
@@ -229,10 +237,6 @@ class GeneratedTable:
         """Add the columns of embeddings and spaces that the table does not have yet."""
         if new := [field for field in schema if field.name not in table.schema.names]:
             table.add_columns(pa.schema(new))
-
-
-def _names(database: Any) -> list[str]:
-    return list(database.table_names(limit=1_000))
 
 
 @contextmanager
