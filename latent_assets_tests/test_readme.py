@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from latent_assets.images.outcome import OUTCOME_OF, Outcome, Reason
 from latent_assets.profile import parse_profile, shipped_profiles
 
@@ -12,14 +14,17 @@ README = Path(__file__).parent.parent / "README.md"
 PACKAGE = README.parent / "latent_assets"
 
 
-def test_the_schema_is_the_codes() -> None:
+@pytest.mark.parametrize("table", ["atlas", "generated"])
+def test_the_schema_is_the_codes(table: str) -> None:
     text = README.read_text(encoding="utf-8")
-    found = re.search(r"<!-- schema:.*?-->\n(.*?)<!-- /schema -->", text, re.DOTALL)
+    found = re.search(
+        rf"<!-- schema: written by `latent-assets schema {table}` -->\n(.*?)<!-- /schema -->", text, re.DOTALL
+    )
     # a process of its own: other tests register embeddings that are not the package's
     done = subprocess.run(
-        [sys.executable, "-m", "latent_assets.cli", "schema"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "latent_assets.cli", "schema", table], capture_output=True, text=True, check=True
     )
-    assert found and found.group(1) == done.stdout, "paste the output of `latent-assets schema`"
+    assert found and found.group(1) == done.stdout, f"paste the output of `latent-assets schema {table}`"
 
 
 def test_the_example_profile_is_valid(tmp_path: Path) -> None:

@@ -119,11 +119,21 @@ def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     out.print(table)
 
 
-def schema() -> None:
-    """The columns of the table `atlas`, as Markdown."""
+def schema(
+    table: Annotated[str, typer.Argument(metavar="atlas|generated", help="Which table.")] = "atlas",
+) -> None:
+    """The columns of the table `atlas`, or of `generated`, as Markdown."""
     from latent_assets.atlas.schema import schema_markdown
+    from latent_assets.errors import QueryError
 
-    sys.stdout.write(schema_markdown())
+    if table not in ("atlas", "generated"):
+        raise QueryError(f"There is no table {table}: say `atlas` or `generated`.")
+    if table == "atlas":
+        sys.stdout.write(schema_markdown())
+        return
+    from latent_assets.generated.table import generated_schema_markdown
+
+    sys.stdout.write(generated_schema_markdown())
 
 
 def models(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
