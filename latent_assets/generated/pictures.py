@@ -22,6 +22,8 @@ def batch_pictures(lance_uri: str, release: int, rows: Sequence[Mapping[str, Any
     maps, categories = release_maps(lance_uri, release)
     marks = {space: np.array([row[f"{PLACE}{space}"] for row in rows[:_MARKED]], np.float32) for space in maps}
     return {
-        "batch on the map": map_picture(maps, categories, marks=marks, title=f"{len(rows):,} generated images"),
+        "batch on the map": map_picture(
+            maps, categories, marks=marks, title=f"Generated images of one run: {len(rows):,}"
+        ),
         "contact sheet": contact_sheet(row["thumbnail"] for row in rows),
     }

@@ -78,7 +78,7 @@ def test_status_says_what_is_there(run: Run) -> None:
 def test_a_second_build_says_that_nothing_changed(run: Run) -> None:
     code, text, progress = run("build")
     assert code == 0 and "nothing changed, nothing to do" in text and "search" in text
-    assert progress.count("✓") == 10 and "1 unchanged" in progress
+    assert progress.count("✓") == 11 and "1 unchanged" in progress
     result = as_json(run("build", "--json"))
     assert set(result["done"].values()) == {0} and result["failed"] == {}
 
