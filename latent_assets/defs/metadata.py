@@ -40,7 +40,7 @@ def event_metadata(lineage: Lineage, made: Materialized) -> Metadata:
         "fingerprint": manifest.fingerprint,
         **({"files": _files(lineage, manifest)} if manifest.files else {}),
         **{f"model {name}": text for name, text in parents.items()},
-        **{name: shown(value) for name, value in facts.items()},
+        **{name: metadata_value(value) for name, value in facts.items()},
         **picture_metadata(lineage, f"{manifest.stage}/{manifest.key}", made.pictures),
     }
 
@@ -52,7 +52,7 @@ def _files(lineage: Lineage, manifest: Manifest) -> Any:
     return f"{len(manifest.files)} files, {sum(manifest.files.values()):,} bytes"
 
 
-def shown(value: Any) -> Any:
+def metadata_value(value: Any) -> Any:
     """Plain values as Dagster shows them best: columns as a schema, lists of rows as tables."""
     if isinstance(value, Columns):
         return dg.TableSchema(

@@ -1,4 +1,4 @@
-"""What is looked at of the generated images: the originals that are kept, and the rows of the table."""
+"""The checks of generated images, by their names in Dagster: each lists what it finds wrong."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _HASHED = 200
 
 
-def lost_originals(storage: Storage) -> list[str]:
-    """Images whose original is not there or has another size; of the newest 200 also those with other bytes."""
+def originals_kept(storage: Storage) -> list[str]:
+    """Finds images whose original is not there or has another size; of the newest 200 also those with other bytes."""
     there = {file.name: file.size for file in storage.files(inbox.IMAGES)}
     rows = GeneratedTable(storage.lance_uri).columns(["id", "file", "bytes", "received"])
     newest = sorted({(row["received"], row["id"], row["file"], row["bytes"]) for row in rows}, reverse=True)
@@ -30,8 +30,13 @@ def lost_originals(storage: Storage) -> list[str]:
     return lost
 
 
-def unsound_rows(storage: Storage) -> list[str]:
-    """Images without a place on the release that is live, with two, or with values that are not finite."""
+def nothing_put_aside(storage: Storage) -> list[str]:
+    """Finds files in quarantine, with their reasons."""
+    return [f"{item.name}: {item.reason} ({item.detail})" for item in inbox.quarantined(storage)]
+
+
+def placed_once(storage: Storage) -> list[str]:
+    """Finds images without a place on the release that is live, with two, or with values that are not finite."""
     table, live = GeneratedTable(storage.lance_uri), live_release(storage)
     aside = inbox.ids_aside(storage)
     counts: dict[str, int] = {}

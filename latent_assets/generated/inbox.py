@@ -79,9 +79,7 @@ def ready(storage: Storage, now: float | None = None) -> list[Dropped]:
             found.append(Dropped(file, sidecar))
     # a text whose image does not come is no image either
     found += [
-        Dropped(file, None)
-        for file in sidecars.values()
-        if file.name not in taken and moment - file.modified >= 0 and moment - file.modified > _ALONE
+        Dropped(file, None) for file in sidecars.values() if file.name not in taken and moment - file.modified > _ALONE
     ]
     return sorted(found, key=lambda drop: (drop.file.modified, drop.file.name))
 
@@ -106,9 +104,10 @@ def read_batch(storage: Storage, digest: str) -> list[Dropped]:
     ]
 
 
-def end_batch(storage: Storage, digest: str) -> None:
-    """Drop the note of a batch: all of it was taken."""
-    storage.delete(f"{BATCHES}/{digest}.json")
+def end_batches(storage: Storage) -> None:
+    """Drop the notes of batches, also of those whose run never began: what is not taken is noted again."""
+    for name in storage.list(BATCHES, ".json"):
+        storage.delete(f"{BATCHES}/{name}")
 
 
 def read(storage: Storage, drop: Dropped, most: int) -> tuple[bytes, tuple[str, bytes] | None] | None:
@@ -203,22 +202,28 @@ def ids_aside(storage: Storage) -> set[str]:
 def restore(storage: Storage, keys: Sequence[str] = ()) -> list[Quarantined]:
     """Put quarantined files back into the inbox, with their sidecars: all, or those of `keys`, which may be shortened.
 
-    Raises NotBuiltError for a key that names nothing.
+    Returns those that are back. A note without a file, of an original that is lost, stays until the file is dropped
+    again. Raises NotBuiltError for a key that names nothing.
     """
     found = quarantined(storage)
     for key in keys:
         if not any(item.key.startswith(key) for item in found):
             raise NotBuiltError(f"Nothing in quarantine has the key {key}: `latent-assets inbox` lists what is there.")
     chosen = [item for item in found if not keys or any(item.key.startswith(key) for key in keys)]
-    for item in chosen:
+    back = [item for item in chosen if storage.exists(f"{QUARANTINE}/{item.key}")]
+    for item in back:
         base = item.key.partition(".")[0]
         for suffix in SIDECAR_SUFFIXES:
             if storage.exists(f"{QUARANTINE}/{base}{_BESIDE}{suffix}"):
                 storage.move(f"{QUARANTINE}/{base}{_BESIDE}{suffix}", f"{INBOX}/{base}{suffix}")
-        if storage.exists(f"{QUARANTINE}/{item.key}"):
-            storage.move(f"{QUARANTINE}/{item.key}", f"{INBOX}/{item.key}")
-        storage.delete(f"{QUARANTINE}/{base}.reason.json")
-    return chosen
+        storage.move(f"{QUARANTINE}/{item.key}", f"{INBOX}/{item.key}")
+        clear_reason(storage, base)
+    return back
+
+
+def clear_reason(storage: Storage, row_id: str) -> None:
+    """Drop the note of a file that is in quarantine no longer."""
+    storage.delete(f"{QUARANTINE}/{row_id}.reason.json")
 
 
 # -- inside --------------------------------------------------------------------------------------------

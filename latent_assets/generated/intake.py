@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from latent_assets.errors import StorageError
 from latent_assets.generated import inbox
 from latent_assets.generated.inbox import Dropped, Quarantined
 from latent_assets.generated.metadata import read_generation
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 256
 _KINDS = frozenset({"png", "jpeg", "webp", "avif"})
 _MOST_STEPS = 1_000
+_SPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def take_in(profile: Profile, storage: Storage, dropped: Iterable[Dropped]) -> I
 
     Some hundred files at a time; a killed process goes on where it stopped.
     """
-    source = list(dropped)
+    source, noted = list(dropped), inbox.ids_aside(storage)
     files = iter(source)
     rows: dict[str, dict[str, Any]] = {}
     aside: list[Quarantined] = []
@@ -57,7 +60,14 @@ def take_in(profile: Profile, storage: Storage, dropped: Iterable[Dropped]) -> I
     while chunk := list(islice(files, _AT_ONCE)):
         taken: list[tuple[Dropped, dict[str, Any]]] = []
         for drop in chunk:
-            found = inbox.read(storage, drop, profile.fetch.max_bytes)
+            try:
+                found = inbox.read(storage, drop, profile.fetch.max_bytes)
+            except StorageError as error:
+                if not isinstance(error.__cause__, PermissionError):
+                    raise
+                unread = drop.file.name.encode("utf-8", "surrogateescape")
+                aside.append(inbox.quarantine(storage, drop, unread, Reason.FILE_UNREADABLE.value, str(error)))
+                continue
             if found is None:
                 left += 1
                 continue
@@ -73,6 +83,8 @@ def take_in(profile: Profile, storage: Storage, dropped: Iterable[Dropped]) -> I
         fresh = {row["id"]: row for _, row in reversed(taken) if row["id"] not in rows}
         if fresh:
             inbox.accept(storage, list(fresh.values()))
+        for row_id in noted & fresh.keys():  # its original was lost, and is there again
+            inbox.clear_reason(storage, row_id)
         for drop, _ in taken:
             inbox.remove(storage, drop)
         rows |= fresh
@@ -103,7 +115,10 @@ def _kept(
     image = decoded(data, profile)
     sha256 = hashlib.sha256(data).hexdigest()
     extension = EXTENSIONS[sniff(data)]
-    is_new = storage.create(f"{inbox.IMAGES}/{sha256}.{extension}", data)
+    kept = f"{inbox.IMAGES}/{sha256}.{extension}"
+    is_new = storage.create(kept, data)
+    if not is_new and storage.read_bytes(kept) != data:  # damaged since
+        storage.write_bytes(kept, data)
     row = {
         "id": sha256,
         "name": inbox.shown_name(drop.file.name),
@@ -113,34 +128,41 @@ def _kept(
         "pixel_width": image.width,
         "pixel_height": image.height,
         "generation": asdict(read_generation(data, sidecar)),
-        "path": _path(sidecar),
+        **_path(sidecar),
     }
     return row, is_new
 
 
-def _path(sidecar: tuple[str, bytes] | None) -> list[dict[str, Any]]:
-    """The way of an image through the maps, where this package's own sidecar tells it; [] otherwise."""
+def _path(sidecar: tuple[str, bytes] | None) -> dict[str, Any]:
+    """The way of an image through the maps of a release, where this package's own sidecar tells both; else none."""
+    nothing: dict[str, Any] = {"path": [], "path_release": None}
     if sidecar is None or not sidecar[0].lower().endswith(".json"):
-        return []
+        return nothing
     try:
         values = json.loads(sidecar[1])
     except (ValueError, RecursionError):
-        return []
-    steps = values.get("path") if isinstance(values, Mapping) else None
-    if not isinstance(steps, Sequence) or isinstance(steps, str) or len(steps) > _MOST_STEPS:
-        return []
-    return [step for step in steps if _is_step(step)] if all(map(_is_step, steps)) else []
+        return nothing
+    if not isinstance(values, Mapping):
+        return nothing
+    steps, release = values.get("path"), values.get("release")
+    if not isinstance(steps, list) or len(steps) > _MOST_STEPS or type(release) is not int:
+        return nothing
+    return {"path": steps, "path_release": release} if all(map(_is_step, steps)) else nothing
 
 
 def _is_step(step: object) -> bool:
     """{"step": 3, "places": {"clip": [x, y, z], ...}}"""
-    if not isinstance(step, Mapping) or not isinstance(step.get("step"), int):
+    if not isinstance(step, Mapping) or type(number := step.get("step")) is not int:
         return False
     places = step.get("places")
-    return isinstance(places, Mapping) and all(
-        isinstance(name, str)
-        and isinstance(xyz, list)
-        and len(xyz) == 3
-        and all(isinstance(value, float | int) and abs(value) < 1e9 for value in xyz)
-        for name, xyz in places.items()
+    return (
+        0 <= number <= _MOST_STEPS
+        and isinstance(places, Mapping)
+        and all(
+            _SPACE.fullmatch(name)
+            and isinstance(xyz, list)
+            and len(xyz) == 3
+            and all(type(value) in (float, int) and abs(value) < 1e9 for value in xyz)
+            for name, xyz in places.items()
+        )
     )

@@ -18,7 +18,7 @@ from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.embeddings.thumbnails import thumbnail
-from latent_assets.errors import NotBuiltError
+from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.generated import inbox
 from latent_assets.generated.calibration import calibration_name
 from latent_assets.generated.placing import ImagePlacer, calibration_key
@@ -122,7 +122,10 @@ def project(profile: Profile, storage: Storage) -> Projection:
     for start in range(0, len(work), _AT_ONCE):
         chunk = work[start : start + _AT_ONCE]
         before = table.rows([row_id for row_id in chunk if row_id in known])
-        facts = [before[row_id] if row_id in before else _facts(waiting[row_id]) for row_id in chunk]
+        # the way through generation was told in the places of one release
+        facts = [
+            {**before[row_id], "path": []} if row_id in before else _facts(waiting[row_id], live) for row_id in chunk
+        ]
         rows, missing = _place(profile, storage, placer, facts)
         table.add(rows, generated_schema(placer.model.features, placer.info.spaces))
         placed += rows
@@ -170,9 +173,10 @@ def expire(profile: Profile, storage: Storage, now: datetime | None = None) -> i
 # -- rows ----------------------------------------------------------------------------------------------
 
 
-def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An accepted image (`intake`) in the table's columns."""
+def _facts(row: Mapping[str, Any], release: int) -> dict[str, Any]:
+    """An accepted image (`intake`) in the table's columns, for its placement on a release."""
     generation = row["generation"]
+    steps = row["path"] if row["path_release"] == release else []
     return {
         "id": row["id"],
         "name": row["name"],
@@ -188,7 +192,7 @@ def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": generation["raw"],
         "path": [
             {"step": step["step"], "space": space, "xyz": xyz}
-            for step in row["path"]
+            for step in steps
             for space, xyz in step["places"].items()
         ],
     }
@@ -203,35 +207,58 @@ _KEPT = (
 def _place(
     profile: Profile, storage: Storage, placer: ImagePlacer, facts: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Rows of images on a release, and those whose originals cannot be read."""
+    """Rows of images on a release, and those whose originals cannot be read or encoded, which are put aside."""
     encoder = encoder_fingerprint(placer)
-    pictures: list[Image.Image] = []
-    found: list[Mapping[str, Any]] = []
+    stored = placer.info.how_stored.model_copy(update={"max_pixels": profile.fetch.max_pixels})
     lost: dict[str, str] = {}
+
+    def give_up(row: Mapping[str, Any], reason: str, detail: str) -> None:
+        lost[row["id"]] = f"{reason}: {detail}"
+        inbox.set_aside(storage, row["id"], row["name"], reason, detail)
+
+    pictures: dict[str, Image.Image] = {}
     for row in facts:
         try:
             if not storage.exists(row["file"]):
                 raise FetchError(Reason.FILE_MISSING, f"{row['file']} is not there")
-            pictures.append(decode_as_stored(storage.read_bytes(row["file"]), placer.info.how_stored))
-            found.append(row)
+            pictures[row["id"]] = decode_as_stored(storage.read_bytes(row["file"]), stored)
         except FetchError as error:
-            lost[row["id"]] = str(error)
-            inbox.set_aside(storage, row["id"], row["name"], error.reason.value, error.evidence)
-    new = [number for number, row in enumerate(found) if row.get("encoder") != encoder]
-    encoded = dict(zip(new, placer.encode([pictures[number] for number in new]), strict=True))
-    vectors: list[Vectors] = [
-        encoded[number]
-        if number in encoded
-        else {name: np.asarray(row[name], np.float16) for name in placer.model.features}
-        for number, row in enumerate(found)
-    ]
+            give_up(row, error.reason.value, error.evidence)
+    readable = [row for row in facts if row["id"] in pictures]
+    # vectors of the placement before, where the models are still the same
+    vectors: dict[str, Vectors | None] = {
+        row["id"]: {name: np.asarray(row[name], np.float16) for name in placer.model.features}
+        for row in readable
+        if row.get("encoder") == encoder
+    }
+    new = [row["id"] for row in readable if row["id"] not in vectors]
+    vectors |= zip(new, _encoded(placer, [pictures[row_id] for row_id in new]), strict=True)
+    found = []
+    for row in readable:
+        if vectors[row["id"]] is None:
+            give_up(row, "no_vector", "a model gives values that are not finite")
+        else:
+            found.append(row)
+    placements = placer.place_all(
+        [pictures[row["id"]] for row in found], [known for row in found if (known := vectors[row["id"]]) is not None]
+    )
     now = datetime.now(UTC)
     rows = []
-    for row, picture, placed in zip(found, pictures, placer.place_all(pictures, vectors), strict=True):
+    for row, placed in zip(found, placements, strict=True):
         kept = {name: row[name] for name in _KEPT}
-        small = thumbnail(picture, profile.table)
+        small = thumbnail(pictures[row["id"]], profile.table)
         rows.append({**kept, **_placement(placed), "placed": now, "encoder": encoder, "thumbnail": small})
     return rows, lost
+
+
+def _encoded(placer: ImagePlacer, pictures: Sequence[Image.Image]) -> list[Vectors | None]:
+    """The vectors of images; None for one of which a model makes nothing. One such image does not stop the others."""
+    try:
+        return list(placer.encode(pictures))
+    except DataError:
+        if len(pictures) == 1:
+            return [None]
+        return [found for picture in pictures for found in _encoded(placer, [picture])]
 
 
 def encoder_fingerprint(placer: ImagePlacer) -> str:

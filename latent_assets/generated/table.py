@@ -75,7 +75,9 @@ _FACTS = (
     _field(
         "behind", _BEHIND, "categories and sites commoner among its neighbours than in the atlas: lift, 95 % interval"
     ),
-    _field("path", _PATH, "places of its way through generation, where the generator told them"),
+    _field(
+        "path", _PATH, "places of its way through generation on the maps of this release, where the generator told them"
+    ),
 )
 _OF_EMBEDDING = (
     ("{}", pa.list_(pa.float16()), "vector: {meaning}"),

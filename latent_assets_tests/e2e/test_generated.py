@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import struct
@@ -26,7 +27,7 @@ from latent_assets.definitions import build_defs
 from latent_assets.defs import generated as defs_generated
 from latent_assets.defs import tags
 from latent_assets.defs.partitions import asset_key
-from latent_assets.errors import NotBuiltError
+from latent_assets.errors import DataError, NotBuiltError, StorageError
 from latent_assets.generated import inbox, intake, projecting
 from latent_assets.generated.placing import ImagePlacer
 from latent_assets.generated.table import GeneratedTable, generated_schema, generated_schema_markdown
@@ -208,23 +209,15 @@ def test_a_run_that_dies_at_any_place_loses_and_doubles_nothing(
     with monkeypatch.context() as patch:
 
         def die(*arguments: Any, **options: Any) -> None:
-            raise KeyboardInterrupt
+            raise RuntimeError("the end")
 
-        if place == "noted":
-            patch.setattr(inbox, "remove", die)
-        elif place == "removed":
-            patch.setattr(projecting, "_place", die)
-        else:
-            patch.setattr(projecting, "expire", die)
-        found = tick(atlas)
-        assert isinstance(found, dg.SensorResult)
-        with pytest.raises(BaseException):  # noqa: B017  Dagster wraps what interrupts a run
-            result = run(atlas, (found.run_requests or [])[0])
-            assert result.success
+        room, step = {"noted": (inbox, "remove"), "removed": (projecting, "_place"), "added": (projecting, "expire")}[
+            place
+        ]
+        patch.setattr(room, step, die)
+        assert not look_and_run(atlas).success
     drop(atlas, "late.png", picture(9))
-    again = tick(atlas)
-    assert isinstance(again, dg.SensorResult)
-    assert run(atlas, (again.run_requests or [])[0]).success
+    assert look_and_run(atlas).success
     found_rows = rows(atlas)
     assert {row["name"] for row in found_rows} == names | {"late.png"} and len(found_rows) == 6
     assert left(atlas) == set() and not inbox.accepted_names(atlas.lineage.storage)
@@ -285,11 +278,70 @@ def test_an_original_that_is_lost_is_named_and_not_tried_for_ever(atlas: SmallAt
     assert [row["name"] for row in rows(atlas)] == ["b.png"]
     assert [(item.name, item.reason) for item in inbox.quarantined(storage)] == [("a.png", "file_missing")]
     assert "Nothing waits" in skipped(atlas)
-    kept = next(row for row in rows(atlas))
+    # nothing can be put back; the same file once more mends it
+    assert inbox.restore(storage) == [] and len(inbox.quarantined(storage)) == 1
+    drop(atlas, "a once more.png", picture(1))
+    assert look_and_run(atlas).success
+    assert {row["name"] for row in rows(atlas)} == {"b.png", "a once more.png"} and not inbox.quarantined(storage)
+    kept = rows(atlas)[0]
     storage.write_bytes(kept["file"], b"other bytes")
     job = build_defs(atlas.profile).resolve_job_def("small__place_generated")
     checks = job.execute_in_process(instance=atlas.instance).get_asset_check_evaluations()
-    assert {item.check_name for item in checks if not item.passed} == {"originals_kept", "nothing_put_aside"}
+    assert {item.check_name for item in checks if not item.passed} == {"originals_kept"}
+    drop(atlas, "mended.png", picture(2 if kept["name"] == "b.png" else 1))
+    assert look_and_run(atlas).success
+    assert hashlib.sha256(storage.read_bytes(kept["file"])).hexdigest() == kept["id"]
+
+
+def test_one_image_that_cannot_be_encoded_or_read_does_not_stop_the_others(
+    atlas: SmallAtlas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(atlas, "good.png", picture(1, size=40))
+    drop(atlas, "no vector.png", picture(2, size=56))
+    drop(atlas, "secret.png", picture(3))
+    encode, read = ImagePlacer.encode, Storage.read_bytes
+
+    def encoded(self: ImagePlacer, images: Any) -> Any:
+        if any(image.size == (56, 56) for image in images):
+            raise DataError("values that are not finite")
+        return encode(self, images)
+
+    def refused(self: Storage, name: str) -> bytes:
+        if name == "generated/inbox/secret.png":
+            raise StorageError("cannot be accessed") from PermissionError()
+        return read(self, name)
+
+    monkeypatch.setattr(ImagePlacer, "encode", encoded)
+    monkeypatch.setattr(Storage, "read_bytes", refused)
+    assert look_and_run(atlas).success
+    assert [row["name"] for row in rows(atlas)] == ["good.png"] and left(atlas) == set()
+    aside = {item.name: item.reason for item in inbox.quarantined(atlas.lineage.storage)}
+    assert aside == {"no vector.png": "no_vector", "secret.png": "file_unreadable"}
+    assert "Nothing waits" in skipped(atlas)
+
+
+@pytest.mark.parametrize(
+    ("path", "release", "kept"),
+    [
+        ([{"step": 3, "places": {"clip": [1, 2.5, 3]}}], 1, [{"step": 3, "space": "clip", "xyz": [1, 2.5, 3]}]),
+        ([{"step": 3, "places": {"clip": [1, 2, 3]}}], 7, []),  # of another release: other maps
+        ([{"step": 3, "places": {"clip": [1, 2, 3]}}], None, []),
+        ([{"step": 99_999_999_999, "places": {}}], 1, []),
+        ([{"step": 1, "places": {"\ud83d": [1, 2, 3]}}], 1, []),
+        ([{"step": 1, "places": {"clip": [float("nan"), 2, 3]}}], 1, []),
+        ([{"step": True, "places": {"clip": [1, 2, 3]}}], 1, []),
+        ("abc", 1, []),
+    ],
+)
+def test_a_path_is_taken_over_where_it_is_one_of_this_release(
+    atlas: SmallAtlas, path: Any, release: Any, kept: Any
+) -> None:
+    drop(atlas, "a.png", picture(1))
+    drop(atlas, "a.json", json.dumps({"prompt": "a fox", "path": path, "release": release}).encode())
+    intake.take_in(atlas.profile, atlas.lineage.storage, inbox.ready(atlas.lineage.storage))
+    projecting.project(atlas.profile, atlas.lineage.storage)
+    (row,) = rows(atlas)
+    assert row["path"] == kept and row["prompt"] == "a fox"
 
 
 def test_images_wait_for_a_release(built: Built, tmp_path: Path) -> None:
