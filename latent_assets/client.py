@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 from latent_assets.atlas.card import ReleaseInfo
-from latent_assets.atlas.schema import PLACE, TABLE
+from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import LIVE, nearest, open_table
 from latent_assets.errors import NotBuiltError, QueryError
+from latent_assets.layout import ATLAS_TABLE, LANCE, table_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,15 +104,15 @@ class Atlas:
         profile. Credentials for S3 come from the usual AWS variables. Raises NotBuiltError when there is no such
         atlas or release.
         """
-        text = str(uri).rstrip("/").removesuffix(f"/{TABLE}.lance")
+        text = str(uri).rstrip("/").removesuffix(f"/{table_folder(ATLAS_TABLE)}")
         if "://" not in text:
             folder = Path(text).expanduser().absolute()
-            chosen = str(folder / "lance" if (folder / "lance").is_dir() else folder)
+            chosen = str(folder / LANCE if (folder / LANCE).is_dir() else folder)
             return cls(open_table(chosen, tag), chosen)
         try:
             return cls(open_table(text, tag), text)
         except NotBuiltError:
-            return cls(open_table(f"{text}/lance", tag), f"{text}/lance")
+            return cls(open_table(f"{text}/{LANCE}", tag), f"{text}/{LANCE}")
 
     def __len__(self) -> int:
         return int(self._table.count_rows())

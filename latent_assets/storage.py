@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from latent_assets.errors import StorageError
+from latent_assets.layout import LANCE
 
 if TYPE_CHECKING:
     import fsspec
@@ -78,7 +79,7 @@ class Storage:
     @property
     def lance_uri(self) -> str:
         """Where LanceDB keeps its tables."""
-        return self.uri("lance")
+        return self.uri(LANCE)
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:

@@ -12,9 +12,10 @@ import pytest
 from latent_assets import spaces
 from latent_assets.embeddings.quality import embedding_problems, thumbnail_problems
 from latent_assets.embeddings.shard import ThumbnailOutput, VectorOutput, embed_shard
-from latent_assets.embeddings.store import ShardEmbeddings, embedding_name, read_column, read_ids, thumbnail_name
+from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_ids
 from latent_assets.embeddings.thumbnails import thumbnail_fingerprint
 from latent_assets.errors import ProfileError
+from latent_assets.layout import embedding_name, thumbnail_name
 from latent_assets.profile import Profile, load_profile, parse_profile
 from latent_assets.projection.checks import coordinate_problems
 from latent_assets.projection.features import choose_features

@@ -25,7 +25,6 @@ import lancedb  # noqa: F401  loading it is no part of publishing
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from latent_assets.images.ledger import LEDGER_SCHEMA, ledger_name
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.checks import check
@@ -33,17 +32,11 @@ from latent_assets.atlas.release import Staged, publish, stage
 from latent_assets.atlas.rows import ShardContent, read_places, read_rows
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.catalog.schema import CATALOG_SCHEMA
-from latent_assets.catalog.shards import catalog_name
 from latent_assets.client import Atlas
-from latent_assets.embeddings.store import (
-    ShardEmbeddings,
-    embedding_name,
-    thumbnail_name,
-    writing_embeddings,
-    writing_thumbnails,
-)
+from latent_assets.embeddings.store import ShardEmbeddings, writing_embeddings, writing_thumbnails
+from latent_assets.images.store.ledger import LEDGER_SCHEMA
+from latent_assets.layout import catalog_name, coords_name, embedding_name, ledger_name, thumbnail_name
 from latent_assets.profile import Profile, parse_profile
-from latent_assets.projection.shard import coords_name
 from latent_assets.storage import Storage, fingerprint
 
 SPACES = ("clip", "vae", "joint")

@@ -81,7 +81,7 @@ def load_open_clip(
 
 def load_pipeline() -> StableDiffusionPipeline:
     """The demo's text-to-image model in diffusers' own `StableDiffusionPipeline`, as the platform loads it."""
-    from latent_assets.generated.pipeline import load_pipeline as load
+    from latent_assets.generated.diffusion.pipeline import load_pipeline as load
     from latent_assets.profile import load_profile
 
     spec = load_profile("demo").models.diffusion

@@ -20,8 +20,8 @@ from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_id
 from latent_assets.errors import DataError
 from latent_assets.images.outcome import Outcome
 from latent_assets.images.store.ledger import read_ledger
+from latent_assets.layout import coords_name
 from latent_assets.projection.model import read_header
-from latent_assets.projection.shard import coords_name
 from latent_assets.storage import Storage
 
 _CATALOG = (

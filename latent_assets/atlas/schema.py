@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from latent_assets import spaces as registered
 
-TABLE = "atlas"
 RELEASE_KEY = "latent_assets.release"
 PLACE = "xyz_"
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from latent_assets.atlas.schema import TABLE
 from latent_assets.errors import NotBuiltError, StorageError
+from latent_assets.layout import ATLAS_TABLE, table_folder
 
 if TYPE_CHECKING:
     from lancedb.query import LanceVectorQueryBuilder
@@ -41,7 +41,7 @@ _ABSENT = ("not found", "no longer exists", "does not exist", "ref is invalid")
 
 def table_uri(lance_uri: str) -> str:
     """Address of the atlas table in a LanceDB directory."""
-    return f"{lance_uri.rstrip('/')}/{TABLE}.lance"
+    return f"{lance_uri.rstrip('/')}/{table_folder(ATLAS_TABLE)}"
 
 
 def release_tag(version: int) -> str:
@@ -81,7 +81,7 @@ def open_table(lance_uri: str, version: int | str | None) -> LanceTable:
     import lancedb
 
     try:
-        table = lancedb.connect(lance_uri, storage_options=table_options(lance_uri)).open_table(TABLE)
+        table = lancedb.connect(lance_uri, storage_options=table_options(lance_uri)).open_table(ATLAS_TABLE)
         if version is not None:
             table.checkout(version)
         return table

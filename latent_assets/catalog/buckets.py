@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 
 from latent_assets.catalog.hashing import HEAD, id_heads, id_starts, ids_and_heads
+from latent_assets.layout import CATALOG
 from latent_assets.storage import explained
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Buckets:
         """No more rows come; from now on buckets can be read."""
         self._wait(0)
         self._threads.shutdown()
-        with explained(self._storage, "catalog", reading=False):
+        with explained(self._storage, CATALOG, reading=False):
             self._close()
 
     def read(self, bucket: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -149,7 +150,7 @@ class Buckets:
         numbers = frame.select(number.cast(pl.UInt16)).to_series().to_numpy()
         order = np.argsort(numbers, kind="stable")  # by counting: there are few different ones
         arrays = frame.select(filled).rechunk()[order].to_arrow(compat_level=pl.CompatLevel.oldest())
-        with self._writing, explained(self._storage, "catalog", reading=False):
+        with self._writing, explained(self._storage, CATALOG, reading=False):
             schema = self._schema_with(filled)
             arranged = [
                 arrays[field.name] if field.name in filled else pa.nulls(arrays.num_rows, field.type)
@@ -192,8 +193,8 @@ def _with_nulls(frame: pl.DataFrame, schema: dict[str, type[pl.DataType]]) -> pl
 @contextmanager
 def spill_folder(storage: Storage) -> Iterator[Path]:
     """A directory for buckets beside the catalog (in the system's temporary directory when the root is remote)."""
-    parent = Path(storage.uri("catalog")) if storage.is_local else Path(tempfile.gettempdir())
-    with explained(storage, "catalog", reading=False):
+    parent = Path(storage.uri(CATALOG)) if storage.is_local else Path(tempfile.gettempdir())
+    with explained(storage, CATALOG, reading=False):
         parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
     for left in parent.glob(f"{_PREFIX}*"):

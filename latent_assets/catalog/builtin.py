@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from latent_assets import progress
 from latent_assets.errors import ProfileError, SourceError
+from latent_assets.layout import SOURCE
 from latent_assets.profile import home
 from latent_assets.storage import explained
 
@@ -37,7 +38,7 @@ def prepare(profile: Profile, storage: Storage) -> Path:
     wanted = {"data": dataset.dataset_version(), "size": profile.fetch.size, "origin": profile.source.origin}
     if metadata.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == wanted:
         return metadata
-    with explained(storage, "source", reading=False):
+    with explained(storage, SOURCE, reading=False):
         dataset.render_all(
             _pictures(profile, storage),
             size=profile.fetch.size,
@@ -113,7 +114,7 @@ class _Standby:
 
 def _folder(profile: Profile, storage: Storage) -> Path:
     """A local directory: below the root, or below the home directory when the root is not local."""
-    return Path(storage.uri("source")) if storage.is_local else home() / "source" / profile.name
+    return Path(storage.uri(SOURCE)) if storage.is_local else home() / SOURCE / profile.name
 
 
 def _pictures(profile: Profile, storage: Storage) -> Path:

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 
 from latent_assets.catalog.hashing import DIGEST, hash_of_digests
 from latent_assets.catalog.schema import CATALOG_COLUMNS, empty_catalog, shard_key
-from latent_assets.catalog.shards import HASH_KEY, INDEX, INDEX_SCHEMA, ShardEntry, catalog_name
+from latent_assets.catalog.shards import HASH_KEY, INDEX_SCHEMA, ShardEntry
 from latent_assets.errors import SourceError
+from latent_assets.layout import CATALOG_INDEX, catalog_name
 
 if TYPE_CHECKING:
     from latent_assets.profile import Shards
@@ -129,7 +130,7 @@ class ShardWriter:
             [(key, entry.rows, entry.hash) for key, entry in shards.items()], schema=INDEX_SCHEMA, orient="row"
         )
         if shards != self._index:
-            self._storage.write_parquet(INDEX, frame)
+            self._storage.write_parquet(CATALOG_INDEX, frame)
         return shards
 
     def _place(self, rows: pl.DataFrame, previous: pl.DataFrame) -> pl.DataFrame:

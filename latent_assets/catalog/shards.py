@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from latent_assets.catalog.hashing import shard_hash
 from latent_assets.catalog.schema import CATALOG_SCHEMA
 from latent_assets.errors import StorageError
+from latent_assets.layout import CATALOG, CATALOG_INDEX, catalog_name
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
-INDEX = "catalog/index.parquet"
 INDEX_SCHEMA: dict[str, type[pl.DataType]] = {"shard": pl.String, "rows": pl.Int64, "hash": pl.String}
 HASH_KEY = b"latent_assets.rows"  # of the footer's metadata
 
@@ -35,11 +35,6 @@ class ShardEntry:
 
     rows: int
     hash: str
-
-
-def catalog_name(shard: str) -> str:
-    """Storage name of a shard of the catalog."""
-    return f"catalog/{shard}.parquet"
 
 
 class _DamagedError(Exception):
@@ -99,7 +94,7 @@ def read_index(storage: Storage) -> dict[str, ShardEntry]:
     It says again what the files say, so that without it nothing is lost.
     """
     try:
-        table = _table(_content(storage, INDEX))
+        table = _table(_content(storage, CATALOG_INDEX))
         frame = cast(pl.DataFrame, pl.from_arrow(table)).select(list(INDEX_SCHEMA)).sort("shard")
     except (_DamagedError, pl.exceptions.PolarsError):
         return {}
@@ -148,5 +143,5 @@ def catalog_version(shards: dict[str, ShardEntry]) -> str:
 
 def shard_files(storage: Storage) -> list[str]:
     """Keys of the shard files that are there, listed in an index or not (a killed build leaves such)."""
-    keys = (name.removesuffix(".parquet") for name in storage.list("catalog", ".parquet"))
+    keys = (name.removesuffix(".parquet") for name in storage.list(CATALOG, ".parquet"))
     return sorted(key for key in keys if key.isdigit())

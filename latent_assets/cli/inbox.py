@@ -18,9 +18,10 @@ def inbox(context: typer.Context, profile: ProfileOption = None, as_json: JsonOp
     """What waits in the inbox, what is placed on the release `live`, and what was put aside, with reasons."""
     if context.invoked_subcommand:
         return
-    from latent_assets.generated.inbox import INBOX, quarantined
+    from latent_assets.generated.inbox import quarantined
     from latent_assets.generated.projecting import pending
     from latent_assets.generated.table import GeneratedTable
+    from latent_assets.layout import INBOX
     from latent_assets.storage import Storage
 
     chosen = selected_profile(profile)

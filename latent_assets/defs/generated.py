@@ -16,6 +16,7 @@ from latent_assets.defs import tags
 from latent_assets.defs.assets import accept_run, logging_progress, pool_name, run_tags
 from latent_assets.defs.metadata import OWNERS, metadata_value, picture_metadata
 from latent_assets.defs.partitions import asset_key, op_name
+from latent_assets.layout import INBOX, ORIGINALS
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.storage import fingerprint, host_name, process_lives
 
@@ -47,7 +48,7 @@ def generated_assets(lineage: Lineage) -> list[Any]:
         kinds={"folder"},
         owners=OWNERS,
         description="Images made by Stable Diffusion, here or anywhere else: drop PNG, JPEG, WebP or AVIF files here.",
-        metadata={"profile": lineage.profile.name, "dagster/uri": lineage.storage.uri("generated/inbox")},
+        metadata={"profile": lineage.profile.name, "dagster/uri": lineage.storage.uri(INBOX)},
     )
     return [inbox, _images(lineage), _projection(lineage)]
 
@@ -64,7 +65,7 @@ def _images(lineage: Lineage) -> dg.AssetsDefinition:
         description="Images taken out of the inbox: judged by the fetcher's limits, the original kept under its "
         "SHA-256, prompt and parameters read. What is no image is put aside with a reason; "
         "`latent-assets inbox restore` puts it back.",
-        metadata={"profile": profile.name, "dagster/uri": lineage.storage.uri("generated/images")},
+        metadata={"profile": profile.name, "dagster/uri": lineage.storage.uri(ORIGINALS)},
         code_version="1",
         op_tags={tags.PROFILE_HASH: profile.fingerprint},
         pool=pool_name(profile, GROUP),

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
+from latent_assets.layout import picture_name
 from latent_assets.pipeline.lineage import Lineage, Materialized
 from latent_assets.pipeline.manifests import Manifest
 from latent_assets.pipeline.stages import Columns
@@ -71,13 +72,13 @@ def metadata_value(value: Any) -> Any:
 
 
 def picture_metadata(lineage: Lineage, folder: str, pictures: Mapping[str, bytes]) -> Metadata:
-    """Pictures by name: stored in `pictures/{folder}`; in the event a preview of at most 20 kB, and where it lies."""
+    """Pictures by name: stored in the root's `pictures`; in the event a preview of at most 20 kB, and where it lies."""
     return {name: _picture(lineage, folder, name, data) for name, data in pictures.items()}
 
 
 def _picture(lineage: Lineage, folder: str, name: str, data: bytes) -> Any:
     kind = "webp" if data[:4] == b"RIFF" else "png"
-    place = f"pictures/{folder}/{name.replace(' ', '-')}.{kind}"
+    place = picture_name(folder, name, kind)
     lineage.storage.write_bytes(place, data)
     base = os.environ.get(PICTURES_VARIABLE)
     where = f"{base}/{lineage.profile.name}/{quote(place)}" if base else lineage.storage.uri(place)

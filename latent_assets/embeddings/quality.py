@@ -13,14 +13,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from latent_assets.embeddings.store import (
-    column_batches,
-    read_id_array,
-    read_width,
-    thumbnail_batches,
-    whole_name,
-)
+from latent_assets.embeddings.store import column_batches, read_id_array, read_width, thumbnail_batches
 from latent_assets.errors import LatentAssetsError
+from latent_assets.layout import latents_name
 from latent_assets.profile import Table
 from latent_assets.spaces import Embedding
 from latent_assets.storage import Storage
@@ -48,7 +43,7 @@ def embedding_problems(
     (of what is not of unit length) no whole embedding that is all zero. Without `deep` only the ids are read. Never
     raises for what is in the files. The statistics are those of the whole embedding, else of its first feature.
     """
-    files = [name] if embedding.whole is None else [name, whole_name(name)]
+    files = [name] if embedding.whole is None else [name, latents_name(name)]
     rows_of: dict[str, list[str]] = {}
     for file in files:
         try:
@@ -66,7 +61,7 @@ def embedding_problems(
     for column in dict.fromkeys((embedding.whole, *embedding.features)):
         if column is None:
             continue
-        file = whole_name(name) if column == embedding.whole else name
+        file = latents_name(name) if column == embedding.whole else name
         try:
             read_width(storage, file, column)  # the column is there, also when there are no rows
             judged = _Column(column == embedding.whole, embedding.unit)

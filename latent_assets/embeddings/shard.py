@@ -16,16 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from latent_assets.embeddings.store import (
-    EmbeddingWriter,
-    ThumbnailWriter,
-    whole_name,
-    writing_embeddings,
-    writing_thumbnails,
-)
+from latent_assets.embeddings.store import EmbeddingWriter, ThumbnailWriter, writing_embeddings, writing_thumbnails
 from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.images.decode.image import decode_image
 from latent_assets.images.outcome import FetchError
+from latent_assets.layout import latents_name
 from latent_assets.profile import Table
 from latent_assets.progress import report
 
@@ -126,7 +121,7 @@ def embed_shard(
 def _bytes(storage: Storage, output: VectorOutput | ThumbnailOutput) -> int:
     names = [output.name]
     if isinstance(output, VectorOutput) and output.whole is not None:
-        names.append(whole_name(output.name))
+        names.append(latents_name(output.name))
     return sum(storage.size(name) for name in names)
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from latent_assets.layout import latents_name
 from latent_assets.storage import explained
 
 if TYPE_CHECKING:
@@ -34,28 +35,13 @@ _BATCH_ROWS_KEY = b"batch_rows"
 class ShardEmbeddings:
     """Where one shard's vectors and thumbnails lie.
 
-    files: storage name of the features of each embedding (`embedding_name`); `whole_name` gives that of its latents.
+    files: storage name of the features of each embedding (`embedding_name`); `latents_name` gives that of its latents.
     thumbnails: storage name of the thumbnails (`thumbnail_name`), None where they are not wanted.
     """
 
     shard: str
     files: Mapping[str, str]
     thumbnails: str | None = None
-
-
-def embedding_name(model_fingerprint: str, shard: str) -> str:
-    """Storage name of the ids and features of `shard` under one model."""
-    return f"embeddings/{model_fingerprint}/{shard}.arrow"
-
-
-def whole_name(features_name: str) -> str:
-    """Storage name of the whole latents beside the features of `embedding_name`."""
-    return f"{features_name.removesuffix('.arrow')}.latents.arrow"
-
-
-def thumbnail_name(thumbnail_fingerprint: str, shard: str) -> str:
-    """Storage name of the thumbnails of `shard` under one set of settings (`thumbnails.thumbnail_fingerprint`)."""
-    return f"thumbnails/{thumbnail_fingerprint}/{shard}.arrow"
 
 
 # -- writing -------------------------------------------------------------------------------------------
@@ -132,7 +118,7 @@ def writing_embeddings(
     metadata: Mapping[str, str] | None = None,
     whole: str | None = None,
 ) -> Iterator[EmbeddingWriter]:
-    """Write the columns `widths` of an embedding: features to `name`, the column `whole` to `whole_name(name)`.
+    """Write the columns `widths` of an embedding: features to `name`, the column `whole` to `latents_name(name)`.
 
     Both files appear atomically, the features last, and only when the block ends without an error.
     """
@@ -150,7 +136,7 @@ def writing_embeddings(
         latents = None
         if whole is not None:
             rows = max(1, _WHOLE_BATCH_BYTES // (2 * max(1, widths[whole])))
-            latents = file(stack, whole_name(name), [whole], rows)
+            latents = file(stack, latents_name(name), [whole], rows)
         writer = EmbeddingWriter(features, latents, widths, whole)
         yield writer
         writer.close()

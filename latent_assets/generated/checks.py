@@ -11,6 +11,7 @@ from latent_assets.atlas.schema import PLACE
 from latent_assets.generated import inbox
 from latent_assets.generated.projecting import live_release
 from latent_assets.generated.table import GeneratedTable
+from latent_assets.layout import ORIGINALS
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
@@ -20,7 +21,7 @@ _HASHED = 200
 
 def originals_kept(storage: Storage) -> list[str]:
     """Finds images whose original is not there or has another size; of the newest 200 also those with other bytes."""
-    there = {file.name: file.size for file in storage.files(inbox.IMAGES)}
+    there = {file.name: file.size for file in storage.files(ORIGINALS)}
     rows = GeneratedTable(storage.lance_uri).columns(["id", "file", "bytes", "received"])
     newest = sorted({(row["received"], row["id"], row["file"], row["bytes"]) for row in rows}, reverse=True)
     lost = [f"{name}: not there, or of another size" for _, _, name, size in newest if there.get(name) != size]

@@ -20,14 +20,22 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from latent_assets.errors import NotBuiltError, StorageError
+from latent_assets.layout import (
+    ACCEPTED,
+    BATCHES,
+    INBOX,
+    QUARANTINE,
+    REASON_SUFFIX,
+    accepted_name,
+    batch_name,
+    quarantined_name,
+    reason_name,
+)
 from latent_assets.storage import StoredFile
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
-INBOX, BATCHES, IMAGES, ACCEPTED, QUARANTINE = (
-    f"generated/{name}" for name in ("inbox", "batches", "images", "accepted", "quarantine")
-)
 SIDECAR_SUFFIXES = (".txt", ".json")
 # a file that was changed less than so many seconds ago may still be being written; objects on S3 appear whole
 _SETTLES = 2.0
@@ -88,16 +96,16 @@ def write_batch(storage: Storage, dropped: Sequence[Dropped]) -> str:
     """Note files of the inbox for a run to take; the name of the note is equal for the same files."""
     text = json.dumps([asdict(drop) for drop in dropped])
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    if not storage.exists(f"{BATCHES}/{digest}.json"):
-        storage.write_bytes(f"{BATCHES}/{digest}.json", text.encode())
+    if not storage.exists(batch_name(digest)):
+        storage.write_bytes(batch_name(digest), text.encode())
     return digest
 
 
 def read_batch(storage: Storage, digest: str) -> list[Dropped]:
     """The files of a batch, as they were when it was noted; [] for one that was done."""
-    if not storage.exists(f"{BATCHES}/{digest}.json"):
+    if not storage.exists(batch_name(digest)):
         return []
-    found = storage.read_json(f"{BATCHES}/{digest}.json")
+    found = storage.read_json(batch_name(digest))
     return [
         Dropped(StoredFile(**drop["file"]), StoredFile(**drop["sidecar"]) if drop["sidecar"] else None)
         for drop in found
@@ -149,7 +157,7 @@ def shown_name(name: str) -> str:
 def accept(storage: Storage, rows: Sequence[dict[str, Any]]) -> str:
     """Note images (rows of `intake`) as taken; the name of the note, which is the same for the same images."""
     text = json.dumps(list(rows), sort_keys=True).encode()
-    name = f"{ACCEPTED}/{hashlib.sha256(text).hexdigest()[:32]}.json"
+    name = accepted_name(hashlib.sha256(text).hexdigest()[:32])
     storage.write_bytes(name, text)
     return name
 
@@ -177,26 +185,26 @@ def quarantine(storage: Storage, drop: Dropped, data: bytes, reason: str, detail
     for file, place in ((drop.sidecar, f"{key}{_BESIDE}"), (drop.file, f"{key}{safe}")):
         if file is not None:
             beside = PurePosixPath(file.name).suffix.lower() if file is drop.sidecar else ""
-            storage.move(file.name, f"{QUARANTINE}/{place}{beside}")
+            storage.move(file.name, quarantined_name(f"{place}{beside}"))
     return found
 
 
 def set_aside(storage: Storage, key: str, name: str, reason: str, detail: str, size: int = 0) -> Quarantined:
     """Note why a file (`key`: its hash and suffix) cannot be taken or placed."""
     found = Quarantined(key, name, reason, detail[:500], size, time.time())
-    storage.write_json(f"{QUARANTINE}/{key.partition('.')[0]}.reason.json", asdict(found))
+    storage.write_json(reason_name(key.partition(".")[0]), asdict(found))
     return found
 
 
 def quarantined(storage: Storage) -> list[Quarantined]:
     """What was put aside, by name."""
-    notes = (storage.read_json(f"{QUARANTINE}/{name}") for name in storage.list(QUARANTINE, ".reason.json"))
+    notes = (storage.read_json(quarantined_name(name)) for name in storage.list(QUARANTINE, REASON_SUFFIX))
     return sorted((Quarantined(**note) for note in notes), key=lambda found: (found.name, found.key))
 
 
 def ids_aside(storage: Storage) -> set[str]:
     """Hashes of what was put aside."""
-    return {name.partition(".")[0] for name in storage.list(QUARANTINE, ".reason.json")}
+    return {name.partition(".")[0] for name in storage.list(QUARANTINE, REASON_SUFFIX)}
 
 
 def restore(storage: Storage, keys: Sequence[str] = ()) -> list[Quarantined]:
@@ -210,20 +218,20 @@ def restore(storage: Storage, keys: Sequence[str] = ()) -> list[Quarantined]:
         if not any(item.key.startswith(key) for item in found):
             raise NotBuiltError(f"Nothing in quarantine has the key {key}: `latent-assets inbox` lists what is there.")
     chosen = [item for item in found if not keys or any(item.key.startswith(key) for key in keys)]
-    back = [item for item in chosen if storage.exists(f"{QUARANTINE}/{item.key}")]
+    back = [item for item in chosen if storage.exists(quarantined_name(item.key))]
     for item in back:
         base = item.key.partition(".")[0]
         for suffix in SIDECAR_SUFFIXES:
-            if storage.exists(f"{QUARANTINE}/{base}{_BESIDE}{suffix}"):
-                storage.move(f"{QUARANTINE}/{base}{_BESIDE}{suffix}", f"{INBOX}/{base}{suffix}")
-        storage.move(f"{QUARANTINE}/{item.key}", f"{INBOX}/{item.key}")
+            if storage.exists(quarantined_name(f"{base}{_BESIDE}{suffix}")):
+                storage.move(quarantined_name(f"{base}{_BESIDE}{suffix}"), f"{INBOX}/{base}{suffix}")
+        storage.move(quarantined_name(item.key), f"{INBOX}/{item.key}")
         clear_reason(storage, base)
     return back
 
 
 def clear_reason(storage: Storage, row_id: str) -> None:
     """Drop the note of a file that is in quarantine no longer."""
-    storage.delete(f"{QUARANTINE}/{row_id}.reason.json")
+    storage.delete(reason_name(row_id))
 
 
 # -- inside --------------------------------------------------------------------------------------------

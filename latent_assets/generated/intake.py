@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from latent_assets.errors import StorageError
 from latent_assets.generated import inbox
 from latent_assets.generated.inbox import Dropped, Quarantined
-from latent_assets.generated.metadata import read_generation
+from latent_assets.generated.metadata.reading import read_generation
 from latent_assets.images.decode.formats import EXTENSIONS, sniff
 from latent_assets.images.decode.image import decode_image
 from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.layout import original_name
 from latent_assets.progress import report
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _kept(
     image = decoded(data, profile)
     sha256 = hashlib.sha256(data).hexdigest()
     extension = EXTENSIONS[sniff(data)]
-    kept = f"{inbox.IMAGES}/{sha256}.{extension}"
+    kept = original_name(sha256, extension)
     is_new = storage.create(kept, data)
     if not is_new and storage.read_bytes(kept) != data:  # damaged since
         storage.write_bytes(kept, data)

@@ -20,18 +20,18 @@ from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.generated import inbox
-from latent_assets.generated.calibration import calibration_name
-from latent_assets.generated.placing import ImagePlacer, calibration_key
+from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
 from latent_assets.generated.table import GeneratedTable, generated_schema
 from latent_assets.images.decode.image import decode_as_stored
 from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.layout import calibration_name, original_name
 from latent_assets.progress import report
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from latent_assets.generated.placing import Placed, Vectors
+    from latent_assets.generated.placement.placing import Placed, Vectors
     from latent_assets.profile import Profile
     from latent_assets.storage import Storage
 
@@ -181,7 +181,7 @@ def _facts(row: Mapping[str, Any], release: int) -> dict[str, Any]:
         "id": row["id"],
         "name": row["name"],
         "received": datetime.fromtimestamp(row["received"], UTC),
-        "file": f"{inbox.IMAGES}/{row['id']}.{row['extension']}",
+        "file": original_name(row["id"], row["extension"]),
         "bytes": row["bytes"],
         "width": row["pixel_width"],
         "height": row["pixel_height"],

@@ -17,12 +17,12 @@ import pyarrow as pa
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import brief, is_absent, table_options
 from latent_assets.errors import StorageError
+from latent_assets.layout import GENERATED_TABLE
 from latent_assets.spaces import embeddings, spaces
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
 
-TABLE = "generated"
 _COMPACTED_FROM = 20  # fragments
 _KEPT_FOR = timedelta(days=1)  # versions of the table that readers may have open
 
@@ -149,7 +149,7 @@ class GeneratedTable:
         with _explained(self._uri):
             database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
             try:
-                return database.open_table(TABLE)
+                return database.open_table(GENERATED_TABLE)
             except (ValueError, OSError, RuntimeError) as error:
                 if is_absent(error):
                     return None
@@ -196,7 +196,7 @@ class GeneratedTable:
             table = self.open()
             if table is None:
                 database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
-                database.create_table(TABLE, data)
+                database.create_table(GENERATED_TABLE, data)
                 return len(rows)
             self._widen(table, schema)
             whole = pa.schema([data.schema.field(f.name) if f.name in data.schema.names else f for f in table.schema])
@@ -248,6 +248,6 @@ def _explained(uri: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         raise StorageError(
-            f"The table {TABLE} in {uri} cannot be read or written ({brief(error)}). Check the address, the "
+            f"The table {GENERATED_TABLE} in {uri} cannot be read or written ({brief(error)}). Check the address, the "
             "credentials and the space; what was not placed is noted and placed again."
         ) from error

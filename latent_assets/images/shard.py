@@ -23,11 +23,12 @@ from latent_assets.images.download.request import FetchRequest
 from latent_assets.images.fetcher import fetch_rows
 from latent_assets.images.outcome import LedgerRow, Outcome, Reason
 from latent_assets.images.store.inspection import StoredPart, inspect_part, recover_entries
-from latent_assets.images.store.journal import Entry, Journal, Place, StoredImages, journal_folder, stored_images
-from latent_assets.images.store.ledger import ledger_frame, ledger_name, read_ledger, shard_version
+from latent_assets.images.store.journal import Entry, Journal, Place, StoredImages, stored_images
+from latent_assets.images.store.ledger import ledger_frame, read_ledger, shard_version
 from latent_assets.images.store.parts import due_parts, known_parts, part_names, split, stored_parts
 from latent_assets.images.store.sidecar import encode_sidecar
-from latent_assets.images.store.tar import TarWriter, tar_name
+from latent_assets.images.store.tar import TarWriter
+from latent_assets.layout import journal_folder, ledger_name, tar_name
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from latent_assets.catalog.shards import catalog_name, read_shard
+from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import LatentAssetsError
 from latent_assets.images.decode.image import decode_image
 from latent_assets.images.outcome import FetchError, LedgerRow, Outcome, Reason
 from latent_assets.images.store.inspection import StoredPart, inspect_part
 from latent_assets.images.store.ledger import shard_version
 from latent_assets.images.store.parts import due_parts, known_parts
+from latent_assets.layout import catalog_name
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage

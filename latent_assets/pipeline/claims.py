@@ -20,6 +20,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from latent_assets.errors import StorageError
+from latent_assets.layout import claims_folder
 from latent_assets.storage import Storage, host_name, process_lives
 
 WAIT_VARIABLE = "LATENT_ASSETS_WAIT"
@@ -80,12 +81,12 @@ class Claims:
 
     def holder(self, name: str) -> Holder | None:
         """Who holds the claim `name` now; None when nobody does."""
-        newest = self._newest(f"claims/{name}")
+        newest = self._newest(claims_folder(name))
         return newest[1] if newest else None
 
     def _acquire(self, name: str, waiting: Callable[[Holder], None]) -> str:
         """The file of the claim, once it is ours."""
-        folder, deadline = f"claims/{name}", time.monotonic() + self._wait
+        folder, deadline = claims_folder(name), time.monotonic() + self._wait
         seen: tuple[Holder, float] | None = None  # the holder as last read, and when it last changed
         pause = 0.05
         while True:

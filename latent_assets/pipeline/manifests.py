@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from latent_assets.errors import StorageError
+from latent_assets.layout import manifest_name, manifests_folder
 from latent_assets.storage import Storage, fingerprint
 
 WHOLE = "all"  # key of a stage that is not cut into shards
@@ -99,7 +100,7 @@ class Manifests:
 
     def get(self, stage: str, key: str = WHOLE) -> Manifest | None:
         """The manifest of an artefact; None when it was never finished, or by a version that kept less of it."""
-        name = _name(stage, key)
+        name = manifest_name(stage, key)
         try:
             data = self._storage.read_bytes(name)
         except StorageError as error:
@@ -115,21 +116,21 @@ class Manifests:
 
     def all(self, stage: str) -> dict[str, Manifest]:
         """All manifests of a stage by key, sorted."""
-        keys = [name.removesuffix(".json") for name in self._storage.list(f"manifests/{stage}", ".json")]
+        keys = [name.removesuffix(".json") for name in self._storage.list(manifests_folder(stage), ".json")]
         keys = [key for key in keys if not key.endswith((_FAILED, _DAMAGED))]
-        found = zip(keys, self._read_all([_name(stage, key) for key in keys]), strict=True)
+        found = zip(keys, self._read_all([manifest_name(stage, key) for key in keys]), strict=True)
         return {key: manifest for key, data in found if data is not None and (manifest := _parse(data))}
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Write a manifest: from now on the artefact exists. Clears the notes on it."""
         stamped = replace(manifest, created=manifest.created or time.time())
-        self._storage.write_json(_name(stamped.stage, stamped.key), asdict(stamped))
+        self._storage.write_json(manifest_name(stamped.stage, stamped.key), asdict(stamped))
         self.clear(stamped.stage, stamped.key)
         return stamped
 
     def forget(self, stage: str, key: str) -> None:
         """Drop a manifest: the artefact is no longer part of the atlas."""
-        self._storage.delete(_name(stage, key))
+        self._storage.delete(manifest_name(stage, key))
         self.clear(stage, key)
 
     # -- notes ---------------------------------------------------------------------------------------
@@ -152,23 +153,23 @@ class Manifests:
 
     def damage(self, stage: str, key: str) -> Note | None:
         """The damage noted for one artefact."""
-        name = _name(stage, key + _DAMAGED)
+        name = manifest_name(stage, key + _DAMAGED)
         return Note(**self._storage.read_json(name)) if self._storage.exists(name) else None
 
     def clear(self, stage: str, key: str) -> None:
         """Drop the notes on an artefact."""
         for kind in (_FAILED, _DAMAGED):
-            self._storage.delete(_name(stage, key + kind))
+            self._storage.delete(manifest_name(stage, key + kind))
 
     def _note(self, stage: str, key: str, text: str, kind: str) -> Note:
         note = Note(stage, key, text[:2000], time.time())
         with suppress(StorageError):
-            self._storage.write_json(_name(stage, key + kind), asdict(note))
+            self._storage.write_json(manifest_name(stage, key + kind), asdict(note))
         return note
 
     def _notes(self, stage: str, kind: str) -> dict[str, Note]:
-        names = self._storage.list(f"manifests/{stage}", f"{kind}.json")
-        found = zip(names, self._read_all([f"manifests/{stage}/{name}" for name in names]), strict=True)
+        names = self._storage.list(manifests_folder(stage), f"{kind}.json")
+        found = zip(names, self._read_all([f"{manifests_folder(stage)}/{name}" for name in names]), strict=True)
         return {name.removesuffix(f"{kind}.json"): Note(**json.loads(data)) for name, data in found if data}
 
     def _read_all(self, names: Sequence[str]) -> Sequence[bytes | None]:
@@ -194,7 +195,3 @@ def _parse(data: bytes) -> Manifest | None:
     if values.get("format") != FORMAT:
         return None
     return Manifest(**{**values, "recipe": Recipe(**values["recipe"])})
-
-
-def _name(stage: str, key: str) -> str:
-    return f"manifests/{stage}/{key}.json"

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from latent_assets.embeddings.quality import UNREADABLE, Problems, row_problems
-from latent_assets.projection.shard import coords_name, read_coords
+from latent_assets.layout import coords_name
+from latent_assets.projection.shard import read_coords
 from latent_assets.storage import Storage
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from latent_assets.errors import NotBuiltError
+from latent_assets.layout import model_name
 from latent_assets.profile import Projection
 from latent_assets.projection.features import Block, SpaceRecipe
 from latent_assets.projection.placement import Placer
@@ -65,11 +66,6 @@ class MapModel:
     def version(self) -> str:
         """Hash of everything that decides where rows fall: 32 hexadecimal characters."""
         return str(self.report["version"])
-
-
-def model_name(fingerprint: str) -> str:
-    """Storage name of the fitted maps of a fingerprint."""
-    return f"projection/{fingerprint}/model.safetensors"
 
 
 def content_version(arrays: dict[str, np.ndarray], decisions: Any) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 import xxhash
 
 from latent_assets import spaces
-from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_ids, read_width, whole_name
+from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_ids, read_width
 from latent_assets.errors import DataError
+from latent_assets.layout import latents_name
 from latent_assets.storage import Storage
 
 _HOLD_OUT_SEED = 0x63616C  # an order of its own: no other sample is drawn by it
@@ -54,7 +55,7 @@ class ShardRows:
 
     def _file(self, embedding: str, column: str) -> str:
         name = self.embeddings.files[embedding]
-        return whole_name(name) if column == spaces.embeddings()[embedding].whole else name
+        return latents_name(name) if column == spaces.embeddings()[embedding].whole else name
 
     def _refuse_broken(
         self, embedding: str, name: str, column: str, values: np.ndarray, chosen: np.ndarray | None

@@ -14,6 +14,7 @@ import polars as pl
 
 from latent_assets.embeddings.store import ShardEmbeddings
 from latent_assets.errors import DataError
+from latent_assets.layout import coords_name
 from latent_assets.profile import Profile
 from latent_assets.projection.fit import corner
 from latent_assets.projection.model import MapModel, content_version, load_model
@@ -38,11 +39,6 @@ class CoordsReport:
     upper: dict[str, tuple[float, float, float]]
     bytes: int
     seconds: float
-
-
-def coords_name(model_fingerprint: str, shard: str) -> str:
-    """Storage name of a shard's coordinates."""
-    return f"projection/{model_fingerprint}/coords/{shard}.parquet"
 
 
 def project_shard(profile: Profile, storage: Storage, model_fingerprint: str, shard: ShardEmbeddings) -> CoordsReport:

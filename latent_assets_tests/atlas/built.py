@@ -20,16 +20,16 @@ from latent_assets.atlas.release import Release, Staged, publish, stage
 from latent_assets.atlas.rows import ShardContent
 from latent_assets.atlas.table import LIVE, open_table, table_uri
 from latent_assets.catalog.schema import CATALOG_SCHEMA
-from latent_assets.catalog.shards import catalog_name
-from latent_assets.embeddings.store import ShardEmbeddings, thumbnail_name, writing_thumbnails
+from latent_assets.embeddings.store import ShardEmbeddings, writing_thumbnails
 from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.images.decode.image import decode_image
 from latent_assets.images.outcome import LedgerRow
-from latent_assets.images.store.ledger import ledger_frame, ledger_name
-from latent_assets.images.store.tar import TarWriter, tar_name
+from latent_assets.images.store.ledger import ledger_frame
+from latent_assets.images.store.tar import TarWriter
+from latent_assets.layout import catalog_name, coords_name, ledger_name, tar_name, thumbnail_name
 from latent_assets.profile import Profile, Table
 from latent_assets.projection.fit import fit_map
-from latent_assets.projection.shard import coords_name, project_shard, read_coords
+from latent_assets.projection.shard import project_shard, read_coords
 from latent_assets.storage import Storage
 from latent_assets_tests.projection import synthetic
 

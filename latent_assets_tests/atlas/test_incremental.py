@@ -13,8 +13,8 @@ from latent_assets.atlas.checks import check
 from latent_assets.atlas.release import commit, prepare, publish, rollback, stage
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.table import LIVE, open_table, table_exists, table_uri
-from latent_assets.catalog.shards import catalog_name
-from latent_assets.projection.shard import coords_name, read_coords
+from latent_assets.layout import catalog_name, coords_name
+from latent_assets.projection.shard import read_coords
 from latent_assets_tests.atlas.built import (
     PROJECTION,
     Built,

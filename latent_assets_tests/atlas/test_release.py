@@ -23,12 +23,12 @@ from latent_assets.atlas.pictures import release_pictures
 from latent_assets.atlas.release import publish, rollback, stage
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.table import LIVE, nearest, open_table, table_exists, table_uri, tags
-from latent_assets.catalog.shards import catalog_name
 from latent_assets.client import Atlas
-from latent_assets.embeddings.store import embedding_name, writing_embeddings
+from latent_assets.embeddings.store import writing_embeddings
 from latent_assets.errors import DataError, NotBuiltError, StorageError
+from latent_assets.layout import catalog_name, coords_name, embedding_name
 from latent_assets.progress import Progress, listening
-from latent_assets.projection.shard import coords_name, project_shard, read_coords
+from latent_assets.projection.shard import project_shard, read_coords
 from latent_assets_tests.atlas.built import (
     CATEGORIES,
     PROJECTION,

@@ -13,7 +13,8 @@ from latent_assets.atlas.release import prune, publish, stage
 from latent_assets.atlas.table import LIVE, open_table, tags
 from latent_assets.client import Atlas
 from latent_assets.errors import NotBuiltError, StorageError
-from latent_assets.projection.shard import coords_name, read_coords
+from latent_assets.layout import coords_name
+from latent_assets.projection.shard import read_coords
 from latent_assets_tests.atlas.built import PROJECTION, Built, build
 from latent_assets_tests.s3_server import BUCKET, SECRET, s3_server
 

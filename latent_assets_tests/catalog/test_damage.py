@@ -13,8 +13,9 @@ import pytest
 from latent_assets.catalog.funnel_chart import funnel_chart
 from latent_assets.catalog.hashing import shard_hash
 from latent_assets.catalog.schema import CATALOG_SCHEMA
-from latent_assets.catalog.shards import INDEX, catalog_name, catalog_problems, read_index, read_shard
+from latent_assets.catalog.shards import catalog_problems, read_index, read_shard
 from latent_assets.errors import SourceError, StorageError
+from latent_assets.layout import CATALOG_INDEX, catalog_name
 from latent_assets_tests.catalog.conftest import Collection, aesthetics
 
 BOTH = {"ids_unique", "rows_as_assigned"}
@@ -134,7 +135,7 @@ def test_a_lost_shard_with_fewer_rows_than_it_had_keeps_its_key(built: Collectio
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 nonsense PAR1"])
 def test_a_lost_index_is_made_again_from_the_files(built: Collection, content: bytes | None) -> None:
     before, index = built.files(), read_index(built.storage)
-    path = Path(built.storage.uri(INDEX))
+    path = Path(built.storage.uri(CATALOG_INDEX))
     path.unlink() if content is None else path.write_bytes(content)
     report = built.build()
     assert report.mended == () and read_index(built.storage) == index
@@ -143,12 +144,12 @@ def test_a_lost_index_is_made_again_from_the_files(built: Collection, content: b
 
 def test_files_newer_than_the_index_are_no_damage(built: Collection) -> None:
     """As a build leaves them that was killed before it wrote the index: rows stay where they are."""
-    before, index = built.shard_of(), Path(built.storage.uri(INDEX)).read_bytes()
+    before, index = built.shard_of(), Path(built.storage.uri(CATALOG_INDEX)).read_bytes()
     changed = aesthetics(50).with_columns(TEXT=pl.lit("new"))
     built.write("a.parquet", changed)
     built.build()
     files = built.files()
-    Path(built.storage.uri(INDEX)).write_bytes(index)
+    Path(built.storage.uri(CATALOG_INDEX)).write_bytes(index)
     report = built.build()
     assert report.mended == () and len(report.changed) == 5
     assert built.shard_of() == before

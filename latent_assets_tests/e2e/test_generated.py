@@ -29,9 +29,10 @@ from latent_assets.defs import tags
 from latent_assets.defs.partitions import asset_key
 from latent_assets.errors import DataError, NotBuiltError, StorageError
 from latent_assets.generated import inbox, intake, projecting
-from latent_assets.generated.placing import ImagePlacer
+from latent_assets.generated.placement.placing import ImagePlacer
 from latent_assets.generated.table import GeneratedTable, generated_schema, generated_schema_markdown
 from latent_assets.images.decode.image import decode_as_stored
+from latent_assets.layout import ORIGINALS
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
@@ -407,11 +408,11 @@ def test_retention_by_age_and_count(atlas: SmallAtlas) -> None:
 
     assert projecting.expire(keeping(max_images=3), storage) == 1
     assert {row["name"] for row in rows(atlas)} == {"1.png", "2.png", "3.png"}
-    assert len(list(storage.files(inbox.IMAGES))) == 3
+    assert len(list(storage.files(ORIGINALS))) == 3
     later = datetime.now(UTC) + timedelta(days=2)
     assert projecting.expire(keeping(max_age_days=3), storage, later) == 0
     assert projecting.expire(keeping(max_age_days=1), storage, later) == 3
-    assert rows(atlas) == [] and list(storage.files(inbox.IMAGES)) == []
+    assert rows(atlas) == [] and list(storage.files(ORIGINALS)) == []
     assert projecting.pending(atlas.profile, storage).digest and not projecting.pending(atlas.profile, storage)
 
 

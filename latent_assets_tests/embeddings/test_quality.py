@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from latent_assets.embeddings.quality import embedding_problems, thumbnail_problems
-from latent_assets.embeddings.store import whole_name, writing_embeddings, writing_thumbnails
+from latent_assets.embeddings.store import writing_embeddings, writing_thumbnails
+from latent_assets.layout import latents_name
 from latent_assets.profile import Table
 from latent_assets.spaces import embeddings
 from latent_assets.storage import Storage
@@ -81,9 +82,9 @@ def test_other_rows_than_expected_are_told(storage: Storage) -> None:
 def test_latents_of_other_rows_than_the_features_are_told(storage: Storage) -> None:
     ids, columns = synthetic.row_ids(9), synthetic.vae_columns(9)
     name = synthetic.write_shard(storage, "00000", ids, None, columns).files["vae"]
-    latents = storage.read_bytes(whole_name(name))
+    latents = storage.read_bytes(latents_name(name))
     synthetic.write_shard(storage, "00000", ids[::-1], None, columns)
-    storage.write_bytes(whole_name(name), latents)
+    storage.write_bytes(latents_name(name), latents)
     assert "has other rows than" in embedding_problems(storage, VAE, name, 9)[0]["rows"]
 
 
@@ -113,7 +114,7 @@ def test_damage_is_told_and_never_raised(storage: Storage, damage: str, which: s
     shard = synthetic.write_shard(storage, "00000", ids, synthetic.clip_vectors(30)[0], synthetic.vae_columns(30))
     row = CLIP if which == "clip" else VAE
     name = shard.files[row.name]
-    file = whole_name(name) if which == "latents" else name
+    file = latents_name(name) if which == "latents" else name
     DAMAGE[damage](storage, file)
     problems, _ = embedding_problems(storage, row, name, 30, ids)
     assert problems and any(file in said for said in problems.values())

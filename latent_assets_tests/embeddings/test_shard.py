@@ -15,8 +15,9 @@ from PIL import Image
 from latent_assets.embeddings import shard
 from latent_assets.embeddings.quality import embedding_problems, thumbnail_problems
 from latent_assets.embeddings.shard import ThumbnailOutput, VectorOutput, embed_shard
-from latent_assets.embeddings.store import read_column, read_ids, read_thumbnails, whole_name
+from latent_assets.embeddings.store import read_column, read_ids, read_thumbnails
 from latent_assets.images.decode.image import decode_image
+from latent_assets.layout import latents_name
 from latent_assets.models.clip import load_clip
 from latent_assets.models.vae import load_vae
 from latent_assets.profile import ClipModel, Table, VaeModel, load_profile
@@ -54,7 +55,7 @@ def test_both_files_hold_every_row_in_order(storage: Storage, targets: list[Vect
     vectors = read_column(storage, targets[0].name, "vector")
     direct = targets[0].encoder.encode(batch_of(targets[0], 20, 21))["vector"].numpy()
     assert np.allclose(vectors[20], direct[0], atol=1e-3)
-    assert read_column(storage, whole_name(targets[1].name), "latent").shape == (21, 64)
+    assert read_column(storage, latents_name(targets[1].name), "latent").shape == (21, 64)
 
 
 def batch_of(target: VectorOutput, start: int, end: int) -> Any:
@@ -115,7 +116,7 @@ def test_what_an_output_gets_does_not_depend_on_the_others(
         images.append((f"{seed}", buffer.getvalue()))
     outputs = [*targets, thumbnails]
     embed_shard(storage, images, 9, outputs)
-    names = [name for target in targets for name in (target.name, whole_name(target.name)) if storage.exists(name)]
+    names = [name for target in targets for name in (target.name, latents_name(target.name)) if storage.exists(name)]
     together = {name: storage.read_bytes(name) for name in (*names, thumbnails.name)}
     assert len(together) == 4
     for name in together:
@@ -145,7 +146,7 @@ def test_a_row_has_the_same_bits_alone_and_in_whatever_company(
         found = []
         for target in demo_targets:
             for column in target.encoder.columns:
-                file = whole_name(target.name) if column == target.whole else target.name
+                file = latents_name(target.name) if column == target.whole else target.name
                 values = read_column(storage, file, column)
                 found.append({row_id: values[row].tobytes() for row, row_id in enumerate(ids)})
         return found
@@ -201,7 +202,7 @@ def test_an_empty_shard_has_empty_files(
         assert read_ids(storage, target.name) == []
         assert embedding_problems(storage, embeddings()[embedding], target.name, 0, []) == ({}, {})
     assert read_column(storage, targets[0].name, "vector").shape == (0, 32)
-    assert read_column(storage, whole_name(targets[1].name), "latent").shape == (0, 64)
+    assert read_column(storage, latents_name(targets[1].name), "latent").shape == (0, 64)
     assert thumbnail_problems(storage, thumbnails.name, thumbnails.settings, 0, deep=True) == {}
 
 

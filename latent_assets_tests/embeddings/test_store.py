@@ -7,18 +7,16 @@ import pytest
 
 from latent_assets.embeddings.store import (
     column_batches,
-    embedding_name,
     read_column,
     read_id_array,
     read_ids,
     read_thumbnails,
     read_width,
-    thumbnail_name,
-    whole_name,
     writing_embeddings,
     writing_thumbnails,
 )
 from latent_assets.errors import StorageError
+from latent_assets.layout import embedding_name, latents_name, thumbnail_name
 from latent_assets.projection.rows import draw, read_shard_rows
 from latent_assets.storage import Storage
 from latent_assets_tests.projection import synthetic
@@ -53,11 +51,11 @@ def write(storage: Storage, rows: int, width: int = 2_000, batch: int = 16) -> d
 @pytest.mark.parametrize("rows", [0, 1, 15, 16, 17, 100])
 def test_every_column_comes_back_in_order(storage: Storage, rows: int) -> None:
     columns = write(storage, rows)
-    assert read_ids(storage, NAME) == read_ids(storage, whole_name(NAME)) == [f"{row:032x}" for row in range(rows)]
+    assert read_ids(storage, NAME) == read_ids(storage, latents_name(NAME)) == [f"{row:032x}" for row in range(rows)]
     assert read_id_array(storage, NAME).to_pylist() == read_ids(storage, NAME)
     chosen = np.array([row for row in (0, 3, 15, 16, 40, 99) if row < rows], dtype=np.int64)
     for column, values in columns.items():
-        file = whole_name(NAME) if column == "latent" else NAME
+        file = latents_name(NAME) if column == "latent" else NAME
         np.testing.assert_array_equal(read_column(storage, file, column), values)
         np.testing.assert_array_equal(read_column(storage, file, column, chosen), values[chosen])
         assert read_width(storage, file, column) == values.shape[1]
@@ -89,7 +87,7 @@ def test_a_few_latents_cost_little_more_than_themselves(storage: Storage) -> Non
     columns = write(storage, 1_000, width=16_384)
     chosen = np.array([3, 500, 501, 999])
     before = bytes_read()
-    np.testing.assert_array_equal(read_column(storage, whole_name(NAME), "latent", chosen), columns["latent"][chosen])
+    np.testing.assert_array_equal(read_column(storage, latents_name(NAME), "latent", chosen), columns["latent"][chosen])
     # 32 KiB a row, two rows a batch; the footer lists the batches, and is read twice
     assert bytes_read() - before < 4 * 64 * 1024 + 2 * 500 * 32 + 8_192
 
@@ -104,7 +102,7 @@ def test_the_inputs_of_a_fit_read_no_byte_that_is_not_used(storage: Storage) -> 
     used = sum(values.nbytes for values in vectors) + 2 * 3_000 * (32 + 4)
     footers = 3 * 2 * 2 * 4_096
     assert used <= bytes_read() - before < used + footers
-    names = [name for shard in shards for file in shard.files.values() for name in (file, whole_name(file))]
+    names = [name for shard in shards for file in shard.files.values() for name in (file, latents_name(file))]
     stored = sum(storage.size(name) for name in names if storage.exists(name))
     assert used + footers < stored / 4, "most of what is stored is not used"
 

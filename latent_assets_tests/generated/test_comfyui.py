@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from latent_assets.generated.generation import Generation
-from latent_assets.generated.metadata import read_generation
+from latent_assets.generated.metadata.generation import Generation
+from latent_assets.generated.metadata.reading import read_generation
 from latent_assets_tests.generated.tagged import comfyui_graph, comfyui_png, node, pillow_exif, png, saved
 
 _GRAPH = json.dumps(comfyui_graph())

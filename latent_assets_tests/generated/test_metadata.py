@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from latent_assets.generated.generation import Generation
-from latent_assets.generated.metadata import TOOL, read_generation, write_parameters, write_sidecar
+from latent_assets.generated.metadata.generation import Generation
+from latent_assets.generated.metadata.reading import TOOL, read_generation, write_parameters, write_sidecar
 from latent_assets_tests.generated.tagged import (
     comfyui_graph,
     comfyui_png,

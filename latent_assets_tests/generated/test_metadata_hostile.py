@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from latent_assets.generated.embedded_text import embedded_texts
-from latent_assets.generated.generation import PROMPT_LIMIT, RAW_LIMIT, Generation
-from latent_assets.generated.metadata import read_generation
+from latent_assets.generated.metadata.embedded_text import embedded_texts
+from latent_assets.generated.metadata.generation import PROMPT_LIMIT, RAW_LIMIT, Generation
+from latent_assets.generated.metadata.reading import read_generation
 from latent_assets_tests.generated.tagged import (
     comfyui_graph,
     comfyui_png,

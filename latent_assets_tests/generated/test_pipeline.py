@@ -7,7 +7,7 @@ import pytest
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from latent_assets.errors import ModelError
-from latent_assets.generated.pipeline import generate
+from latent_assets.generated.diffusion.pipeline import generate
 from latent_assets.models.weights import diffusion_files
 from latent_assets.profile import DiffusionModel
 from latent_assets_tests.small_models import write_vae

@@ -6,8 +6,8 @@ import io
 import random
 from collections.abc import Callable
 
-from latent_assets.images.store.ledger import ledger_name
-from latent_assets.images.store.tar import TarWriter, index_members, tar_name
+from latent_assets.images.store.tar import TarWriter, index_members
+from latent_assets.layout import ledger_name, tar_name
 from latent_assets.storage import Storage
 
 # damages a part; returns the ids of rows whose image is lost by it, None for all

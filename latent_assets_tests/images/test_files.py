@@ -16,7 +16,8 @@ import pytest
 from latent_assets.catalog.build import build_catalog
 from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import SourceError
-from latent_assets.images.store.tar import read_images, tar_name
+from latent_assets.images.store.tar import read_images
+from latent_assets.layout import tar_name
 from latent_assets.profile import Source
 from latent_assets_tests.images.conftest import JPEG, PNG, World, encoded, picture
 

@@ -23,10 +23,11 @@ from latent_assets.images.download.request import FetchResult
 from latent_assets.images.outcome import LedgerRow
 from latent_assets.images.shard import shard_files
 from latent_assets.images.store import worker_pool
-from latent_assets.images.store.journal import Journal, journal_folder
+from latent_assets.images.store.journal import Journal
 from latent_assets.images.store.parts import part_names, stored_parts
-from latent_assets.images.store.tar import read_images, tar_name
+from latent_assets.images.store.tar import read_images
 from latent_assets.images.verify import verify_images
+from latent_assets.layout import journal_folder, tar_name
 from latent_assets.profile import Source
 from latent_assets.storage import Storage
 from latent_assets_tests.images.conftest import JPEG, World, links_to

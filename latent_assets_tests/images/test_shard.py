@@ -18,9 +18,10 @@ from PIL import Image
 from latent_assets import progress
 from latent_assets.catalog.shards import read_shard
 from latent_assets.images.outcome import OUTCOME_OF, Outcome, Reason
-from latent_assets.images.store.journal import Entry, Journal, journal_folder
+from latent_assets.images.store.journal import Entry, Journal
 from latent_assets.images.store.ledger import LEDGER_SCHEMA, read_ledger
-from latent_assets.images.store.tar import read_images, tar_name
+from latent_assets.images.store.tar import read_images
+from latent_assets.layout import journal_folder, tar_name
 from latent_assets.storage import Storage
 from latent_assets_tests.images.conftest import JPEG, World, links_to, photo
 from latent_assets_tests.images.site import Request, Site, head

@@ -9,15 +9,15 @@ import polars as pl
 import pytest
 
 from latent_assets.catalog.schema import empty_catalog
-from latent_assets.catalog.shards import catalog_name, read_shard
+from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import DataError
 from latent_assets.images.contact_sheet import contact_sheet
 from latent_assets.images.download.health import health_of
 from latent_assets.images.shard import FetchReport, shard_files
-from latent_assets.images.store.journal import journal_folder
-from latent_assets.images.store.ledger import ledger_name, read_ledger
-from latent_assets.images.store.tar import read_images, tar_name
+from latent_assets.images.store.ledger import read_ledger
+from latent_assets.images.store.tar import read_images
 from latent_assets.images.verify import ImageAudit, verify_images
+from latent_assets.layout import catalog_name, journal_folder, ledger_name, tar_name
 from latent_assets_tests.images.conftest import World, encoded, links_to, picture
 from latent_assets_tests.images.damage import HIDDEN_DAMAGE, OF_LEDGERS, PLAIN_DAMAGE, Damage, garbage, ledger_deleted
 from latent_assets_tests.images.site import Site

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latent_assets.catalog.schema import CATALOG_SCHEMA, NEVER_NULL
-from latent_assets.catalog.shards import catalog_name, read_shard
+from latent_assets.catalog.shards import read_shard
+from latent_assets.layout import catalog_name
 from latent_assets.pipeline.lineage import Lineage, MakeOptions
 from latent_assets.pipeline.makers.catalog import describe_metadata
 from latent_assets.profile import Profile

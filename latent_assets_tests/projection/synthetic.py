@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from latent_assets.embeddings.store import ShardEmbeddings, embedding_name, thumbnail_name, writing_embeddings
+from latent_assets.embeddings.store import ShardEmbeddings, writing_embeddings
+from latent_assets.layout import embedding_name, thumbnail_name
 from latent_assets.profile import Profile, parse_profile
 from latent_assets.storage import Storage
 

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from latent_assets.layout import coords_name
 from latent_assets.projection.checks import coordinate_problems
-from latent_assets.projection.shard import coords_name
 from latent_assets.storage import Storage
 from latent_assets_tests.projection import synthetic
 

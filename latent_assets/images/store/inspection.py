@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from latent_assets.errors import DataError
 from latent_assets.images.outcome import LedgerRow, Outcome
 from latent_assets.images.store.journal import Entry, Place
-from latent_assets.images.store.ledger import ledger_name, ledger_rows, read_part
+from latent_assets.images.store.ledger import ledger_rows, read_part
 from latent_assets.images.store.sidecar import decode_sidecar, names_row
-from latent_assets.images.store.tar import IMAGE_EXTENSIONS, TarIndex, index_members, tar_name
+from latent_assets.images.store.tar import IMAGE_EXTENSIONS, TarIndex, index_members
+from latent_assets.layout import ledger_name, tar_name
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage

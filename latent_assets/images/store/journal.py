@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latent_assets.images.outcome import LedgerRow
+from latent_assets.layout import journal_folder
 from latent_assets.storage import explained
 
 if TYPE_CHECKING:
@@ -47,11 +48,6 @@ class Entry:
 
     row: LedgerRow
     place: Place | None
-
-
-def journal_folder(part: str) -> str:
-    """Storage folder of the journal of a shard or part (see `parts`)."""
-    return f"images/{part}.partial"
 
 
 class Journal:

@@ -15,6 +15,7 @@ import polars as pl
 from latent_assets.errors import DataError
 from latent_assets.images.outcome import LedgerRow, Outcome, Reason
 from latent_assets.images.store.parts import stored_parts
+from latent_assets.layout import ledger_name
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
@@ -46,11 +47,6 @@ LEDGER_SCHEMA: dict[str, pl.DataType] = {
 
 
 _FIELDS = tuple(field.name for field in fields(LedgerRow))
-
-
-def ledger_name(part: str) -> str:
-    """Storage name of the ledger of a shard or part (see `parts`)."""
-    return f"images/{part}.parquet"
 
 
 def read_ledger(storage: Storage, shard: str) -> pl.DataFrame:

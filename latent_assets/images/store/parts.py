@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from latent_assets.layout import journal_folder, ledger_name, parts_folder, tar_name
+
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
@@ -42,16 +44,16 @@ def stored_parts(storage: Storage, shard: str) -> list[str]:
 
     More than one layout only while a shard is being fetched whose number of parts changed.
     """
-    single = [shard] if storage.exists(f"images/{shard}.parquet") else []
-    group = storage.list(f"images/{shard}", ".parquet")
+    single = [shard] if storage.exists(ledger_name(shard)) else []
+    group = storage.list(parts_folder(shard), ".parquet")
     return single + [f"{shard}/{name.removesuffix('.parquet')}" for name in group]
 
 
 def known_parts(storage: Storage, shard: str) -> list[str]:
     """The parts of which there is anything: finished ones, tars without a ledger, and those with a `journal`."""
-    single = [shard] if any(storage.exists(f"images/{shard}{suffix}") for suffix in (".tar", ".partial")) else []
-    tars = [name.removesuffix(".tar") for name in storage.list(f"images/{shard}", ".tar")]
-    folders = storage.folders(f"images/{shard}")
+    single = [shard] if any(map(storage.exists, (tar_name(shard), journal_folder(shard)))) else []
+    tars = [name.removesuffix(".tar") for name in storage.list(parts_folder(shard), ".tar")]
+    folders = storage.folders(parts_folder(shard))
     journals = [name.removesuffix(".partial") for name in folders if name.endswith(".partial")]
     begun = single + [f"{shard}/{name}" for name in [*tars, *journals]]
     return list(dict.fromkeys([*stored_parts(storage, shard), *begun]))

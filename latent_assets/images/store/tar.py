@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from latent_assets.errors import DataError
 from latent_assets.images.store.journal import write_all
 from latent_assets.images.store.parts import stored_parts
+from latent_assets.layout import tar_name
 from latent_assets.storage import release_cache
 
 if TYPE_CHECKING:
@@ -32,11 +33,6 @@ _GATHER = 1 << 20
 _MAGIC, _MAGIC_AT = b"ustar\0" + b"00", 257
 _PADDING = bytes(BLOCK)
 _SYNC_EVERY = 32 << 20
-
-
-def tar_name(part: str) -> str:
-    """Storage name of the images of a shard or part (see `parts`)."""
-    return f"images/{part}.tar"
 
 
 class TarWriter:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from latent_assets.layout import ATLAS_TABLE, table_file
 from latent_assets.pipeline.makers.embeddings import places
 from latent_assets.pipeline.manifests import Manifest, Recipe
 from latent_assets.pipeline.stages import Columns, Finding, Output
@@ -71,7 +72,7 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
         freed=prune(storage),
         checks=[{"name": c.name, "found": c.found, "expected": c.expected} for c in checks],
     )
-    files = [f"lance/atlas.lance/data/{file.name}" for file in table_files(storage, published.version)]
+    files = [table_file(ATLAS_TABLE, file.name) for file in table_files(storage, published.version)]
     findings = [_passed(checks), _carried(lineage, info.rows)]
     pictures = release_pictures(storage.lance_uri, published.version)
     return {"atlas_table": Output(wanted, info.rows, files, details, findings, pictures)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from latent_assets.errors import SourceError
+from latent_assets.layout import CATALOG
 from latent_assets.pipeline.manifests import WHOLE, Manifest, Recipe
 from latent_assets.pipeline.stages import Columns, Finding, Output
 from latent_assets.storage import filesystem_options
@@ -62,7 +63,7 @@ def make_metadata(
 ) -> Mapping[str, Output]:
     """Bring the catalog up to date with the list of images."""
     from latent_assets.catalog.build import build_catalog
-    from latent_assets.catalog.shards import catalog_name
+    from latent_assets.layout import catalog_name
 
     report = build_catalog(lineage.profile, lineage.storage)
     details = MetadataDetails(
@@ -98,7 +99,7 @@ def describe_metadata(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]
     columns = [(name, str(kind), name not in NEVER_NULL, COLUMN_MEANING[name]) for name, kind in CATALOG_SCHEMA.items()]
     mended = {"shards written again, damaged": ", ".join(details.mended)} if details.mended else {}
     return mended | {
-        "dagster/uri": lineage.storage.uri("catalog"),
+        "dagster/uri": lineage.storage.uri(CATALOG),
         "dagster/column_schema": Columns(columns),
         "source": details.path,
         "shards": len(details.shards),
@@ -132,7 +133,8 @@ def _pictures(lineage: Lineage, details: MetadataDetails, kept: int) -> dict[str
 
 def make_shard(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions) -> Mapping[str, Output]:
     """Take over a shard as `laion_metadata` wrote it."""
-    from latent_assets.catalog.shards import catalog_name, read_shard
+    from latent_assets.catalog.shards import read_shard
+    from latent_assets.layout import catalog_name
 
     rows, digest = _assigned(lineage, key)
     problems = _problems(lineage, key)

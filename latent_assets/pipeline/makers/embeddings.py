@@ -59,8 +59,9 @@ def number_format(profile: Profile, name: str) -> dict[str, Any]:
 
 def places(lineage: Lineage, shard: str) -> ShardEmbeddings:
     """Where the vectors and thumbnails of a shard lie under the current models and settings."""
-    from latent_assets.embeddings.store import ShardEmbeddings, embedding_name, thumbnail_name
+    from latent_assets.embeddings.store import ShardEmbeddings
     from latent_assets.embeddings.thumbnails import thumbnail_fingerprint
+    from latent_assets.layout import embedding_name, thumbnail_name
 
     rows = lineage.profile.embeddings
     files = {row.name: embedding_name(model_fingerprint(lineage, row), shard) for row in rows}
@@ -97,7 +98,7 @@ def make_embeddings(
 
 def _output(lineage: Lineage, stage: str, where: ShardEmbeddings, report: EmbedReport, recipe: Recipe) -> Output:
     """What one stage got from a pass."""
-    from latent_assets.embeddings.store import whole_name
+    from latent_assets.layout import latents_name
 
     lost = list(report.undecodable)
     if stage == "thumbnails":
@@ -114,7 +115,7 @@ def _output(lineage: Lineage, stage: str, where: ShardEmbeddings, report: EmbedR
         device=report.devices[name],
         dtype=report.dtypes[name],
     )
-    files = [name] if row.whole is None else [name, whole_name(name)]
+    files = [name] if row.whole is None else [name, latents_name(name)]
     return Output(recipe.fingerprint, report.rows, files, details)
 
 

@@ -32,9 +32,10 @@ def make_calibration(
     """Measure the release that was published last."""
     import numpy as np
 
-    from latent_assets.generated.calibrating import calibrate
-    from latent_assets.generated.calibration import NOT_CALIBRATED, calibration_name, write_calibration
-    from latent_assets.generated.placing import ImagePlacer, calibration_key
+    from latent_assets.generated.placement.calibrating import calibrate
+    from latent_assets.generated.placement.calibration import NOT_CALIBRATED, write_calibration
+    from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
+    from latent_assets.layout import calibration_name
 
     release = lineage.details(lineage.manifest("atlas_table")).version
     placer = ImagePlacer.open(lineage.storage, release)
@@ -62,7 +63,7 @@ def judge_calibration(lineage: Lineage, manifest: Manifest, deep: bool) -> Seque
     """Whether the distances can be read and say something."""
     import numpy as np
 
-    from latent_assets.generated.calibration import LEAST, read_calibration
+    from latent_assets.generated.placement.calibration import LEAST, read_calibration
 
     details: CalibrationDetails = lineage.details(manifest)
     broken = []

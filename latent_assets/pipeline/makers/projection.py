@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from latent_assets.layout import model_of
 from latent_assets.pipeline.manifests import Manifest, Recipe
 from latent_assets.pipeline.stages import Finding, Output
 from latent_assets.storage import fingerprint
@@ -40,10 +41,10 @@ class CoordinateDetails:
 
 def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions) -> Mapping[str, Output]:
     """Fit all spaces on the embeddings that the manifest lists."""
+    from latent_assets.layout import model_name
     from latent_assets.pipeline.makers.embeddings import places
     from latent_assets.projection.features import FeatureChoice
     from latent_assets.projection.fit import fit_map
-    from latent_assets.projection.model import model_name
 
     wanted = recipes["umap_model"].fingerprint
     embedded = lineage.manifest("embedding_manifest")
@@ -144,8 +145,9 @@ def make_coordinates(
     lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions
 ) -> Mapping[str, Output]:
     """Coordinates of one shard under the current model."""
+    from latent_assets.layout import coords_name
     from latent_assets.pipeline.makers.embeddings import places
-    from latent_assets.projection.shard import coords_name, project_shard
+    from latent_assets.projection.shard import project_shard
 
     model = lineage.manifest("umap_model")
     report = project_shard(lineage.profile, lineage.storage, model.fingerprint, places(lineage, key))
@@ -161,7 +163,7 @@ def judge_coordinates(lineage: Lineage, manifest: Manifest, deep: bool) -> Seque
     model = lineage.manifests.get("umap_model")
     # those of the fit that they were made from; another may have been fitted since
     name = next(iter(manifest.files))
-    fitted = name.split("/")[1] if model is None else model.fingerprint
+    fitted = model_of(name) if model is None else model.fingerprint
     embedded = [m.rows for row in lineage.profile.embeddings if (m := lineage.manifests.get(row.stage, manifest.key))]
     expected = min(embedded, default=manifest.rows)
     problems = coordinate_problems(

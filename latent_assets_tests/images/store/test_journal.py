@@ -12,7 +12,8 @@ import pytest
 from latent_assets.catalog.shards import read_shard
 from latent_assets.errors import StorageError
 from latent_assets.images.outcome import LedgerRow
-from latent_assets.images.store.journal import Journal, journal_folder
+from latent_assets.images.store.journal import Journal
+from latent_assets.layout import journal_folder
 from latent_assets_tests.images.conftest import World, links_to
 from latent_assets_tests.images.site import Site
 

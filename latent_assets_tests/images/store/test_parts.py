@@ -16,7 +16,8 @@ from latent_assets.catalog.shards import read_shard
 from latent_assets.images.store.journal import Journal
 from latent_assets.images.store.ledger import read_ledger
 from latent_assets.images.store.parts import part_names, split, stored_parts
-from latent_assets.images.store.tar import read_images, tar_name
+from latent_assets.images.store.tar import read_images
+from latent_assets.layout import tar_name
 from latent_assets.storage import Storage
 from latent_assets_tests.images.conftest import JPEG, World, links_to
 from latent_assets_tests.images.site import Site

@@ -24,7 +24,7 @@ from latent_assets import progress
 from latent_assets.errors import StorageError
 from latent_assets.images.store import worker, worker_pool
 from latent_assets.images.store.journal import Journal, write_all
-from latent_assets.images.store.tar import tar_name
+from latent_assets.layout import tar_name
 from latent_assets_tests.images.conftest import World, encoded, links_to, picture
 from latent_assets_tests.images.site import Site
 

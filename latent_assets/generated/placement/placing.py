@@ -19,17 +19,12 @@ from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.table import LIVE, nearest, open_table
 from latent_assets.embeddings.encoding import encode_images
 from latent_assets.errors import DataError, NotBuiltError
-from latent_assets.generated.background import Background, Share
-from latent_assets.generated.calibration import (
-    LEVEL,
-    NOT_CALIBRATED,
-    Calibration,
-    calibration_name,
-    read_calibration,
-)
-from latent_assets.generated.copies import Match, Picture
-from latent_assets.generated.groups import distances_to, near_duplicates
+from latent_assets.generated.placement.background import Background, Share
+from latent_assets.generated.placement.calibration import LEVEL, NOT_CALIBRATED, Calibration, read_calibration
+from latent_assets.generated.placement.copies import Match, Picture
+from latent_assets.generated.placement.groups import distances_to, near_duplicates
 from latent_assets.images.decode.image import decode_image
+from latent_assets.layout import calibration_name
 from latent_assets.projection.model import load_model
 from latent_assets.projection.neighbors import ExactIndex, unit
 from latent_assets.spaces import embeddings as registered

@@ -20,6 +20,7 @@ import numpy as np
 from safetensors.numpy import load, save_file
 
 from latent_assets.errors import NotBuiltError
+from latent_assets.layout import calibration_name
 from latent_assets.spaces import Metric
 
 if TYPE_CHECKING:
@@ -88,11 +89,6 @@ NOT_CALIBRATED = Calibration({}, np.zeros(0))
 
 def _p_value(as_extreme: int, rows: int) -> float | None:
     return (1 + as_extreme) / (1 + rows) if rows >= LEAST else None
-
-
-def calibration_name(fingerprint: str) -> str:
-    """Storage name of the usual distances with a fingerprint."""
-    return f"generated/calibration/{fingerprint}.safetensors"
 
 
 def write_calibration(storage: Storage, fingerprint: str, found: Calibration) -> None:

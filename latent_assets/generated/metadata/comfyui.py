@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from latent_assets.generated.generation import PROMPT_LIMIT
+from latent_assets.generated.metadata.generation import PROMPT_LIMIT
 
 _DEEPEST = 100
 _MOST_PASSES = 20

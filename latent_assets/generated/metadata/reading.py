@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from latent_assets.generated.comfyui import is_graph, read_graph
-from latent_assets.generated.embedded_text import TEXT_LIMIT, embedded_texts
-from latent_assets.generated.generation import Generation
+from latent_assets.generated.metadata.comfyui import is_graph, read_graph
+from latent_assets.generated.metadata.embedded_text import TEXT_LIMIT, embedded_texts
+from latent_assets.generated.metadata.generation import Generation
 
 TOOL = "latent-assets"
 _MOST_KEYS = 1_000

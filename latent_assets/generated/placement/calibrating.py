@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from latent_assets.generated.calibration import NOT_CALIBRATED, Calibration, Distances
-from latent_assets.generated.copies import Picture
-from latent_assets.generated.groups import distances_to
-from latent_assets.generated.placing import ImagePlacer, matrix
+from latent_assets.generated.placement.calibration import NOT_CALIBRATED, Calibration, Distances
+from latent_assets.generated.placement.copies import Picture
+from latent_assets.generated.placement.groups import distances_to
+from latent_assets.generated.placement.placing import ImagePlacer, matrix
 from latent_assets.images.decode.image import decode_image
 from latent_assets.projection.model import MapModel
 from latent_assets.projection.neighbors import ExactIndex, Neighbors, unit

@@ -1,0 +1,175 @@
+"""Where everything lies below an atlas's root: the one place that knows its folders and file names.
+
+    source/                                     the built-in data set (a root on S3: below the home directory)
+    catalog/{shard}.parquet, index.parquet      rows
+    images/{part}.tar, {part}.parquet           images and their ledger; {part}.partial/ is the journal
+    thumbnails/{fingerprint}/{shard}.arrow
+    embeddings/{fingerprint}/{shard}.arrow      ids and features; {shard}.latents.arrow the whole latents
+    projection/{fingerprint}/                   model.safetensors and coords/{shard}.parquet
+    lance/                                      the LanceDB tables `atlas` and `generated`
+    generated/                                  inbox, batches, accepted, images, quarantine, calibration
+    manifests/{stage}/{key}.json                what has been made; notes on what failed or is damaged
+    claims/{name}/                              who makes what
+    pictures/{asset}/                           what the Dagster UI shows
+
+A part of a shard is named as its shard, or `{shard}/{number}-of-{count}` (see `images.store.parts`). Names are relative
+to the root and are given to `storage.Storage`.
+"""
+
+from __future__ import annotations
+
+SOURCE = "source"
+
+# -- catalog -------------------------------------------------------------------------------------------
+
+CATALOG = "catalog"
+CATALOG_INDEX = f"{CATALOG}/index.parquet"
+
+
+def catalog_name(shard: str) -> str:
+    """A shard of the catalog."""
+    return f"{CATALOG}/{shard}.parquet"
+
+
+# -- images --------------------------------------------------------------------------------------------
+
+IMAGES = "images"
+
+
+def tar_name(part: str) -> str:
+    """The images of a shard or part."""
+    return f"{IMAGES}/{part}.tar"
+
+
+def ledger_name(part: str) -> str:
+    """The ledger of a shard or part."""
+    return f"{IMAGES}/{part}.parquet"
+
+
+def journal_folder(part: str) -> str:
+    """The journal of a shard or part that is not finished."""
+    return f"{IMAGES}/{part}.partial"
+
+
+def parts_folder(shard: str) -> str:
+    """The folder of the parts of a shard that has several."""
+    return f"{IMAGES}/{shard}"
+
+
+# -- embeddings ----------------------------------------------------------------------------------------
+
+
+def embedding_name(model_fingerprint: str, shard: str) -> str:
+    """The ids and features of a shard under one model."""
+    return f"embeddings/{model_fingerprint}/{shard}.arrow"
+
+
+def latents_name(features_name: str) -> str:
+    """The whole latents beside the features of `embedding_name`."""
+    return f"{features_name.removesuffix('.arrow')}.latents.arrow"
+
+
+def thumbnail_name(thumbnail_fingerprint: str, shard: str) -> str:
+    """The thumbnails of a shard under one set of settings (`thumbnails.thumbnail_fingerprint`)."""
+    return f"thumbnails/{thumbnail_fingerprint}/{shard}.arrow"
+
+
+# -- projection ----------------------------------------------------------------------------------------
+
+
+def model_name(fingerprint: str) -> str:
+    """The fitted maps of a fingerprint."""
+    return f"projection/{fingerprint}/model.safetensors"
+
+
+def coords_name(model_fingerprint: str, shard: str) -> str:
+    """The coordinates of a shard on fitted maps."""
+    return f"projection/{model_fingerprint}/coords/{shard}.parquet"
+
+
+def model_of(coordinates: str) -> str:
+    """The fingerprint of the maps that `coordinates`, a name of `coords_name`, were placed on."""
+    return coordinates.split("/")[1]
+
+
+# -- tables --------------------------------------------------------------------------------------------
+
+LANCE = "lance"
+ATLAS_TABLE = "atlas"
+GENERATED_TABLE = "generated"
+
+
+def table_folder(table: str) -> str:
+    """The folder of a table below a LanceDB directory."""
+    return f"{table}.lance"
+
+
+def table_file(table: str, file: str) -> str:
+    """A data file of a table."""
+    return f"{LANCE}/{table_folder(table)}/data/{file}"
+
+
+# -- generated images ----------------------------------------------------------------------------------
+
+GENERATED = "generated"
+INBOX = f"{GENERATED}/inbox"
+BATCHES = f"{GENERATED}/batches"
+ACCEPTED = f"{GENERATED}/accepted"
+ORIGINALS = f"{GENERATED}/images"
+QUARANTINE = f"{GENERATED}/quarantine"
+
+
+def batch_name(digest: str) -> str:
+    """The note that lists the files of one run."""
+    return f"{BATCHES}/{digest}.json"
+
+
+def accepted_name(digest: str) -> str:
+    """The note on images that were taken, under the digest of its text."""
+    return f"{ACCEPTED}/{digest}.json"
+
+
+def original_name(sha256: str, extension: str) -> str:
+    """A generated image as it came."""
+    return f"{ORIGINALS}/{sha256}.{extension}"
+
+
+def quarantined_name(key: str) -> str:
+    """A file that could not be taken."""
+    return f"{QUARANTINE}/{key}"
+
+
+REASON_SUFFIX = ".reason.json"
+
+
+def reason_name(key: str) -> str:
+    """Why a file could not be taken. key: that of the file, without its extension."""
+    return f"{QUARANTINE}/{key}{REASON_SUFFIX}"
+
+
+def calibration_name(fingerprint: str) -> str:
+    """The usual distances between real images of a release."""
+    return f"{GENERATED}/calibration/{fingerprint}.safetensors"
+
+
+# -- the record ----------------------------------------------------------------------------------------
+
+
+def manifests_folder(stage: str) -> str:
+    """The manifests of a stage and the notes on it."""
+    return f"manifests/{stage}"
+
+
+def manifest_name(stage: str, key: str) -> str:
+    """The manifest of one artefact, or, with the note's suffix behind its key, a note on it."""
+    return f"{manifests_folder(stage)}/{key}.json"
+
+
+def claims_folder(name: str) -> str:
+    """Who makes the artefact of a name."""
+    return f"claims/{name}"
+
+
+def picture_name(asset: str, name: str, kind: str) -> str:
+    """A picture that the Dagster UI shows of an asset. kind: the file's extension."""
+    return f"pictures/{asset}/{name.replace(' ', '-')}.{kind}"
