@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 
 ## Everything that must hold: what `check` looks at, and the tests.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 ## Format, lint, types, who may import whom, dependencies, dead code, definitions.
 check: $(INSTALLED)
