@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import LIVE, nearest, open_table
+from latent_assets.atlas.table import LIVE, nearest, open_table, row_filter
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.layout import ATLAS_TABLE, LANCE, table_folder
 
@@ -127,11 +127,14 @@ class Atlas:
 
     # -- searching -----------------------------------------------------------------------------------
 
-    def search_text(self, text: str, k: int = 10) -> list[Hit]:
+    def search_text(
+        self, text: str, k: int = 10, *, category: str | None = None, domain: str | None = None
+    ) -> list[Hit]:
         """The `k` images whose CLIP vectors are nearest to that of `text`, best first.
 
-        Raises QueryError for an empty text and for one of more than 10,000 characters (a model reads the first hundred
-        words at most), ModelError when the atlas's CLIP model is not on this machine.
+        category, domain: only rows of that category, only rows from that domain or below it. Raises QueryError for an
+        empty text, for one of more than 10,000 characters (a model reads the first hundred words at most) and for what
+        is no domain, ModelError when the atlas's CLIP model is not on this machine.
         """
         if isinstance(text, os.PathLike):
             raise QueryError(f"{text} is a path, and `search_text` looks for words: ask `search_image`.")
@@ -142,7 +145,8 @@ class Atlas:
                 f"The text to search for has {len(text):,} characters, and at most {_LONGEST_TEXT:,} are taken: say it "
                 "in a sentence."
             )
-        return self._nearest("clip", self.clip.encode_text([text.strip()])[0], k)
+        vector = self.clip.encode_text([text.strip()])[0]
+        return self._nearest("clip", vector, k, where=row_filter(category, domain))
 
     def search_image(self, image: str | Path | bytes | Image.Image, k: int = 10, space: str = "clip") -> list[Hit]:
         """The `k` images nearest to `image` (a path, a file's bytes or a PIL image) in `space`, best first.
@@ -254,9 +258,10 @@ class Atlas:
             raise NotBuiltError(f"The atlas {self.info.profile} (version {self.version}) has no row {row_id}.")
         return dict(found[0])
 
-    def _nearest(self, space: str, vector: np.ndarray, k: int, besides: int = 0) -> list[Hit]:
+    def _nearest(self, space: str, vector: np.ndarray, k: int, besides: int = 0, where: str | None = None) -> list[Hit]:
         metric = self.info.metrics[space]
         search = nearest(self._table, space, metric, vector, _checked_k(k) + besides)
+        search = search.where(where, prefilter=True) if where else search
         found = search.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
         return [self._hit(row, _MEASURES[metric]) for row in found.to_pylist()]
 

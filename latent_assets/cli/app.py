@@ -33,6 +33,7 @@ for _command in (
     building.status,
     serving.demo,
     serving.ui,
+    serving.serve,
     building.verify,
     building.automate,
     asking.search,

@@ -6,7 +6,7 @@ has no row for the one that is live. A process that is killed leaves whole rows;
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -20,6 +20,7 @@ from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.generated import inbox
+from latent_assets.generated.known_vectors import drop_vectors, known_ids, read_vectors
 from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
 from latent_assets.generated.table import GeneratedTable, generated_schema
 from latent_assets.images.decode.image import decode_as_stored
@@ -116,7 +117,7 @@ def project(profile: Profile, storage: Storage) -> Projection:
     known = table.releases()
     waiting = {row["id"]: row for _, rows in notes for row in rows if live not in known.get(row["id"], ())}
     anew = [row_id for row_id in _unplaced(storage, live) if row_id not in waiting]
-    work = [*waiting, *anew]
+    work, made_before = [*waiting, *anew], known_ids(storage)
     placed: list[dict[str, Any]] = []
     lost: dict[str, str] = {}
     for start in range(0, len(work), _AT_ONCE):
@@ -126,8 +127,10 @@ def project(profile: Profile, storage: Storage) -> Projection:
         facts = [
             {**before[row_id], "path": []} if row_id in before else _facts(waiting[row_id], live) for row_id in chunk
         ]
-        rows, missing = _place(profile, storage, placer, facts)
+        rows, missing = _place(profile, storage, placer, facts, made_before)
         table.add(rows, generated_schema(placer.model.features, placer.info.spaces))
+        for row_id in made_before & set(chunk):
+            drop_vectors(storage, row_id)
         placed += rows
         lost |= missing
         report("generated_projection", min(start + _AT_ONCE, len(work)), len(work), "images")
@@ -205,7 +208,7 @@ _KEPT = (
 
 
 def _place(
-    profile: Profile, storage: Storage, placer: ImagePlacer, facts: Sequence[Mapping[str, Any]]
+    profile: Profile, storage: Storage, placer: ImagePlacer, facts: Sequence[Mapping[str, Any]], made_before: Set[str]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows of images on a release, and those whose originals cannot be read or encoded, which are put aside."""
     encoder = encoder_fingerprint(placer)
@@ -231,6 +234,10 @@ def _place(
         for row in readable
         if row.get("encoder") == encoder
     }
+    # those that were made when the image was accepted
+    for row_id in (row["id"] for row in readable if row["id"] in made_before and row["id"] not in vectors):
+        if (made := read_vectors(storage, row_id, encoder)) is not None and made.keys() == placer.model.features.keys():
+            vectors[row_id] = made
     new = [row["id"] for row in readable if row["id"] not in vectors]
     vectors |= zip(new, _encoded(placer, [pictures[row_id] for row_id in new]), strict=True)
     found = []
