@@ -136,16 +136,7 @@ class Atlas:
         empty text, for one of more than 10,000 characters (a model reads the first hundred words at most) and for what
         is no domain, ModelError when the atlas's CLIP model is not on this machine.
         """
-        if isinstance(text, os.PathLike):
-            raise QueryError(f"{text} is a path, and `search_text` looks for words: ask `search_image`.")
-        if not isinstance(text, str) or not text.strip():
-            raise QueryError("The text to search for is empty: write what the image should show.")
-        if len(text) > _LONGEST_TEXT:
-            raise QueryError(
-                f"The text to search for has {len(text):,} characters, and at most {_LONGEST_TEXT:,} are taken: say it "
-                "in a sentence."
-            )
-        vector = self.clip.encode_text([text.strip()])[0]
+        vector = self.clip.encode_text([checked_text(text)])[0]
         return self._nearest("clip", vector, k, where=row_filter(category, domain))
 
     def search_image(self, image: str | Path | bytes | Image.Image, k: int = 10, space: str = "clip") -> list[Hit]:
@@ -251,9 +242,14 @@ class Atlas:
         return self.info.dims[space]
 
     def _one(self, row_id: str, columns: Iterable[str]) -> dict[str, Any]:
-        if not isinstance(row_id, str) or not _ID.fullmatch(row_id):
-            raise QueryError(f"{str(row_id)[:80]!r} is not an id: ids are 32 hexadecimal digits (0-9, a-f).")
-        found = self._table.search().where(f"id = '{row_id}'").select(list(columns)).limit(1).to_arrow().to_pylist()
+        found = (
+            self._table.search()
+            .where(f"id = '{checked_id(row_id)}'")
+            .select(list(columns))
+            .limit(1)
+            .to_arrow()
+            .to_pylist()
+        )
         if not found:
             raise NotBuiltError(f"The atlas {self.info.profile} (version {self.version}) has no row {row_id}.")
         return dict(found[0])
@@ -273,6 +269,27 @@ class Atlas:
 
     def _xyz(self, row: Mapping[str, Any]) -> dict[str, Point]:
         return {space: tuple(row[f"{PLACE}{space}"]) for space in self.info.spaces}
+
+
+def checked_text(text: str) -> str:
+    """Words to search for, stripped. Raises QueryError for none, and for more than anybody means."""
+    if isinstance(text, os.PathLike):
+        raise QueryError(f"{text} is a path, and `search_text` looks for words: ask `search_image`.")
+    if not isinstance(text, str) or not text.strip():
+        raise QueryError("The text to search for is empty: write what the image should show.")
+    if len(text) > _LONGEST_TEXT:
+        raise QueryError(
+            f"The text to search for has {len(text):,} characters, and at most {_LONGEST_TEXT:,} are taken: say it in "
+            "a sentence."
+        )
+    return text.strip()
+
+
+def checked_id(row_id: str) -> str:
+    """The id of a row. Raises QueryError for what is none."""
+    if not isinstance(row_id, str) or not _ID.fullmatch(row_id):
+        raise QueryError(f"{str(row_id)[:80]!r} is not an id: ids are 32 hexadecimal digits (0-9, a-f).")
+    return row_id
 
 
 def _checked_k(k: int) -> int:

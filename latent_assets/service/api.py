@@ -37,11 +37,11 @@ from latent_assets.service.keeping import Keeper
 from latent_assets.service.problems import Problem, ProblemError, install, responses
 from latent_assets.service.queues import WorkQueue
 from latent_assets.service.releases import LiveRelease, OpenRelease
+from latent_assets.service.remote import LONGEST_QUERY
 from latent_assets.storage import Storage
 
 T = TypeVar("T")
 
-_MOST_TEXT = 1_000
 _MOST_RESULTS = 1_000
 _MOST_OFFSET = 9_000
 _TEXT = r"\S"  # something else than white space
@@ -226,7 +226,7 @@ def _atlas(service: Service) -> APIRouter:
     @routes.get("/api/search", responses=responses(422, 429, 503))
     async def search(
         request: Request,
-        q: Annotated[str, Query(max_length=_MOST_TEXT, pattern=_TEXT, description="words", examples=["hot drink"])],
+        q: Annotated[str, Query(max_length=LONGEST_QUERY, pattern=_TEXT, description="words", examples=["hot drink"])],
         mode: Annotated[Mode, Query(description="by meaning (CLIP), by the words of captions (BM25), or both")] = (
             "meaning"
         ),

@@ -36,7 +36,7 @@ from latent_assets.layout import ORIGINALS
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
-from latent_assets_tests.e2e.conftest import Built
+from latent_assets_tests.conftest import Built
 from latent_assets_tests.e2e.small_atlas import SmallAtlas, small_atlas, write_profile
 from latent_assets_tests.generated.tagged import png
 
