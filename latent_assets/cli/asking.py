@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from latent_assets.client import Atlas, Hit
 
 
-def _open_atlas(profile: str | None) -> Atlas:
+def open_atlas(profile: str | None) -> Atlas:
+    """The release `live` of the chosen profile. Raises NotBuiltError with the remedy."""
     from latent_assets.client import Atlas
     from latent_assets.storage import Storage
 
@@ -66,7 +67,7 @@ def search(
         err.print(f"{text} is a file: looking for pictures like it.")
     if image is None and space != "clip":
         raise QueryError(f"--space {space} is for pictures (--image FILE): words are compared by CLIP only.")
-    atlas = _open_atlas(profile)
+    atlas = open_atlas(profile)
     if image is not None:
         hits = atlas.search_image(image, k=count, space=space)
     else:
@@ -98,13 +99,13 @@ def neighbors(
     as_json: JsonOption = False,
 ) -> None:
     """Images that resemble an image of the atlas."""
-    hits = _open_atlas(profile).neighbors(row_id, k=count, space=space)
+    hits = open_atlas(profile).neighbors(row_id, k=count, space=space)
     _print_hits(hits, as_json)
 
 
 def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """What the published atlas is: where, how many rows, which spaces, models and digests."""
-    atlas = _open_atlas(profile)
+    atlas = open_atlas(profile)
     values = {"lance_uri": atlas.uri, "version": atlas.version, **asdict(atlas.info), "rows": len(atlas)}
     if as_json:
         print_json(values)

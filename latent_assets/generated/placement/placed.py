@@ -18,7 +18,7 @@ Point = tuple[float, float, float]
 USUAL: Verdict = "usual"
 FAR: Verdict = "nothing is close"
 COPY: Verdict = "unusually close to one group"
-NOT_CALIBRATED: Verdict = "not calibrated"
+UNKNOWN: Verdict = "not calibrated"
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class PossibleCopy:
     """The image of the atlas that an image's pixels correlate with best, and how.
 
     correlation: normalised, -1 to 1, under the alteration it is best under: mirrored, turned by `turn` degrees, then
-    the part `scale` of the side of the other (negative: the other is that part of this one). chance: conformal p-value,
-    of how many real images at most some other image that is no near-duplicate correlates as well; None where too few
-    were held out to say so.
+    the part `scale` of the side of the other (negative: the other is that part of this one). chance: conformal p-value
+    that a real image is as near to one that is no near-duplicate of it, or correlates as well with it: only where it is
+    small is this one a possible copy. None where too few were held out to say so.
     """
 
     id: str
@@ -94,8 +94,8 @@ class Placement:
     distance: to the nearest fitted image, in the space's metric. percentile: per cent of held-out real images that are
     nearer to theirs. group_percentile: per cent of the atlas's images whose nearest image of another group is nearer
     than that, the second reference. p_value: conformal, that a real image is this far from all others, or has so little
-    or so much detail. closeness: conformal p-value that a real image is this near to one that is no near-duplicate of
-    it. They are None where the release was not calibrated. behind: what stands behind the neighbours.
+    or so much detail. They are None where the release was not calibrated. copy: where this space finds it. behind: what
+    stands behind the neighbours.
     """
 
     position: Point
@@ -104,7 +104,6 @@ class Placement:
     percentile: float | None
     group_percentile: float | None
     p_value: float | None
-    closeness: float | None
     verdict: Verdict
     copy: PossibleCopy | None
     neighbours: tuple[Neighbour, ...]
@@ -176,7 +175,7 @@ class Placed:
 def sentence(verdict: Verdict, p_value: float | None, percentile: float | None, copy: PossibleCopy | None) -> str:
     """A verdict in words, with its numbers and what they cannot say."""
     if verdict == COPY and copy is not None:
-        chance = f"; {_share(copy.chance)} of real images correlate as well with another one" if copy.chance else ""
+        chance = f"; {_share(copy.chance)} of real images are as near to a distinct one" if copy.chance else ""
         return (
             f"Unusually close to one group of images (possible copy of {copy.id}: pixel correlation "
             f"{copy.correlation:.3f}{chance}). Similarity shows resemblance, not where an image came from."
