@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from latent_assets.client import Atlas, Hit
     from latent_assets.service.remote import RemoteAtlas
 
+T = TypeVar("T")
 
-def _open_atlas(profile: str | None) -> Atlas:
+
+def open_atlas(profile: str | None) -> Atlas:
+    """The release `live` of the chosen profile. Raises NotBuiltError with the remedy."""
     from latent_assets.client import Atlas
     from latent_assets.storage import Storage
 
@@ -71,23 +74,23 @@ def search(
             return atlas.search_text(text or "", k=count)
         return atlas.search_image(image, k=count, space=space)
 
-    _print_hits(_asked(profile, ask), as_json)
+    _print_hits(asked(profile, ask), as_json)
 
 
-def _asked(profile: str | None, ask: Callable[[Atlas | RemoteAtlas], list[Hit]]) -> list[Hit]:
+def asked(profile: str | None, ask: Callable[[Atlas | RemoteAtlas], T]) -> T:
     """The answer of the service that runs for the profile's root, else of the atlas itself."""
     from latent_assets.service.remote import RemoteAtlas, UnavailableError
 
     remote = RemoteAtlas.running(selected_profile(profile).root)
     if remote is not None:
         try:
-            hits = ask(remote)
+            found = ask(remote)
         except UnavailableError as error:
             err.print(f"The service cannot answer this ({error}): asking the atlas itself.", style="dim")
         else:
             err.print(f"Answered by the service at {remote.url}, release {remote.release}.", style="dim")
-            return hits
-    return ask(_open_atlas(profile))
+            return found
+    return ask(open_atlas(profile))
 
 
 def _picture_named(text: str) -> Path | None:
@@ -115,12 +118,12 @@ def neighbors(
     as_json: JsonOption = False,
 ) -> None:
     """Images that resemble an image of the atlas."""
-    _print_hits(_asked(profile, lambda atlas: atlas.neighbors(row_id, k=count, space=space)), as_json)
+    _print_hits(asked(profile, lambda atlas: atlas.neighbors(row_id, k=count, space=space)), as_json)
 
 
 def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """What the published atlas is: where, how many rows, which spaces, models and digests."""
-    atlas = _open_atlas(profile)
+    atlas = open_atlas(profile)
     values = {"lance_uri": atlas.uri, "version": atlas.version, **asdict(atlas.info), "rows": len(atlas)}
     if as_json:
         print_json(values)

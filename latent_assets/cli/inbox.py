@@ -27,8 +27,8 @@ def inbox(context: typer.Context, profile: ProfileOption = None, as_json: JsonOp
     chosen = selected_profile(profile)
     storage = Storage(chosen.root)
     found, aside = pending(chosen, storage), quarantined(storage)
-    releases = GeneratedTable(storage.lance_uri).releases()
-    placed = sum(found.live in on for on in releases.values())
+    placements = GeneratedTable(storage.lance_uri).placements()
+    placed = sum(found.live in on for on in placements.values())
     waiting = len(found.batch) + len(found.accepted) + len(found.unplaced)
     if as_json:
         print_json(

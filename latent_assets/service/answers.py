@@ -102,19 +102,29 @@ class SearchAnswer(_Answer):
     results: list[Found]
 
 
-class Neighbour(_Answer):
-    """An image near another one. similarity: of the space's measure, see `Found`."""
+class NeighbourGroup(_Answer):
+    """A group of near-duplicates near an image, by its nearest member.
+
+    similarity: 1 for the same; the cosine, or 0 for what is as far away as two images of the atlas are on average (L2).
+    distance: in the space's metric. group_size: members among the neighbours that were looked at.
+    """
 
     id: str = Field(pattern=ROW_ID)
     similarity: float
-    measure: Measure
+    distance: float
     caption: str | None
     category: str | None
+    group_size: int
+    url: str
+    source_url: str | None
+    aesthetic: float | None
+    licence: str | None
+    attribution: str | None
     thumbnail: str
 
 
 class ImageAnswer(_Answer):
-    """An image of the atlas, where it came from, and what is near it in each embedding."""
+    """An image of the atlas, where it came from, and what is near it in each space."""
 
     id: str = Field(pattern=ROW_ID)
     release: int
@@ -130,7 +140,7 @@ class ImageAnswer(_Answer):
     scores: dict[str, float] = Field(description="what the source says of it", examples=[{"aesthetic": 6.6}])
     positions: Positions
     thumbnail: str
-    neighbours: dict[str, list[Neighbour]]
+    neighbours: dict[str, list[NeighbourGroup]]
 
 
 class PossibleCopyAnswer(_Answer):
@@ -145,26 +155,9 @@ class PossibleCopyAnswer(_Answer):
     thumbnail: str
 
 
-class NeighbourGroup(_Answer):
-    """A group of near-duplicates near the image, by its nearest member.
-
-    similarity: 1 for the same. distance: in the space's metric. group_size: members among the neighbours looked at.
-    """
-
-    id: str = Field(pattern=ROW_ID)
-    similarity: float
-    distance: float
-    caption: str | None
-    category: str | None
-    group_size: int
-    url: str
-    source_url: str | None
-    thumbnail: str
-
-
 class Behind(_Answer):
-    """A value among the neighbours: `count` of `of` have it. lift: how much commoner than in the atlas; low, high: its
-    95 % interval."""
+    """A value among the neighbours: `count` of `of` groups have it. lift: its share there over that in the atlas; low,
+    high: its 95 % interval; unusual: whether that leaves out 1."""
 
     field: str = Field(examples=["category"])
     value: str
@@ -173,12 +166,14 @@ class Behind(_Answer):
     lift: float
     low: float
     high: float
+    unusual: bool
 
 
 class _Judged(_Answer):
     """What is said of an image: the verdict, in words with its numbers, and what stands behind its neighbours.
 
-    p_value: conformal p-value that a real image is this far from all others; null where the release was not calibrated.
+    p_value: conformal p-value that a real image is this far from all others, or has so little or so much detail; null
+    where the release was not calibrated.
     """
 
     p_value: float | None
@@ -194,13 +189,16 @@ class _Judged(_Answer):
 class PlacementAnswer(_Judged):
     """Where an image falls on the map of a space. Nearness is similarity, not authorship.
 
-    uncertainty: standard deviation of the neighbours' places around it, map units. percentile: per cent of held-out
-    real images that are nearer to theirs.
+    uncertainty: standard deviation of the neighbours' places around it, map units. distance: to the nearest fitted
+    image, in the space's metric. percentile: per cent of held-out real images that are nearer to theirs;
+    group_percentile: per cent of the atlas's images whose nearest image of another group is nearer than that.
     """
 
     position: Position
     uncertainty: float
+    distance: float
     percentile: float | None
+    group_percentile: float | None
     neighbours: list[NeighbourGroup]
 
 

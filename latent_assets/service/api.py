@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Path, Query, Request
@@ -16,7 +17,7 @@ from starlette.responses import Response
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.table import LIVE, open_table, tags
 from latent_assets.images.decode.formats import sniff
-from latent_assets.profile import Profile
+from latent_assets.profile import Fetch, Profile
 from latent_assets.service import looking, placements, static, uploads
 from latent_assets.service.access import HEALTH, Access, Guard, client_of
 from latent_assets.service.answers import (
@@ -75,15 +76,15 @@ class Service:
         self.reading = WorkQueue("reading", 4, max(64, 4 * limits.queue), limits.per_client, 0.01)
         self.placing = WorkQueue("placing", 2, limits.queue, limits.per_client, 0.15)
 
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of an uploaded image at most."""
-        return min(self.profile.service.image_bytes, self.profile.fetch.max_bytes)
-
-    @property
-    def image_pixels(self) -> int:
-        """Pixels of an uploaded image at most."""
-        return min(self.profile.service.image_pixels, self.profile.fetch.max_pixels)
+    @cached_property
+    def limits(self) -> Fetch:
+        """How large an uploaded image may be (`max_bytes`, `max_pixels`)."""
+        fetch, own = self.profile.fetch, self.profile.service
+        least = {
+            "max_bytes": min(own.image_bytes, fetch.max_bytes),
+            "max_pixels": min(own.image_pixels, fetch.max_pixels),
+        }
+        return fetch.model_copy(update=least)
 
     @property
     def current(self) -> OpenRelease:
@@ -318,10 +319,10 @@ def _generated(service: Service) -> APIRouter:
             raise ProblemError(403, "This service keeps no images: ask without `keep`.")
 
         def work(data: bytes) -> PlaceAnswer:
-            found = placements.place(release, data, service.image_pixels)
+            placed = release.placer.place_file(data, service.limits)
             if keep:
-                service.keeper.keep(release, data, found)
-            return placements.answer(release, found, keep)
+                service.keeper.keep(release, data, placed)
+            return placements.answer(placed, keep)
 
         return await _uploaded(service, request, work)
 
@@ -393,7 +394,7 @@ async def _answer(request: Request, queue: WorkQueue, work: Callable[[], T]) -> 
 async def _uploaded(service: Service, request: Request, work: Callable[[bytes], T]) -> T:
     """`work` on the image in a request. Its place in the queue is taken before its body is read."""
     async with service.placing.place_for(client_of(request.scope)):
-        data = await uploads.read_image(request, service.image_bytes)
+        data = await uploads.read_image(request, service.limits.max_bytes)
         return await _unless_gone(request, service.placing.run(lambda: work(data)))
 
 

@@ -18,21 +18,22 @@ from typing import TYPE_CHECKING, Any
 from latent_assets.atlas.schema import PLACE
 from latent_assets.generated import inbox
 from latent_assets.generated.known_vectors import read_vectors, write_vectors
-from latent_assets.generated.metadata import read_generation
+from latent_assets.generated.metadata.reading import read_generation
 from latent_assets.generated.projecting import encoder_fingerprint
 from latent_assets.generated.table import GeneratedTable
 from latent_assets.images.decode.formats import EXTENSIONS, sniff
+from latent_assets.images.decode.image import decode_image, store_image
+from latent_assets.layout import SERVICE_INBOX, kept_name, original_name
 from latent_assets.service.answers import GeneratedAnswer, GeneratedEntry
-from latent_assets.service.placements import PlacedImage
 from latent_assets.service.problems import ProblemError
 
 if TYPE_CHECKING:
-    from latent_assets.generated.generation import Generation
+    from latent_assets.generated.metadata.generation import Generation
+    from latent_assets.generated.placement.placed import Placed
     from latent_assets.profile import Profile
     from latent_assets.service.releases import OpenRelease
     from latent_assets.storage import Storage
 
-_FOLDER = f"{inbox.INBOX}/service"
 _COUNTED_FOR = 10.0  # seconds for which the number of files in the inbox is believed
 _REMEMBERED = 1_000
 _LISTED = ("id", "prompt", "received")
@@ -63,27 +64,27 @@ class Keeper:
 
     # -- keeping -------------------------------------------------------------------------------------
 
-    def keep(
-        self, release: OpenRelease, data: bytes, found: PlacedImage, sidecar: Mapping[str, Any] | None = None
-    ) -> None:
+    def keep(self, release: OpenRelease, data: bytes, placed: Placed, sidecar: Mapping[str, Any] | None = None) -> None:
         """Put an image into the inbox, with its vectors, and a sidecar (JSON) where there is something to say.
 
         The image comes last: what lies in the inbox is whole. Raises ProblemError when too many wait there.
         """
-        name = f"{_FOLDER}/{found.sha256}.{EXTENSIONS[sniff(data)]}"
-        if self._storage.exists(name) or self._original(found.sha256) is not None:
+        row_id = placed.generated_id
+        assert row_id is not None
+        name = kept_name(row_id, EXTENSIONS[sniff(data)])
+        if self._storage.exists(name) or self._original(row_id) is not None:
             return
         self._count()
-        write_vectors(self._storage, found.sha256, encoder_fingerprint(release.placer), found.placed.vectors)
+        write_vectors(self._storage, row_id, encoder_fingerprint(release.placer), placed.vectors)
         if sidecar is not None:
-            self._storage.write_bytes(f"{_FOLDER}/{found.sha256}.json", json.dumps(sidecar).encode())
+            self._storage.write_bytes(kept_name(row_id, "json"), json.dumps(sidecar).encode())
         self._storage.write_bytes(name, data)
 
     def _count(self) -> None:
         with self._lock:
             when, number = self._counted
             if time.monotonic() - when > _COUNTED_FOR or not when:
-                when, number = time.monotonic(), len(self._storage.list(_FOLDER))
+                when, number = time.monotonic(), len(self._storage.list(SERVICE_INBOX))
             if number >= self._profile.service.inbox:
                 raise ProblemError(
                     503,
@@ -104,14 +105,9 @@ class Keeper:
         )
         pending = [entry for kept in waiting[:limit] if (entry := self._pending_entry(release, kept)) is not None]
         found = sorted([*pending, *placed], key=lambda entry: (entry.created, entry.generated_id), reverse=True)
-        if after is not None:
-            newer = (
-                [entry.generated_id for entry in found].index(after)
-                if after in {e.generated_id for e in found}
-                else None
-            )
-            found = found if newer is None else found[:newer]
-        return found[:limit]
+        ids = [entry.generated_id for entry in found]
+        newer = found[: ids.index(after)] if after in ids else found
+        return newer[:limit]
 
     def told(self, release: OpenRelease, row_id: str) -> GeneratedAnswer:
         """All that is known of an image. Raises ProblemError when nothing is."""
@@ -133,7 +129,7 @@ class Keeper:
         return self._storage.read_bytes(name)
 
     def _original(self, row_id: str) -> str | None:
-        names = [f"{inbox.IMAGES}/{row_id}.{extension}" for extension in sorted(set(EXTENSIONS.values()))]
+        names = [original_name(row_id, extension) for extension in sorted(set(EXTENSIONS.values()))]
         sizes = (
             self._storage.sizes(names)
             if self._storage.is_local
@@ -178,9 +174,9 @@ class Keeper:
 
     def _waiting(self) -> list[Kept]:
         """Files of this service that are still in the inbox, and images that were taken out and are not placed."""
-        found = [_kept_file(file.name, file.modified) for file in self._storage.files(_FOLDER)]
+        found = [_kept_file(file.name, file.modified) for file in self._storage.files(SERVICE_INBOX)]
         taken = [
-            Kept(row["id"], f"{inbox.IMAGES}/{row['id']}.{row['extension']}", row["received"])
+            Kept(row["id"], original_name(row["id"], row["extension"]), row["received"])
             for _, rows in inbox.accepted(self._storage)
             for row in rows
         ]
@@ -207,28 +203,27 @@ class Keeper:
 
     def _pending(self, release: OpenRelease, kept: Kept) -> GeneratedAnswer:
         """What will be in the table of an image, from its file."""
-        from latent_assets.service.placements import picture_of
-
         data = self._storage.read_bytes(kept.file)
         sidecar = f"{PurePosixPath(kept.file).with_suffix('.json')}"
         text = self._storage.read_bytes(sidecar) if self._storage.exists(sidecar) else None
         generation = read_generation(data, (sidecar, text) if text is not None else None)
-        picture, width, height = picture_of(release, data, self._profile.fetch.max_pixels)
+        settings = release.atlas.info.how_stored.model_copy(update={"max_pixels": self._profile.fetch.max_pixels})
+        stored = store_image(data, settings)
         vectors = read_vectors(self._storage, kept.row_id, encoder_fingerprint(release.placer))
-        placed = release.placer.place(picture, vectors)
+        placed = release.placer.place(decode_image(stored.data), vectors)
         return GeneratedAnswer(
             generated_id=kept.row_id,
             prompt=generation.prompt,
             created=datetime.fromtimestamp(kept.when, UTC).isoformat(),
-            positions={space: place.xyz for space, place in placed.places.items()},
+            positions={space: found.position for space, found in placed.placements.items()},
             image=image_address(kept.row_id),
             pending=True,
             release=release.version,
             name=PurePosixPath(kept.file).name,
-            width=width,
-            height=height,
+            width=stored.width,
+            height=stored.height,
             verdict=placed.verdict,
-            sentence=placed.explanation,
+            sentence=placed.sentence,
             agreement=placed.agreement,
             path={},
             **_generation(generation),

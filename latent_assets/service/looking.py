@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,14 @@ import numpy as np
 
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import row_filter
-from latent_assets.client import Hit, Row
+from latent_assets.client import Hit
 from latent_assets.errors import NotBuiltError, QueryError
-from latent_assets.generated.groups import distances_to
-from latent_assets.generated.placing import matrix
-from latent_assets.service.answers import Found, ImageAnswer, Measure, Mode, Neighbour, SearchAnswer
+from latent_assets.service.answers import Found, ImageAnswer, Measure, Mode, NeighbourGroup, SearchAnswer
+from latent_assets.service.placements import groups, thumbnail_address
 from latent_assets.service.releases import OpenRelease
 
 _SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
 _NEIGHBOURS = 8
-_CANDIDATES = 64  # of each embedding, where a space has several
 _FUSED = 60  # reciprocal rank fusion: Cormack, Clarke, Buettcher, SIGIR 2009
 _DEEP = 200  # places of each ranking that are fused at least
 _COLUMNS = ("id", "caption", "category", "url", "source_url")
@@ -36,11 +34,6 @@ class Question:
     min_score: float | None
     category: str | None
     domain: str | None
-
-
-def thumbnail_address(row_id: str, release: int) -> str:
-    """Where the thumbnail of a row is; of a release, so that it never changes."""
-    return f"/api/images/{row_id}/thumbnail?release={release}"
 
 
 def search(release: OpenRelease, question: Question) -> SearchAnswer:
@@ -81,7 +74,7 @@ def image(release: OpenRelease, row_id: str) -> ImageAnswer:
         scores={name: value for name in _SCORES if (value := getattr(row, name)) is not None},
         positions=row.xyz,
         thumbnail=thumbnail_address(row_id, release.version),
-        neighbours={space: _near(release, row, space) for space in release.atlas.info.spaces},
+        neighbours=_near(release, row_id),
     )
 
 
@@ -131,9 +124,10 @@ def _take(release: OpenRelease, rows: np.ndarray) -> Sequence[Mapping[str, Any]]
     places = [f"{PLACE}{space}" for space in release.atlas.info.spaces]
     if not len(rows):
         return []
-    taken = release.table.take_offsets(rows.tolist()).select([*_COLUMNS, *places]).to_arrow()
-    found: list[Mapping[str, Any]] = taken.to_pylist()
-    return found
+    # what is taken comes in the order of the table
+    taken = release.table.take_offsets(sorted(rows.tolist())).select([*_COLUMNS, *places]).to_arrow().to_pylist()
+    of_row = dict(zip(sorted(rows.tolist()), taken, strict=True))
+    return [of_row[row] for row in rows.tolist()]
 
 
 def _of_row(release: OpenRelease, row: Mapping[str, Any], score: float, measure: Measure) -> Found:
@@ -158,37 +152,13 @@ def _found(release: OpenRelease, hits: Iterable[Hit]) -> list[Found]:
     ]
 
 
-# -- what is near a row --------------------------------------------------------------------------------
-
-
-def _near(release: OpenRelease, row: Row, space: str) -> list[Neighbour]:
-    """The nearest other rows as the map of `space` compares them."""
-    recipe = next(recipe for recipe in release.placer.model.recipes if recipe.space == space)
-    names = [block.embedding for block in recipe.blocks]
-    if len(names) == 1 and names[0] in release.atlas.info.dims:
-        return [
-            _neighbour(release, vars(hit), hit.score, hit.measure)
-            for hit in release.atlas.neighbors(row.id, _NEIGHBOURS, names[0])
-        ]
-    nearest = [release.atlas.neighbors(row.id, _CANDIDATES, name) for name in names]
-    ids = list(dict.fromkeys(hit.id for hits in nearest for hit in hits))
-    rows = release.placer.rows([row.id, *ids], ["id", "caption", "category", *names])
-    features = recipe.features({name: matrix(rows[name]) for name in names})
-    apart = distances_to(features[0], features[1:], recipe.metric)
-    facts = rows.select(["id", "caption", "category"]).to_pylist()[1:]
-    best = sorted(range(len(facts)), key=lambda at: (apart[at], facts[at]["id"]))[:_NEIGHBOURS]
-    score: Callable[[float], float] = (lambda value: 1.0 - value) if recipe.metric == "cosine" else float
-    measure: Measure = "cosine similarity" if recipe.metric == "cosine" else "L2 distance"
-    return [_neighbour(release, facts[at], score(float(apart[at])), measure) for at in best]
-
-
-def _neighbour(release: OpenRelease, row: Mapping[str, Any], score: float, measure: Measure) -> Neighbour:
-    return Neighbour(
-        **{name: row[name] for name in ("id", "caption", "category")},
-        similarity=score,
-        measure=measure,
-        thumbnail=thumbnail_address(row["id"], release.version),
-    )
+def _near(release: OpenRelease, row_id: str) -> dict[str, list[NeighbourGroup]]:
+    """What is near a row on every map, in groups of near-duplicates."""
+    placer = release.placer
+    names = list(placer.model.features)
+    (row,) = release.table.search().where(f"id = '{row_id}'").select(names).limit(1).to_arrow().to_pylist()
+    around = placer.neighborhoods.around({name: np.asarray(row[name]) for name in names}, without=row_id)
+    return {space: groups(near.neighbours(_NEIGHBOURS), release.version) for space, near in around.items()}
 
 
 def check_space(release: OpenRelease, space: str) -> None:

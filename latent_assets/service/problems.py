@@ -9,9 +9,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError, QueryError, StorageError
 from latent_assets.images.outcome import FetchError
@@ -103,7 +105,8 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         detail = error.detail if error.detail != HTTPStatus(error.status_code).phrase else _DETAILS[error.status_code]
-        return problem(error.status_code, detail, error.headers)
+        headers = {**(error.headers or {}), **({"Allow": _allowed(request)} if error.status_code == 405 else {})}
+        return problem(error.status_code, detail, headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -117,6 +120,15 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of an address: several routes may have it, and the files of the viewer have none below /api."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods if route.include_in_schema or not request.url.path.startswith("/api/") else set()
+    return ", ".join(sorted(found))
 
 
 _DETAILS = {

@@ -15,7 +15,8 @@ from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.atlas.words import WordIndex
 from latent_assets.client import Atlas
 from latent_assets.errors import LatentAssetsError, NotBuiltError
-from latent_assets.generated.placing import ImagePlacer
+from latent_assets.generated.placement.calibration import calibration_version
+from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
 from latent_assets.images.decode.image import load_decoders
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ _log = logging.getLogger("latent_assets.service")
 
 @dataclass(frozen=True)
 class OpenRelease:
-    """A release with everything that answers from it."""
+    """A release with everything that answers from it. calibration: the version of what is usual in it."""
 
     table: LanceTable
     atlas: Atlas
     placer: ImagePlacer
+
+    calibration: str | None
 
     @property
     def version(self) -> int:
@@ -46,10 +49,13 @@ class OpenRelease:
         return WordIndex.of(self.table)
 
     @classmethod
-    def open(cls, storage: Storage, version: int) -> OpenRelease:
-        """Open a release. Raises NotBuiltError when it is not there."""
-        table = open_table(storage.lance_uri, version)
-        return cls(table, Atlas(table, storage.lance_uri), ImagePlacer(storage, table))
+    def open(cls, storage: Storage, tag: str) -> OpenRelease:
+        """Open the release that a tag names. Raises NotBuiltError when it is not there."""
+        table = open_table(storage.lance_uri, tag)
+        placer = ImagePlacer(storage, table)
+        return cls(
+            table, Atlas(table, storage.lance_uri), placer, calibration_version(storage, calibration_key(placer.info))
+        )
 
     def load(self) -> None:
         """Load the models and the maps, so that no request waits for them. Raises ModelError."""
@@ -106,14 +112,15 @@ class LiveRelease:
     def look(self) -> None:
         """Load the release that is live, unless it is the current one."""
         try:
-            version = int(open_table(self._storage.lance_uri, LIVE).version)
+            found = OpenRelease.open(self._storage, LIVE)
         except NotBuiltError:
             self.problem = None
             return
-        if self._current is not None and self._current.version == version:
+        # a release is published before it is measured what is usual in it
+        known = self._current
+        if known is not None and (known.version, known.calibration) == (found.version, found.calibration):
             self.problem = None
             return
-        found = OpenRelease.open(self._storage, version)
         found.load()
         self._current, self.problem = found, None
-        _log.info("release %d of %s is served", version, found.atlas.info.profile)
+        _log.info("release %d of %s is served", found.version, found.atlas.info.profile)

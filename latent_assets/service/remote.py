@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import fields
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from latent_assets.service.record import Record, read_record
 
 if TYPE_CHECKING:
     from latent_assets.client import Hit
+    from latent_assets.generated.placement.placed import Placed, Placement
 
 _CONNECT, _ANSWER = 2.0, 30.0  # seconds
 _MOST_ANSWER = 64 << 20
@@ -72,9 +74,33 @@ class RemoteAtlas:
 
         return self._hits(self._get(f"/api/images/{checked_id(row_id)}/neighbours", k=k, space=space))
 
-    def place(self, image: Path, keep: bool = False) -> dict[str, Any]:
-        """Where the image in a file falls, as the API says it. Raises UnavailableError, QueryError."""
-        return self._post("/api/place", image, keep=str(keep).lower())
+    def place(self, image: Path) -> Placed:
+        """As `Atlas.place` of a file, without its vectors. Raises UnavailableError besides."""
+        from latent_assets.generated.placement.placed import Neighbour, Placed, Placement, PossibleCopy, Share
+
+        def of(kind: type[Any], values: dict[str, Any] | None, **others: Any) -> Any:
+            """What the API says, without what it adds to it."""
+            if values is None:
+                return None
+            known = {field.name for field in fields(kind)} - others.keys()
+            return kind(**{name: value for name, value in values.items() if name in known}, **others)
+
+        def judged(values: dict[str, Any]) -> dict[str, Any]:
+            behind = tuple(of(Share, share) for share in values["behind"])
+            return {"copy": of(PossibleCopy, values["copy"]), "behind": behind}
+
+        def placement(values: dict[str, Any]) -> Placement:
+            neighbours = tuple(of(Neighbour, item) for item in values["neighbours"])
+            found: Placement = of(
+                Placement, values, position=tuple(values["position"]), neighbours=neighbours, **judged(values)
+            )
+            return found
+
+        answer = self._post("/api/place", image)
+        self.release = answer["release"]
+        placements = {space: placement(values) for space, values in answer["placements"].items()}
+        found: Placed = of(Placed, answer, placements=placements, calibration="", vectors={}, **judged(answer))
+        return found
 
     def _hits(self, answer: dict[str, Any]) -> list[Hit]:
         from latent_assets.client import Hit

@@ -140,11 +140,12 @@ def test_what_is_dropped_is_taken_and_placed_once(atlas: SmallAtlas) -> None:
     # the asset holds what a placer gives, bit for bit
     placer = ImagePlacer.open(atlas.lineage.storage)
     placed = placer.place(decode_as_stored(tagged, placer.info.how_stored))
-    for space, place in placed.places.items():
-        assert tuple(fox[f"xyz_{space}"]) == place.xyz
+    for space, place in placed.placements.items():
+        assert tuple(fox[f"xyz_{space}"]) == place.position
     assert np.array_equal(np.array(fox["clip"], np.float16), placed.vectors["clip"])
     assert fox["release"] == placer.version and fox["verdict"] == placed.verdict == "not calibrated"
     # the same again does nothing twice
+    (Path(atlas.profile.root) / "generated/inbox/fresh.png").unlink()
     drop(atlas, "again.png", tagged)
     assert look_and_run(atlas).success
     assert len(rows(atlas)) == 3 and "again.png" not in left(atlas)
@@ -435,7 +436,7 @@ def test_columns_of_another_embedding_are_added_beside(tmp_path: Path) -> None:
     now = datetime.now(UTC)
 
     def row(release: int, **more: Any) -> dict[str, Any]:
-        facts = {name: "" for name in ("name", "file", "encoder", "verdict", "explanation")}
+        facts = {name: "" for name in ("name", "file", "encoder", "calibration", "verdict", "explanation")}
         sizes = {name: 1 for name in ("bytes", "width", "height")}
         return {"id": "a", "release": release, "received": now, "placed": now, "thumbnail": b"", "behind": [],
                 "path": [], **facts, **sizes, **more}  # fmt: skip
@@ -445,7 +446,7 @@ def test_columns_of_another_embedding_are_added_beside(tmp_path: Path) -> None:
     assert table.add([row(2, vae=[5.0])], generated_schema(["vae"], ["vae"])) == 1
     newest = table.rows(["a"])["a"]
     assert newest["release"] == 2 and newest["vae"] == [5.0] and newest["clip"] is None
-    assert table.releases() == {"a": {1, 2}}
+    assert table.placements() == {"a": {1: "", 2: ""}}
 
 
 def test_the_documented_schema_is_the_table_s(atlas: SmallAtlas) -> None:

@@ -93,13 +93,13 @@ def test_an_image_and_what_is_near_it(served: Running, atlas: Atlas) -> None:
     assert found["scores"]["aesthetic"] == row.aesthetic and "punsafe" in found["scores"]
     assert {space: tuple(xyz) for space, xyz in found["positions"].items()} == row.xyz
     for space in ("clip", "vae"):
-        near = [(item["id"], item["similarity"]) for item in found["neighbours"][space]]
-        assert near == [(hit.id, hit.score) for hit in atlas.neighbors(row.id, 8, space)]
+        hits = atlas.neighbors(row.id, 8, space)
         listed = served.http.get(f"/api/images/{row.id}/neighbours", params={"space": space, "k": 8}).json()
-        assert [(item["id"], item["similarity"]) for item in listed["results"]] == near
-    joint = found["neighbours"]["joint"]
-    distances = [item["similarity"] for item in joint]
-    assert len({item["id"] for item in joint} - {row.id}) == 8 and distances == sorted(distances)
+        assert len(hits) == 8 and all(map(same, listed["results"], hits))
+        assert found["neighbours"][space][0]["id"] == hits[0].id
+    for near in found["neighbours"].values():
+        distances = [item["distance"] for item in near]
+        assert near and row.id not in {item["id"] for item in near} and distances == sorted(distances)
     assert "no row" in problem(served.http.get(f"/api/images/{'0' * 32}"), 404)
     problem(served.http.get("/api/images/x"), 422)
 
