@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, FastAPI, Path, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
@@ -123,9 +123,9 @@ def create_app(service: Service, access: Access) -> FastAPI:
         redirect_slashes=False,
     )
     install(app)
-    app.include_router(_about(service))
-    app.include_router(_atlas(service))
-    app.include_router(_generated(service))
+    _about(app, service)
+    _atlas(app, service)
+    _generated(app, service)
     _files(app, service)
     app.openapi = lambda: _schema(app, access)  # type: ignore[method-assign]
     app.add_middleware(Guard, access=access)
@@ -158,10 +158,8 @@ def _schema(app: FastAPI, access: Access) -> dict[str, Any]:
 # -- about the service ---------------------------------------------------------------------------------
 
 
-def _about(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["about"])
-
-    @routes.get(HEALTH, responses=responses(429))
+def _about(app: FastAPI, service: Service) -> None:
+    @app.get(HEALTH, responses=responses(429))
     async def health() -> Health:
         """Whether the service answers, and from which release. Asks for no token."""
         release, waits = service.live.current, service.live.waits
@@ -173,7 +171,7 @@ def _about(service: Service) -> APIRouter:
             problem="the release that is live cannot be loaded; see the log" if service.live.problem else None,
         )
 
-    @routes.get("/api/release", responses=responses(429, 503))
+    @app.get("/api/release", responses=responses(429, 503))
     async def release() -> Release:
         """The release that is answered from, and what this service does."""
         found = service.current
@@ -194,13 +192,11 @@ def _about(service: Service) -> APIRouter:
             tiles=await service.reading.run(lambda: _tiles(service.storage, found.version)),
         )
 
-    @routes.get("/api/releases", responses=responses(429, 503))
+    @app.get("/api/releases", responses=responses(429, 503))
     async def releases(request: Request) -> Releases:
         """The releases that are kept, newest first."""
         found = service.current
         return await _answer(request, service.reading, lambda: _releases(service.storage, found))
-
-    return routes
 
 
 def _tiles(storage: Storage, release: int) -> str | None:
@@ -221,10 +217,8 @@ def _releases(storage: Storage, current: OpenRelease) -> Releases:
 # -- the atlas -----------------------------------------------------------------------------------------
 
 
-def _atlas(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["atlas"])
-
-    @routes.get("/api/search", responses=responses(422, 429, 503))
+def _atlas(app: FastAPI, service: Service) -> None:
+    @app.get("/api/search", responses=responses(422, 429, 503))
     async def search(
         request: Request,
         q: Annotated[str, Query(max_length=LONGEST_QUERY, pattern=_TEXT, description="words", examples=["hot drink"])],
@@ -252,7 +246,7 @@ def _atlas(service: Service) -> APIRouter:
         question = looking.Question(q, mode, k, offset, min_score, category, domain)
         return await _answer(request, service.reading, lambda: looking.search(release, question))
 
-    @routes.post(
+    @app.post(
         "/api/search",
         responses=responses(400, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": uploads.REQUEST_BODY},
@@ -263,19 +257,19 @@ def _atlas(service: Service) -> APIRouter:
         looking.check_space(release, space)
         return await _uploaded(service, request, lambda data: looking.search_image(release, data, k, space))
 
-    @routes.get("/api/images/{id}", responses=responses(404, 422, 429, 503))
+    @app.get("/api/images/{id}", responses=responses(404, 422, 429, 503))
     async def image(request: Request, id: RowId) -> ImageAnswer:
         """An image of the atlas: where it came from, where it is, what is near it."""
         release = service.current
         return await _answer(request, service.reading, lambda: looking.image(release, id))
 
-    @routes.get("/api/images/{id}/neighbours", responses=responses(404, 422, 429, 503))
+    @app.get("/api/images/{id}/neighbours", responses=responses(404, 422, 429, 503))
     async def neighbours(request: Request, id: RowId, k: Count = 10, space: Space = "clip") -> SearchAnswer:
         """Other images of the atlas that resemble one, best first."""
         release = service.current
         return await _answer(request, service.reading, lambda: looking.neighbours(release, id, k, space))
 
-    @routes.get(
+    @app.get(
         "/api/images/{id}/thumbnail",
         response_class=Response,
         responses={200: _PICTURE, **responses(404, 422, 429, 503)},
@@ -295,16 +289,12 @@ def _atlas(service: Service) -> APIRouter:
         data = await _answer(request, service.reading, lambda: looking.thumbnail(found, id))
         return Response(data, headers=headers, media_type=f"image/{sniff(data)}")
 
-    return routes
-
 
 # -- generated images ----------------------------------------------------------------------------------
 
 
-def _generated(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["generated"])
-
-    @routes.post(
+def _generated(app: FastAPI, service: Service) -> None:
+    @app.post(
         "/api/place",
         responses=responses(400, 403, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": uploads.REQUEST_BODY},
@@ -326,7 +316,7 @@ def _generated(service: Service) -> APIRouter:
 
         return await _uploaded(service, request, work)
 
-    @routes.get("/api/generated", responses=responses(422, 429, 503))
+    @app.get("/api/generated", responses=responses(422, 429, 503))
     async def generated(
         request: Request,
         after: Annotated[str | None, Query(pattern=GENERATED_ID, description="only what came after this image")] = None,
@@ -340,13 +330,13 @@ def _generated(service: Service) -> APIRouter:
             lambda: GeneratedList(release=release.version, generated=service.keeper.listed(release, after, limit)),
         )
 
-    @routes.get("/api/generated/{id}", responses=responses(404, 422, 429, 503))
+    @app.get("/api/generated/{id}", responses=responses(404, 422, 429, 503))
     async def generated_image(request: Request, id: GeneratedId) -> GeneratedAnswer:
         """All that is known of a generated image."""
         release = service.current
         return await _answer(request, service.reading, lambda: service.keeper.told(release, id))
 
-    @routes.get(
+    @app.get(
         "/api/generated/{id}/image",
         response_class=Response,
         responses={200: _PICTURE, **responses(404, 422, 429, 503)},
@@ -358,8 +348,6 @@ def _generated(service: Service) -> APIRouter:
         data = await _answer(request, service.reading, lambda: service.keeper.original(id))
         headers = {"ETag": f'"{id}"', "Cache-Control": static.IMMUTABLE}
         return Response(data, headers=headers, media_type=f"image/{sniff(data)}")
-
-    return routes
 
 
 # -- files ---------------------------------------------------------------------------------------------

@@ -124,11 +124,11 @@ def install(app: FastAPI) -> None:
 
 def _allowed(request: Request) -> str:
     """The methods of an address: several routes may have it, and the files of the viewer have none below /api."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is not Match.NONE:
-            found |= route.methods if route.include_in_schema or not request.url.path.startswith("/api/") else set()
-    return ", ".join(sorted(found))
+    inside = request.url.path.startswith("/api/")
+    routes = [route for route in request.app.routes if isinstance(route, APIRoute)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    found = [route.methods or set() for route in matching if route.include_in_schema or not inside]
+    return ", ".join(sorted(set().union(*found)))
 
 
 _DETAILS = {
