@@ -235,13 +235,14 @@ class GeneratedList(_Answer):
     generated: list[GeneratedEntry]
 
 
-class GeneratedAnswer(GeneratedEntry):
-    """A generated image with all that is known of it."""
+class GeneratedAnswer(PlaceAnswer):
+    """A generated image with all that is known of it. path: its way through generation, by space."""
 
-    release: int
+    created: str = Field(description="ISO 8601, UTC", examples=["2026-11-28T16:58:03.120000+00:00"])
+    image: str
+    pending: bool
     name: str
-    width: int
-    height: int
+    prompt: str | None
     negative: str | None
     seed: int | None
     steps: int | None
@@ -249,7 +250,4 @@ class GeneratedAnswer(GeneratedEntry):
     sampler: str | None
     model: str | None
     tool: str | None
-    verdict: str
-    sentence: str
-    agreement: float | None
-    path: dict[str, list[Position]] = Field(description="its way through generation, by space")
+    path: dict[str, list[Position]]

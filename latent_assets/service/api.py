@@ -312,7 +312,8 @@ def _generated(app: FastAPI, service: Service) -> None:
             placed = release.placer.place_file(data, service.limits)
             if keep:
                 service.keeper.keep(release, data, placed)
-            return placements.answer(placed, keep)
+            assert placed.generated_id is not None
+            return placements.answer(placed, placed.generated_id, keep)
 
         return await _uploaded(service, request, work)
 

@@ -25,11 +25,10 @@ def thumbnail_address(row_id: str, release: int) -> str:
     return f"/api/images/{row_id}/thumbnail?release={release}"
 
 
-def answer(placed: Placed, kept: bool) -> PlaceAnswer:
-    """What the API says of an image that came as a file and was placed."""
-    assert placed.generated_id is not None
+def answer(placed: Placed, generated_id: str, kept: bool) -> PlaceAnswer:
+    """What the API says of an image that was placed. generated_id: SHA-256 of its file."""
     return PlaceAnswer(
-        generated_id=placed.generated_id,
+        generated_id=generated_id,
         release=placed.release,
         width=placed.width,
         height=placed.height,

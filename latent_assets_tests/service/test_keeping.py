@@ -111,7 +111,7 @@ def test_what_was_kept_is_there_before_and_after_it_is_placed(own_profile: Profi
             told = get(f"/api/generated/{row_id}").json()
             assert told["pending"] is pending and (told["prompt"], told["negative"]) == ("a red fox", "blurry")
             assert (told["seed"], told["steps"], told["guidance"], told["width"]) == (42, 20, 7.0, 40)
-            assert told["positions"] == {space: where["position"] for space, where in shown["placements"].items()}
+            assert told["placements"] == shown["placements"] and told["agreement"] == shown["agreement"]
             original = get(told["image"])
             assert original.content == tagged and original.headers["content-type"] == "image/png"
             assert "sandbox" in original.headers["content-security-policy"]
@@ -177,6 +177,9 @@ def test_a_sidecar_lies_there_before_its_image(own_profile: Profile) -> None:
         release = service.service.current
         placed = release.placer.place_file(picture(9))
         order: list[str] = []
+        xyz = {space: list(found.position) for space, found in placed.placements.items()}
+        path = [{"step": 1, "places": {"clip": [1.0, 2.0, 3.0]}}, {"step": 2, "places": xyz}]
+        sidecar = json.dumps({"prompt": "a lamp", "seed": 3, "path": path, "release": release.version}).encode()
         writing = Storage.write_bytes
 
         def noting(self: Storage, name: str, data: bytes) -> None:
@@ -185,11 +188,15 @@ def test_a_sidecar_lies_there_before_its_image(own_profile: Profile) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Storage, "write_bytes", noting)
-            service.service.keeper.keep(release, picture(9), placed, {"prompt": "a lamp", "seed": 3})
+            service.service.keeper.keep(release, picture(9), placed, sidecar)
         assert order == ["safetensors", "json", "png"]
         told = service.http.get(f"/api/generated/{placed.generated_id}").json()
         assert told["prompt"] == "a lamp" and told["seed"] == 3
-    take(own_profile)
-    project(own_profile, storage)
+        assert told["path"]["clip"] == [[1.0, 2.0, 3.0], told["placements"]["clip"]["position"]]
+        take(own_profile)
+        project(own_profile, storage)
+        again = service.http.get(f"/api/generated/{placed.generated_id}").json()
+    changing = ("pending", "created", "name")
+    assert {**again, **dict.fromkeys(changing)} == {**told, **dict.fromkeys(changing)} and not again["pending"]
     (row,) = rows(own_profile).values()
     assert row["prompt"] == "a lamp" and json.loads(row["parameters"])["seed"] == 3
