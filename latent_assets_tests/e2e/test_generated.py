@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.cli.app import app
+from latent_assets.client import Atlas
 from latent_assets.definitions import build_defs
 from latent_assets.defs import generated as defs_generated
 from latent_assets.defs import tags
@@ -152,6 +153,13 @@ def test_what_is_dropped_is_taken_and_placed_once(atlas: SmallAtlas) -> None:
     event = atlas.instance.fetch_materializations(asset_key(atlas.profile, "generated_images"), limit=1).records[0]
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["taken again"].value == 1
+
+
+def test_an_atlas_too_small_to_be_calibrated_says_so(built: Built) -> None:
+    placed = Atlas.open(built.profile.root).place(picture(1))
+    assert placed.verdict == "not calibrated" and "says nothing of what is usual" in placed.sentence
+    place = placed.placements["clip"]
+    assert (place.percentile, place.p_value, placed.p_value) == (None, None, None) and len(place.neighbours) == 12
 
 
 def test_hostile_files_are_put_aside_with_a_reason_and_can_be_put_back(atlas: SmallAtlas) -> None:
