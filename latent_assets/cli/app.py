@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latent_assets.cli import asking, building, serving
+from latent_assets.cli import asking, building, generating, serving
 from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
 from latent_assets.cli.inbox import inbox_app
 from latent_assets.cli.profiles import profile_app
@@ -37,6 +37,7 @@ for _command in (
     building.automate,
     asking.search,
     asking.neighbors,
+    generating.generate,
     asking.info,
     asking.schema,
     asking.models,
