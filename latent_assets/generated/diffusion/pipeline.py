@@ -105,7 +105,8 @@ def _load(spec: DiffusionModel, device: torch.device, files: ModelFiles) -> Text
     index = _index(folder, spec)
     # transformers that predict a flow, and the text encoders beside them, overflow in float16
     dtype = dtype_on(device, spec.dtype, torch.bfloat16 if "transformer" in index else torch.float16)
-    components: dict[str, Any] = {}
+    # parts that were saved as absent (SD3 without its third text encoder) have to be said to be absent
+    components: dict[str, Any] = {name: None for name, part in index.items() if part == [None, None]}
     if "safety_checker" in index:
         components |= {"safety_checker": None, "requires_safety_checker": False}
     try:

@@ -53,7 +53,7 @@ class GenerationRequest:
         object.__setattr__(self, "prompt", _text(self.prompt, "prompt"))
         if not self.prompt:
             raise QueryError("The prompt is empty: write what the image should show.")
-        object.__setattr__(self, "negative", _text(self.negative, "negative prompt") if self.negative else None)
+        object.__setattr__(self, "negative", _text(self.negative or "", "negative prompt") or None)
         _whole(self.steps, "steps", 1, MOST_STEPS)
         _whole(self.n, "n", 1, MOST_IMAGES)
         _whole(self.seed, "seed", 0, LARGEST_SEED)
