@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latent_assets.cli import asking, building, placing, serving
+from latent_assets.cli import asking, building, generating, placing, serving
 from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
 from latent_assets.cli.inbox import inbox_app
 from latent_assets.cli.profiles import profile_app
@@ -39,6 +39,7 @@ for _command in (
     asking.search,
     asking.neighbors,
     placing.place,
+    generating.generate,
     asking.info,
     asking.schema,
     asking.models,

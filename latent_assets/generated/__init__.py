@@ -1,6 +1,6 @@
 """Generated images: made from text, taken from the inbox, and placed on the maps of a release.
 
-diffusion/        the text-to-image pipeline, through diffusers
+diffusion/        images from text, through diffusers, and their path through the maps
 metadata/         prompts and parameters, read from the files of all common tools and written into our own
 placement/        where an image falls, what is near, and how usual that is
 inbox.py          files that were dropped, accepted, put aside
