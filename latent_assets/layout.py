@@ -7,7 +7,7 @@
     embeddings/{fingerprint}/{shard}.arrow      ids and features; {shard}.latents.arrow the whole latents
     projection/{fingerprint}/                   model.safetensors and coords/{shard}.parquet
     lance/                                      the LanceDB tables `atlas` and `generated`
-    generated/                                  inbox, batches, accepted, images, quarantine, calibration
+    generated/                                  inbox, batches, accepted, images, vectors, quarantine, calibration
     manifests/{stage}/{key}.json                what has been made; notes on what failed or is damaged
     claims/{name}/                              who makes what
     pictures/{asset}/                           what the Dagster UI shows
@@ -117,6 +117,20 @@ BATCHES = f"{GENERATED}/batches"
 ACCEPTED = f"{GENERATED}/accepted"
 ORIGINALS = f"{GENERATED}/images"
 QUARANTINE = f"{GENERATED}/quarantine"
+
+
+VECTORS = f"{GENERATED}/vectors"
+SERVICE_INBOX = f"{INBOX}/service"
+
+
+def vectors_name(sha256: str) -> str:
+    """Vectors that were made of a generated image when it was accepted."""
+    return f"{VECTORS}/{sha256}.safetensors"
+
+
+def kept_name(sha256: str, extension: str) -> str:
+    """A file that the service put into the inbox; its sidecar has the extension `json`."""
+    return f"{SERVICE_INBOX}/{sha256}.{extension}"
 
 
 def batch_name(digest: str) -> str:

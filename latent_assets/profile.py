@@ -264,6 +264,24 @@ class Generated(_Section):
     max_images: Annotated[int, Field(ge=1)] | None = Field(default=None, description="above it the oldest are deleted")
 
 
+class Service(_Section):
+    """The HTTP service (`latent-assets serve`): how much it takes at once. What it builds does not depend on it."""
+
+    image_bytes: Annotated[int, Field(ge=1024, le=1_000_000_000)] = Field(
+        default=20_000_000, description="of an uploaded image at most; never more than fetch.max_bytes"
+    )
+    image_pixels: Annotated[int, Field(ge=1024)] = Field(
+        default=50_000_000, description="of an uploaded image at most; never more than fetch.max_pixels"
+    )
+    prompt_length: Annotated[int, Field(ge=1, le=10_000)] = Field(default=2_000, description="characters of a prompt")
+    steps: Annotated[int, Field(ge=1, le=1_000)] = Field(default=100, description="of denoising, at most")
+    queue: Annotated[int, Field(ge=0, le=10_000)] = Field(default=64, description="uploads and searches that wait")
+    generations: Annotated[int, Field(ge=0, le=1_000)] = Field(default=8, description="generations that wait")
+    per_client: Annotated[int, Field(ge=1)] = Field(default=32, description="requests of one client at a time")
+    generations_per_client: Annotated[int, Field(ge=1)] = Field(default=2, description="generations of one client")
+    inbox: Annotated[int, Field(ge=1)] = Field(default=10_000, description="kept images that wait to be taken, at most")
+
+
 class Profile(_Section):
     """What to build. Read one with `load_profile`."""
 
@@ -285,6 +303,7 @@ class Profile(_Section):
     projection: Projection = Projection()
     table: Table = Table()
     generated: Generated = Generated()
+    service: Service = Service()
 
     @model_validator(mode="after")
     def _spaces_have_models(self) -> Profile:
@@ -310,8 +329,8 @@ class Profile(_Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the resolved profile and of its extensions' code: 16 hexadecimal digits."""
-        digest = hashlib.sha256(self.model_dump_json().encode())
+        """Hash of the resolved profile, but for [service], and of its extensions' code: 16 hexadecimal digits."""
+        digest = hashlib.sha256(self.model_dump_json(exclude={"service"}).encode())
         for extension in self.extensions:
             digest.update(extension_code(extension))
         return digest.hexdigest()[:16]

@@ -154,6 +154,33 @@ def small_profile(gallery: Gallery, small_models: dict[str, dict[str, Any]], tmp
     return lambda **tables: profile_over(gallery, small_models, tmp_path, **tables)
 
 
+@dataclass(frozen=True)
+class Built:
+    """A finished atlas: its profile, the profile's file and the home directory of its Dagster instance."""
+
+    profile: Profile
+    file: Path
+    home: Path
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, small_models: dict[str, dict[str, Any]]) -> Iterator[Built]:
+    """60 drawings in three spaces, published. Built once; do not change it."""
+    from latent_assets_tests.e2e.small_atlas import small_atlas, write_profile
+
+    folder = tmp_path_factory.mktemp("built")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LATENT_ASSETS_HOME", str(folder / "home"))
+    patch.delenv("DAGSTER_HOME", raising=False)
+    with serving_gallery(folder / "gallery") as gallery:
+        profile = profile_over(gallery, small_models, folder)
+        with small_atlas(profile) as atlas:
+            results = atlas.build()
+        patch.undo()
+        assert not any(result.failed for result in results.values())
+        yield Built(profile, write_profile(profile, folder / "profile.toml"), folder / "home")
+
+
 def pytest_configure() -> None:
     """Fewer threads than cores' worth of BLAS: tests run beside servers they started themselves."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

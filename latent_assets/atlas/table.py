@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from latent_assets.errors import NotBuiltError, StorageError
+from latent_assets.errors import NotBuiltError, QueryError, StorageError
 from latent_assets.layout import ATLAS_TABLE, table_folder
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _S3_OPTIONS = {
     "AWS_ENDPOINT_URL": "aws_endpoint",
     "AWS_ENDPOINT_URL_S3": "aws_endpoint",
 }
+_DOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _ABSENT = ("not found", "no longer exists", "does not exist", "ref is invalid")
 
 
@@ -106,6 +107,23 @@ def nearest(table: LanceTable, embedding: str, metric: str, vector: np.ndarray, 
     """The search for the k rows nearest to `vector`, float [d], by an embedding; with an index or without."""
     search = table.search(np.asarray(vector, np.float32), vector_column_name=embedding)
     return search.distance_type(DISTANCES[metric]).nprobes(_PARTITIONS).refine_factor(_REFINE).limit(k)
+
+
+def row_filter(category: str | None = None, domain: str | None = None) -> str | None:
+    """The predicate of rows of a category, and from a domain or below it (of the page, else of the image's address).
+
+    None for all rows. Both come from strangers: what is no domain is refused with a QueryError, quotes are doubled.
+    """
+    parts = []
+    if category is not None:
+        parts.append(f"category = '{category.replace(chr(39), chr(39) * 2)}'")
+    if domain is not None:
+        if not _DOMAIN.fullmatch(domain.lower()):
+            raise QueryError(f"{domain[:80]!r} is not a domain: write it as in example.org.")
+        name = domain.lower().replace(".", "[.]")
+        pattern = f"^(?i)https?://([^/?#@]*@)?([^/?#:@]*[.])?{name}(:[0-9]*)?([/?#]|$)"
+        parts.append(f"regexp_like(coalesce(source_url, url), '{pattern}')")
+    return " AND ".join(parts) or None
 
 
 @contextmanager

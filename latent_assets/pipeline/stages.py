@@ -383,13 +383,13 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             group="generated",
             sharded=False,
             parents=("umap_model", "atlas_table"),
-            revision=1,
+            revision=2,
             settings=_nothing,
             description="What is usual between real images of the release: how far held-out images are from fitted "
-            "ones, in every embedding. A generated image is held against it: close, as usual, or like nothing here.",
+            "ones, in every space. A generated image is held against it: close, as usual, or like nothing here.",
             kinds=frozenset({"numpy", "safetensors"}),
             checks=(
-                Check("calibration_sound", "Distances are finite and in order, for every embedding of the maps."),
+                Check("calibration_sound", "Distances are finite and those that were measured, for every space."),
                 Check("calibration_possible", "Enough images were held out to calibrate by.", warns=True),
             ),
             maker=f"{_MAKERS}.generated:make_calibration",

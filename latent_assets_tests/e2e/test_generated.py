@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.cli.app import app
+from latent_assets.client import Atlas
 from latent_assets.definitions import build_defs
 from latent_assets.defs import generated as defs_generated
 from latent_assets.defs import tags
@@ -36,7 +37,7 @@ from latent_assets.layout import ORIGINALS
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
-from latent_assets_tests.e2e.conftest import Built
+from latent_assets_tests.conftest import Built
 from latent_assets_tests.e2e.small_atlas import SmallAtlas, small_atlas, write_profile
 from latent_assets_tests.generated.tagged import png
 
@@ -140,17 +141,25 @@ def test_what_is_dropped_is_taken_and_placed_once(atlas: SmallAtlas) -> None:
     # the asset holds what a placer gives, bit for bit
     placer = ImagePlacer.open(atlas.lineage.storage)
     placed = placer.place(decode_as_stored(tagged, placer.info.how_stored))
-    for space, place in placed.places.items():
-        assert tuple(fox[f"xyz_{space}"]) == place.xyz
+    for space, place in placed.placements.items():
+        assert tuple(fox[f"xyz_{space}"]) == place.position
     assert np.array_equal(np.array(fox["clip"], np.float16), placed.vectors["clip"])
     assert fox["release"] == placer.version and fox["verdict"] == placed.verdict == "not calibrated"
     # the same again does nothing twice
+    (Path(atlas.profile.root) / "generated/inbox/fresh.png").unlink()
     drop(atlas, "again.png", tagged)
     assert look_and_run(atlas).success
     assert len(rows(atlas)) == 3 and "again.png" not in left(atlas)
     event = atlas.instance.fetch_materializations(asset_key(atlas.profile, "generated_images"), limit=1).records[0]
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["taken again"].value == 1
+
+
+def test_an_atlas_too_small_to_be_calibrated_says_so(built: Built) -> None:
+    placed = Atlas.open(built.profile.root).place(picture(1))
+    assert placed.verdict == "not calibrated" and "says nothing of what is usual" in placed.sentence
+    place = placed.placements["clip"]
+    assert (place.percentile, place.p_value, placed.p_value) == (None, None, None) and len(place.neighbours) == 12
 
 
 def test_hostile_files_are_put_aside_with_a_reason_and_can_be_put_back(atlas: SmallAtlas) -> None:
@@ -435,7 +444,7 @@ def test_columns_of_another_embedding_are_added_beside(tmp_path: Path) -> None:
     now = datetime.now(UTC)
 
     def row(release: int, **more: Any) -> dict[str, Any]:
-        facts = {name: "" for name in ("name", "file", "encoder", "verdict", "explanation")}
+        facts = {name: "" for name in ("name", "file", "encoder", "calibration", "verdict", "explanation")}
         sizes = {name: 1 for name in ("bytes", "width", "height")}
         return {"id": "a", "release": release, "received": now, "placed": now, "thumbnail": b"", "behind": [],
                 "path": [], **facts, **sizes, **more}  # fmt: skip
@@ -445,7 +454,7 @@ def test_columns_of_another_embedding_are_added_beside(tmp_path: Path) -> None:
     assert table.add([row(2, vae=[5.0])], generated_schema(["vae"], ["vae"])) == 1
     newest = table.rows(["a"])["a"]
     assert newest["release"] == 2 and newest["vae"] == [5.0] and newest["clip"] is None
-    assert table.releases() == {"a": {1, 2}}
+    assert table.placements() == {"a": {1: "", 2: ""}}
 
 
 def test_the_documented_schema_is_the_table_s(atlas: SmallAtlas) -> None:

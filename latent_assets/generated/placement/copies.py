@@ -5,7 +5,7 @@ Vectors propose candidates, pixels decide. Works on small pictures, so that thum
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -80,6 +80,12 @@ class Picture:
             return 0.0
         found = float(cv2.matchTemplate(large, small, cv2.TM_CCOEFF_NORMED).max())
         return found if np.isfinite(found) else 0.0
+
+
+def best_copy(picture: Picture, candidates: Mapping[str, Picture]) -> tuple[str, Match] | None:
+    """The candidate (by id) whose pixels correlate best with a picture's; the first by id of equals, None without."""
+    found = [(row_id, picture.best_match(other)) for row_id, other in sorted(candidates.items())]
+    return max(found, key=lambda item: item[1].correlation, default=None)
 
 
 def _contrast(pixels: np.ndarray) -> float:

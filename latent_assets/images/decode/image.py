@@ -76,11 +76,16 @@ def decode_as_stored(image: bytes | Image.Image, settings: Fetch) -> Image.Image
     The very file that is in an atlas gives the very pixels that its vectors were made from. `image` is a file's bytes
     or what Pillow opened of one. Raises as `store_image` does.
     """
+    return decode_image(stored_like(image, settings).data)
+
+
+def stored_like(image: bytes | Image.Image, settings: Fetch) -> StoredImage:
+    """`store_image` of a file's bytes, or of what Pillow opened of one."""
     if not isinstance(image, bytes):
         from latent_assets.images.decode.pixels import pixels_of, png
 
         image = png(pixels_of(image))
-    return decode_image(store_image(image, settings).data)
+    return store_image(image, settings)
 
 
 def _whole(limits: Fetch) -> Fetch:
