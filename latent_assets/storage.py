@@ -22,8 +22,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from latent_assets.errors import StorageError
+from latent_assets.errors import LatentAssetsError, StorageError
 from latent_assets.layout import LANCE
+from latent_assets.limits import shortage
 
 if TYPE_CHECKING:
     import fsspec
@@ -404,6 +405,8 @@ def explained(storage: Storage, name: str, reading: bool = True) -> Iterator[Non
     """Turn the operating system's refusals into errors that name the path and the remedy."""
     try:
         yield
+    except LatentAssetsError:
+        raise
     except FileNotFoundError as error:
         if not reading:
             raise
@@ -418,12 +421,14 @@ def explained(storage: Storage, name: str, reading: bool = True) -> Iterator[Non
             f"{storage.uri(name)} cannot be written: a part of that path is a file. Set another `root` in the profile."
         ) from error
     except Exception as error:
+        # Polars wraps the system's error: only its text is left
+        if (fault := shortage(error, connecting=not storage.is_local, wrapped=True)) is not None:
+            raise fault from error
         if type(error).__module__.startswith(("botocore", "aiobotocore")):
             raise StorageError(
                 f"{storage.uri(name)} cannot be reached: {error}. Check the AWS environment (AWS_ENDPOINT_URL, "
                 "credentials, region) and the bucket's name in the profile's `root`."
             ) from error
-        # Polars wraps the system's error: only its text is left
         if getattr(error, "errno", None) == errno.ENOSPC or "(os error 28)" in str(error):
             raise StorageError(
                 f"{storage.root} is full: {name} could not be written. Free space or set another `root` in the "
