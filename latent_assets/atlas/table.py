@@ -17,6 +17,7 @@ import numpy as np
 from latent_assets.errors import NotBuiltError, StorageError
 from latent_assets.layout import ATLAS_TABLE, table_folder
 from latent_assets.limits import shortage
+from latent_assets.storage import Storage
 
 if TYPE_CHECKING:
     from lancedb.query import LanceVectorQueryBuilder
@@ -123,6 +124,11 @@ def writing(lance_uri: str) -> Iterator[None]:
             f"{table_uri(lance_uri)} cannot be written ({brief(error)}). Make room or make it writable, then build "
             "again; the release before is untouched."
         ) from error
+
+
+def flush_table(lance_uri: str, table: str = ATLAS_TABLE) -> None:
+    """Have all that Lance wrote of a table on the disk: it leaves that to the system, and a power cut takes it."""
+    Storage(lance_uri).flush([table_folder(table)])
 
 
 def brief(error: BaseException) -> str:

@@ -344,7 +344,9 @@ def logging_progress(context: dg.AssetExecutionContext, every: float = 10.0) -> 
 
     def tell(progress: Progress) -> None:
         nonlocal last
-        if time.monotonic() - last >= every:
+        if progress.lasting:
+            context.log.warning(f"{progress.stage}: {progress.note}")
+        elif time.monotonic() - last >= every:
             last = time.monotonic()
             of = f" of {progress.total}" if progress.total else ""
             context.log.info(f"{progress.stage}: {progress.done}{of} {progress.unit} {progress.note}")

@@ -25,6 +25,7 @@ from latent_assets.defs.provenance import observe_sources, unrecorded
 from latent_assets.errors import LatentAssetsError
 from latent_assets.generated.projecting import pending
 from latent_assets.pipeline.lineage import Lineage
+from latent_assets.pipeline.makers.atlas import recover_table
 from latent_assets.pipeline.manifests import WHOLE
 from latent_assets.pipeline.states import DUE, ArtifactStatus, State
 from latent_assets.storage import host_name, process_lives
@@ -66,6 +67,7 @@ class Builder:
         self.lineage.storage.check_writable()
         self.lineage.storage.sweep()
         self._end_dead_runs()
+        recover_table(self.lineage)
         announce("sources", 0, 0)
         self._observe()
         for batch in self.lineage.batches():

@@ -233,6 +233,8 @@ class Lineage:
         problems = _problems(stage, findings)
         if problems:
             raise DataError(f"{artifact_name(stage.name, key)}: {'; '.join(problems.values())}", problems)
+        # what the manifest speaks of is on the disk before it is; so it is nothing that a power cut could take
+        self.storage.flush(output.files)
         written = self.manifests.commit(manifest)
         self.recent_failures[stage.name].pop(key, None)
         self._forget_after(stage.name)
