@@ -16,6 +16,8 @@ import numpy as np
 
 from latent_assets.errors import NotBuiltError, QueryError, StorageError
 from latent_assets.layout import ATLAS_TABLE, table_folder
+from latent_assets.limits import shortage
+from latent_assets.storage import Storage
 
 if TYPE_CHECKING:
     from lancedb.query import LanceVectorQueryBuilder
@@ -92,6 +94,8 @@ def open_table(lance_uri: str, version: int | str | None) -> LanceTable:
             raise NotBuiltError(
                 f"{lance_uri} has {wanted}. Run `latent-assets build`, or give another address."
             ) from error
+        if (fault := shortage(error, wrapped=True)) is not None:
+            raise fault from error
         raise StorageError(
             f"{uri} cannot be opened ({brief(error)}). Check the address and the credentials."
         ) from error
@@ -132,10 +136,17 @@ def writing(lance_uri: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
+        if (fault := shortage(error, wrapped=True)) is not None:
+            raise fault from error
         raise StorageError(
             f"{table_uri(lance_uri)} cannot be written ({brief(error)}). Make room or make it writable, then build "
             "again; the release before is untouched."
         ) from error
+
+
+def flush_table(lance_uri: str, table: str = ATLAS_TABLE) -> None:
+    """Have all that Lance wrote of a table on the disk: it leaves that to the system, and a power cut takes it."""
+    Storage(lance_uri).flush([table_folder(table)])
 
 
 def brief(error: BaseException) -> str:

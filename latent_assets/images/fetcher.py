@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,12 +18,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from latent_assets import progress
+from latent_assets.errors import ResourceError
+from latent_assets.images.download.descriptors import connection_budget
 from latent_assets.images.download.host_queue import HostQueue
 from latent_assets.images.download.http_client import Download, HttpClient, Network, Target
 from latent_assets.images.download.request import FetchRequest, FetchResult
+from latent_assets.images.faults import FaultWatch, patience
 from latent_assets.images.outcome import FetchError, Reason
 from latent_assets.images.store.store_queue import StoreQueue
 from latent_assets.images.store.worker import Job
+from latent_assets.limits import FILES, shortage
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch, Profile
@@ -43,6 +48,7 @@ class _QueuedRow:
     problem: FetchError | None = None
     attempts: int = 0
     deadline: float | None = None
+    faults: int = 0  # of this side, which count as no attempts
 
 
 def fetch_rows(
@@ -104,11 +110,12 @@ def _rare_collections() -> Iterator[None]:
 
 async def _fetch_links(settings: Fetch, job: Job, rows: list[FetchRequest], network: Network, count: _Count) -> None:
     hosts: HostQueue[_QueuedRow] = HostQueue(settings.per_host, settings.per_host_rate, settings.timeout)
-    slots = asyncio.Semaphore(settings.concurrency)
+    budget = connection_budget(settings.concurrency)
+    faults = FaultWatch(patience(settings.timeout))
+    slots = _Slots(budget.connections)
 
     def stored(more: int) -> None:
-        for _ in range(more):
-            slots.release()
+        slots.release(more)
         try:
             count.add(more)
         finally:
@@ -126,8 +133,8 @@ async def _fetch_links(settings: Fetch, job: Job, rows: list[FetchRequest], netw
     asyncio.get_running_loop().set_exception_handler(unexpected)
     try:
         store_queue.open()
-        async with HttpClient(settings, hosts, network) as client, asyncio.TaskGroup() as tasks:
-            fetcher = _Fetcher(settings, hosts, client, store_queue, slots)
+        async with HttpClient(settings, hosts, network, budget, faults) as client, asyncio.TaskGroup() as tasks:
+            fetcher = _Fetcher(settings, hosts, client, store_queue, slots, faults)
             hosts.add(fetcher.queued(row) for row in rows)
             watch = tasks.create_task(_raise_from(store_queue.failed))
             while True:
@@ -147,6 +154,27 @@ async def _raise_from(failed: asyncio.Future[None]) -> None:
     await failed
 
 
+class _Slots:
+    """How many rows are on their way at a time; one that may not be given back is lost for the others."""
+
+    def __init__(self, count: int) -> None:
+        self._free, self._count = asyncio.Semaphore(count), count
+
+    async def acquire(self) -> None:
+        await self._free.acquire()
+
+    def release(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._free.release()
+
+    def give_up(self) -> None:
+        """Go on with one less, as long as there is another."""
+        if self._count > 1:
+            self._count -= 1
+        else:
+            self._free.release()
+
+
 class _Fetcher:
     """Takes rows through their attempts. A row to be tried again goes back to the queue; it holds nothing."""
 
@@ -156,13 +184,15 @@ class _Fetcher:
         hosts: HostQueue[_QueuedRow],
         client: HttpClient,
         store_queue: StoreQueue,
-        slots: asyncio.Semaphore,
+        slots: _Slots,
+        faults: FaultWatch,
     ) -> None:
         self._settings = settings
         self._hosts = hosts
         self._client = client
         self._store_queue = store_queue
         self._slots = slots
+        self._faults = faults
         self._loop = asyncio.get_running_loop()
 
     def queued(self, row: FetchRequest) -> tuple[str, _QueuedRow]:
@@ -177,6 +207,9 @@ class _Fetcher:
         """One attempt at a row; its host's slot was taken and is given back here, its own when it is stored."""
         try:
             answer = await self._attempt(host, item)
+        except ResourceError as fault:
+            self._wait_for(fault, host, item)
+            return
         finally:
             self._hosts.release(host)
         if answer is not None:
@@ -191,8 +224,19 @@ class _Fetcher:
             assert item.problem is not None  # no answer
             self._store_queue.put(FetchResult(item.request, item.problem, item.request.attempts + item.attempts))
 
+    def _wait_for(self, fault: ResourceError, host: str, item: _QueuedRow) -> None:
+        """Put a row back that met a fault of this side, as if it had not been tried. Raises a fault that stays."""
+        item.faults += 1
+        item.attempts -= 1
+        item.deadline = None
+        self._hosts.requeue(host, item, self._faults.met(fault, item.faults))
+        if fault.resource == FILES:
+            self._slots.give_up()
+        else:
+            self._slots.release()
+
     async def _attempt(self, host: str, item: _QueuedRow) -> Download | None:
-        """The answer, or None with `item.problem` set."""
+        """The answer, or None with `item.problem` set. Raises ResourceError for a fault of this side."""
         if item.target is None:
             return None
         if gone := self._hosts.given_up(host):
@@ -203,15 +247,23 @@ class _Fetcher:
         elif self._loop.time() >= item.deadline:
             return None  # it waited too long for another attempt: the problem is what it was
         item.attempts += 1
+        began = self._loop.time()
         try:
             async with asyncio.timeout_at(item.deadline):
-                return await self._client.download(item.target)
-        except TimeoutError:
+                answer = await self._client.download(item.target)
+            self._faults.passed()
+            return answer
+        except TimeoutError as error:
+            if (fault := self._client.late(item.target, began)) is not None:
+                raise fault from error
             item.problem = FetchError(Reason.TIMEOUT, f"no image within {self._settings.timeout:g} s")
         except FetchError as problem:
             item.problem = problem
+        except (ResourceError, MemoryError) as error:
+            raise shortage(error) or error from error
         except Exception as error:  # hostile input that breaks a library is a reason for this row, not for the shard
             item.problem = FetchError(Reason.PROTOCOL, f"{type(error).__name__}: {error}")
+        self._faults.passed()
         if item.problem.redirects == 0:
             self._hosts.failed(host, item.problem.reason, item.problem.evidence)
         if item.problem.retry_after is not None and item.problem.redirects == 0:
@@ -243,13 +295,25 @@ def _read_files(profile: Profile, storage: Storage, part: str, rows: list[FetchR
 
     base = base_path(profile)
     recorder = Recorder(profile.fetch, Journal(storage, part))
+    faults = FaultWatch(patience(profile.fetch.timeout))
 
     def one(row: FetchRequest) -> None:
+        times = 0
+        while True:
+            try:
+                recorder.record([FetchResult(row, read(row), row.attempts + 1)])
+            except ResourceError as fault:
+                times += 1
+                time.sleep(faults.met(fault, times))
+            else:
+                faults.passed()
+                return
+
+    def read(row: FetchRequest) -> list[bytes] | FetchError:
         try:
-            result: list[bytes] | FetchError = [read_file(base, row.path or "", profile.fetch)]
+            return [read_file(base, row.path or "", profile.fetch)]
         except FetchError as problem:
-            result = problem
-        recorder.record([FetchResult(row, result, row.attempts + 1)])
+            return problem
 
     try:
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as threads:

@@ -81,7 +81,8 @@ class Stage:
     inputs: (profile) -> what only the machine that makes it knows; None for nothing. maker: makes one artefact (see
     `makers`). judge: reads one artefact and says what its checks find. describe: details -> facts for whoever looks.
     batch: stages that one pass makes together share a name. slices: its data version for a shard is that shard's own.
-    pool: what it needs that should not be used by many runs at once.
+    pool: what it needs that should not be used by many runs at once. opens: (lineage, manifest) -> what keeps it from
+    being opened, "" for nothing; for what is more than its files.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Stage:
     inputs: Callable[[Profile], dict[str, Any]] | None = None
     slices: bool = False
     per_run: int | None = None
+    opens: str | None = None
 
     def check(self, name: str) -> Check:
         """One of its checks by name."""
@@ -377,6 +379,7 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             details=f"{_MAKERS}.atlas:TableDetails",
             batch="atlas_table",
             pool="whole",
+            opens=f"{_MAKERS}.atlas:unopened",
         ),
         Stage(
             name="placement_calibration",
