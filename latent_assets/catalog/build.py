@@ -22,11 +22,15 @@ from latent_assets import progress
 from latent_assets.catalog.batches import expected_rows, read_rows
 from latent_assets.catalog.buckets import Buckets, bucket_count, spill_folder
 from latent_assets.catalog.filters import DUPLICATE, NOT_SAMPLED, Funnel, RowFilter, sample_ranks
+from latent_assets.catalog.findings import Findings
 from latent_assets.catalog.hashing import DIGEST, HEAD, row_digests
+from latent_assets.catalog.local_files import below
+from latent_assets.catalog.names import name_of_path, whole
 from latent_assets.catalog.removals import read_removals
 from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA
 from latent_assets.catalog.sharding import ShardWriter, shard_rows
 from latent_assets.catalog.shards import ShardEntry, catalog_version, read_index, shard_files, stored_shard
+from latent_assets.catalog.webdataset import parse_member
 from latent_assets.errors import SourceError
 
 if TYPE_CHECKING:
@@ -49,7 +53,7 @@ class CatalogReport:
     """What a build of the catalog did.
 
     `funnel` is (reason, rows dropped) in the order the rules apply; `mended` are the shards whose file was missing or
-    damaged and is written again.
+    damaged and is written again. `notes` are sentences about what was met in the source besides its rows.
     """
 
     rows_read: int
@@ -63,6 +67,7 @@ class CatalogReport:
     version: str
     bytes: int
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
@@ -79,7 +84,7 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
     with spill_folder(storage) as folder, _system_allocator():
         links = profile.source.kind == "metadata"
         rows = Buckets(storage, folder, "rows", bucket_count(expected), CATALOG_SCHEMA, ids_of_urls=links)
-        funnel = _read(profile, storage, rows, expected if exact else None)
+        funnel, findings = _read(profile, storage, rows, expected if exact else None)
         previous, stored, lost = _previous(storage, folder, rows.count, before, profile.shards.rows)
         threshold = _sample_threshold(profile, rows)
         counted = stored or lost or _may_be_too_many(profile, rows.rows)
@@ -102,6 +107,7 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
         mended=tuple(sorted(lost)),
         version=catalog_version(shards),
         bytes=writer.bytes,
+        notes=findings.notes(),
         seconds=time.monotonic() - started,
     )
 
@@ -117,21 +123,39 @@ def _system_allocator() -> Iterator[None]:
         pa.set_memory_pool(before)
 
 
-def _read(profile: Profile, storage: Storage, rows: Buckets, total: int | None) -> Funnel:
+def _read(profile: Profile, storage: Storage, rows: Buckets, total: int | None) -> tuple[Funnel, Findings]:
     """Pass the source's rows through the filters into the buckets."""
     removals = read_removals(profile.filters.remove)
+    findings = Findings(profile.source.skip_bad_rows)
     row_filter = RowFilter(profile.filters, removals)
     funnel = row_filter.funnel
-    for batch in read_rows(profile, storage, ids=len(removals.ids) > 0):
-        rows.add(row_filter.apply(batch))
+    for batch in read_rows(profile, storage, findings, ids=len(removals.ids) > 0):
+        rows.add(row_filter.apply(batch.frame, batch.captioned))
         progress.report(STAGE, funnel.rows, total, "rows")
+    for kept in _unread_rows(storage, findings):
+        rows.add(row_filter.apply(kept))
     rows.finish()
+    funnel.begin_with(findings.steps())
     if funnel.rows == 0:
         raise SourceError(f"{profile.source.path or profile.source.builtin} has no rows: nothing to build from.")
     funnel.dropped[DUPLICATE] = 0
     if profile.filters.sample is not None:
         funnel.dropped[NOT_SAMPLED] = 0
-    return funnel
+    return funnel, findings
+
+
+def _unread_rows(storage: Storage, findings: Findings) -> Iterator[pl.DataFrame]:
+    """The stored rows of images in directories that cannot be read now: whether they are still there is not known."""
+    if not findings.unreadable:
+        return
+    folders = {whole(folder) for folder in findings.unreadable}
+    for shard in shard_files(storage):
+        if (found := stored_shard(storage, shard, None)) is not None:
+            frame = found[0].filter(pl.col("path").is_not_null())
+            names = [
+                whole(name_of_path(member.tar if (member := parse_member(path)) else path)) for path in frame["path"]
+            ]
+            yield frame.filter(pl.Series([below(name, folders) for name in names], dtype=pl.Boolean))
 
 
 def _previous(
