@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +45,9 @@ Result = TypeVar("Result")
 STAGE = "laion_metadata"
 _AHEAD = 2  # buckets that are prepared at a time
 _READERS = 4  # of stored shards
-_PREVIOUS_SCHEMA: dict[str, type[pl.DataType]] = {"id": pl.String, "shard": pl.String}
+# what tells whether a stored row is still one of the source's
+_LINK_FACTS: dict[str, type[pl.DataType]] = {"id": pl.String}
+_FILE_FACTS: dict[str, type[pl.DataType]] = {"id": pl.String, "source_hash": pl.Int64}
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,22 @@ class CatalogReport:
     notes: tuple[str, ...] = ()
 
 
-def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
+class RowsWouldGoError(Exception):
+    """`gone` of the `stored` rows of a catalog would leave it."""
+
+    def __init__(self, gone: int, stored: int) -> None:
+        super().__init__(f"{gone} of {stored} rows would leave the catalog")
+        self.gone, self.stored = gone, stored
+
+
+def build_catalog(profile: Profile, storage: Storage, keep: bool = False) -> CatalogReport:
     """Bring `catalog/` up to date with the profile's source; files whose rows did not change are left alone.
 
     Every stored file is read: one that is missing or damaged is written again, with the rows that it held. A shard
     whose rows are all gone keeps its key and has none; that may be so of all shards.
     Raises SourceError when the source cannot be read, lacks a column, has no rows, or, where there is no catalog yet,
-    when no row passes the filters.
+    when no row passes the filters. With `keep` raises RowsWouldGoError, and writes nothing, when stored rows (of files:
+    or their bytes) are none of the source's.
     """
     started = time.monotonic()
     before = read_index(storage)
@@ -85,7 +96,10 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
         links = profile.source.kind == "metadata"
         rows = Buckets(storage, folder, "rows", bucket_count(expected), CATALOG_SCHEMA, ids_of_urls=links)
         funnel, findings = _read(profile, storage, rows, expected if exact else None)
-        previous, stored, lost = _previous(storage, folder, rows.count, before, profile.shards.rows)
+        facts = _LINK_FACTS if links or not keep else _FILE_FACTS
+        previous, stored, lost = _previous(storage, folder, rows.count, before, profile.shards.rows, facts)
+        if keep and (gone := _count_gone(rows, previous, facts)):
+            raise RowsWouldGoError(gone, previous.rows)
         threshold = _sample_threshold(profile, rows)
         counted = stored or lost or _may_be_too_many(profile, rows.rows)
         added = max(0, _count_added(rows, previous) - sum(lost.values())) if counted else rows.rows
@@ -159,19 +173,24 @@ def _unread_rows(storage: Storage, findings: Findings) -> Iterator[pl.DataFrame]
 
 
 def _previous(
-    storage: Storage, folder: Path, buckets: int, index: dict[str, ShardEntry], rows_per_shard: int
+    storage: Storage,
+    folder: Path,
+    buckets: int,
+    index: dict[str, ShardEntry],
+    rows_per_shard: int,
+    facts: dict[str, type[pl.DataType]],
 ) -> tuple[Buckets, dict[str, ShardEntry], dict[str, int]]:
-    """Where each row of the stored catalog is (`id`, `shard`), what the files hold, and the rows of the lost ones.
+    """Where each row of the stored catalog is (`facts` and `shard`), what the files hold, and the rows of lost ones.
 
     Of a lost file that no index knows (a first build was killed), `rows_per_shard` is the best guess.
     """
-    previous = Buckets(storage, folder, "previous", buckets, _PREVIOUS_SCHEMA)
+    previous = Buckets(storage, folder, "previous", buckets, {**facts, "shard": pl.String})
     stored: dict[str, ShardEntry] = {}
     lost: dict[str, int] = {}
 
     def look(shard: str) -> tuple[pl.DataFrame, ShardEntry] | None:
         found = stored_shard(storage, shard, index.get(shard))
-        return found and (found[0].select("id", shard=pl.lit(shard)), found[1])
+        return found and (found[0].select(*facts, shard=pl.lit(shard)), found[1])
 
     shards = sorted({*index, *shard_files(storage)})
     with ThreadPoolExecutor(_READERS, thread_name_prefix="catalog") as threads:
@@ -280,6 +299,15 @@ def _count_added(rows: Buckets, previous: Buckets) -> int:
         int((~ids.is_in(previous.read(bucket, ["id"])["id"].implode())).sum())
         for bucket, ids in enumerate(_unique_ids(rows))
     )
+
+
+def _count_gone(rows: Buckets, previous: Buckets, facts: Collection[str]) -> int:
+    """How many stored rows are not among those that were read."""
+    gone = 0
+    for bucket in range(rows.count):
+        before, now = previous.read(bucket, list(facts)), rows.read(bucket, list(facts))
+        gone += before.join(now, on=list(facts), how="anti", nulls_equal=True).height
+    return gone
 
 
 def _refuse_nothing(profile: Profile, funnel: Funnel) -> None:

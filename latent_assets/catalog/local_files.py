@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT_MARK = "latent-assets.json"  # a file that every root has, see `pipeline.ownership`
+from latent_assets.layout import OWNER
 
 HIDDEN = "hidden"
 LINKED_AGAIN = "link_to_a_directory_that_is_read_already"
@@ -64,7 +64,7 @@ def walk(base: str, pattern: str = "", root: str | None = None) -> Walk:
     """The files below the directory `base`, those that match `pattern` when there is one.
 
     Names that begin with a dot are left out. A directory is read once, however many links lead to it, under its own
-    name when that is below `base`. `root` and other directories that hold an atlas (they have a ROOT_MARK) are left
+    name when that is below `base`. `root` and other directories that hold an atlas (they have an OWNER) are left
     out. Raises OSError when `base` itself cannot be read.
     """
     return _Walker(base, pattern, root).walk()
@@ -117,7 +117,7 @@ class _Walker:
         while stack:
             folder, prefix = stack.pop()
             entries = self._entries(folder, prefix)
-            if prefix and any(entry.name == ROOT_MARK for entry in entries):
+            if prefix and any(entry.name == OWNER for entry in entries):
                 self._found.roots.append(prefix)
                 continue
             for entry in entries:

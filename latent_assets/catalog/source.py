@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from latent_assets.catalog.local_files import HIDDEN, ROOT_MARK, below, split_pattern, walk
+from latent_assets.catalog.local_files import HIDDEN, below, split_pattern, walk
 from latent_assets.catalog.names import whole
 from latent_assets.errors import SourceError
+from latent_assets.layout import OWNER
 from latent_assets.storage import filesystem_options, fingerprint
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def _remote_listing(path: str, suffixes: tuple[str, ...], storage: Storage) -> L
         for name, info in entries.items()
         if info.get("type", "file") != "directory"
     }
-    roots = {inside.rpartition("/")[0] for inside in names.values() if inside.endswith(f"/{ROOT_MARK}")}
+    roots = {inside.rpartition("/")[0] for inside in names.values() if inside.endswith(f"/{OWNER}")}
     own = storage.root.removeprefix(_remote(path)) if "://" in storage.root else None
     if own is not None and own.startswith(f"{base}/"):
         roots.add(own.removeprefix(f"{base}/"))
