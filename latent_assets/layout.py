@@ -1,5 +1,6 @@
 """Where everything lies below an atlas's root: the one place that knows its folders and file names.
 
+    latent-assets.json                          which source all of this is made from
     source/                                     the built-in data set (a root on S3: below the home directory)
     catalog/{shard}.parquet, index.parquet      rows
     images/{part}.tar, {part}.parquet           images and their ledger; {part}.partial/ is the journal
@@ -18,6 +19,7 @@ to the root and are given to `storage.Storage`.
 
 from __future__ import annotations
 
+OWNER = "latent-assets.json"  # also tells a root from other directories
 SOURCE = "source"
 
 # -- catalog -------------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ def build(
     retry: Annotated[
         list[str] | None, typer.Option(help="Fetch rows that failed for this reason once more (repeatable).")
     ] = None,
+    replace_source: Annotated[
+        bool, typer.Option("--replace-source", help="Let this source take over a root that belongs to another one.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring the atlas up to date: only what is missing or stale is redone."""
@@ -37,10 +40,13 @@ def build(
     from latent_assets.defs.display import BuildDisplay
     from latent_assets.defs.instance import open_instance
     from latent_assets.pipeline.lineage import Lineage
+    from latent_assets.pipeline.ownership import take_root
 
     chosen = selected_profile(profile)
     lineage = Lineage(chosen)
     reasons = _checked_reasons(retry or [])
+    if replace_source:
+        take_root(lineage.storage, chosen)
     started = time.perf_counter()
     results = []
     try:
@@ -67,6 +73,8 @@ def build(
             }
         )
     elif not failed:
+        if any(result.done for result in results if result.stage == "laion_metadata"):
+            _print_notes(lineage)
         work = f"{done} artefacts made" if done else "nothing changed, nothing to do"
         out.print(chosen.title or chosen.name, style="bold", end=" ")
         out.print(f"is up to date: {work} ({seconds:.1f} s).")
@@ -172,6 +180,14 @@ def _print_losses(lineage: Lineage) -> None:
             out.print(
                 f"{title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()), highlight=False
             )
+    _print_notes(lineage)
+
+
+def _print_notes(lineage: Lineage) -> None:
+    """What was met in the source besides its rows."""
+    metadata = lineage.manifests.get("laion_metadata")
+    for note in lineage.details(metadata).notes if metadata else ():
+        out.print(f"note: {note}", highlight=False, markup=False)
 
 
 def verify(

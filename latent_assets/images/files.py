@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from latent_assets.catalog.names import name_of_path
 from latent_assets.catalog.source import read_range
 from latent_assets.catalog.webdataset import parse_member
 from latent_assets.images.outcome import FetchError, Reason
@@ -22,7 +23,7 @@ def read_file(base: str, path: str, settings: Fetch) -> bytes:
     Raises FetchError, and ResourceError for a fault of this side.
     """
     member = parse_member(path)
-    place = f"{base}/{member.tar if member else path}"
+    place = f"{base}/{name_of_path(member.tar if member else path)}"
     try:
         if member is None:
             data = read_range(place, 0, settings.max_bytes + 1)
