@@ -10,6 +10,7 @@ releases.py    the release that is live, with its models, followed without a res
 looking.py     searches, rows and thumbnails of a release
 placements.py  where an image falls, as the API says it
 keeping.py     images that were accepted: into the inbox, and found again before they are in the table
+generating.py  images from prompts, told as they form
 static.py      tiles and the viewer's files
 server.py      a process that listens
 record.py      which service runs for a root, for the command line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,8 +35,9 @@ from latent_assets.service.answers import (
     Releases,
     SearchAnswer,
 )
+from latent_assets.service.generating import GenerateRequest, GenerationStream, Generators, Wanted, limited
 from latent_assets.service.keeping import Keeper
-from latent_assets.service.problems import Problem, ProblemError, install, responses
+from latent_assets.service.problems import GONE, Problem, ProblemError, install, responses
 from latent_assets.service.queues import WorkQueue
 from latent_assets.service.releases import LiveRelease, OpenRelease
 from latent_assets.service.remote import LONGEST_QUERY
@@ -75,6 +77,9 @@ class Service:
         self.keeper = Keeper(self.profile, self.storage)
         self.reading = WorkQueue("reading", 4, max(64, 4 * limits.queue), limits.per_client, 0.01)
         self.placing = WorkQueue("placing", 2, limits.queue, limits.per_client, 0.15)
+        self.generating = WorkQueue("generating", 1, limits.generations, limits.generations_per_client, 3.0)
+        self.generators = Generators(self.profile, self.generation)
+        self.stopping = threading.Event()
 
     @cached_property
     def limits(self) -> Fetch:
@@ -97,8 +102,9 @@ class Service:
 
     def close(self) -> None:
         """Begin nothing any more."""
+        self.stopping.set()
         self.live.stop()
-        for queue in (self.reading, self.placing):
+        for queue in (self.reading, self.placing, self.generating):
             queue.close()
 
 
@@ -107,7 +113,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.live.start()
+        service.live.start(service.generators.load if service.generators.works else None)
         yield
         service.close()
 
@@ -159,7 +165,7 @@ def _schema(app: FastAPI, access: Access) -> dict[str, Any]:
 
 
 def _about(app: FastAPI, service: Service) -> None:
-    @app.get(HEALTH, responses=responses(429))
+    @app.get(HEALTH, tags=["about"], responses=responses(429))
     async def health() -> Health:
         """Whether the service answers, and from which release. Asks for no token."""
         release, waits = service.live.current, service.live.waits
@@ -171,7 +177,7 @@ def _about(app: FastAPI, service: Service) -> None:
             problem="the release that is live cannot be loaded; see the log" if service.live.problem else None,
         )
 
-    @app.get("/api/release", responses=responses(429, 503))
+    @app.get("/api/release", tags=["about"], responses=responses(429, 503))
     async def release() -> Release:
         """The release that is answered from, and what this service does."""
         found = service.current
@@ -181,7 +187,7 @@ def _about(app: FastAPI, service: Service) -> None:
             rows=info.rows,
             published=info.created,
             spaces=list(info.spaces),
-            generation=service.generation,
+            generation=service.generators.works,
             writes=service.writes,
             profile=info.profile,
             title=info.title,
@@ -192,7 +198,7 @@ def _about(app: FastAPI, service: Service) -> None:
             tiles=await service.reading.run(lambda: _tiles(service.storage, found.version)),
         )
 
-    @app.get("/api/releases", responses=responses(429, 503))
+    @app.get("/api/releases", tags=["about"], responses=responses(429, 503))
     async def releases(request: Request) -> Releases:
         """The releases that are kept, newest first."""
         found = service.current
@@ -218,7 +224,7 @@ def _releases(storage: Storage, current: OpenRelease) -> Releases:
 
 
 def _atlas(app: FastAPI, service: Service) -> None:
-    @app.get("/api/search", responses=responses(422, 429, 503))
+    @app.get("/api/search", tags=["atlas"], responses=responses(422, 429, 503))
     async def search(
         request: Request,
         q: Annotated[str, Query(max_length=LONGEST_QUERY, pattern=_TEXT, description="words", examples=["hot drink"])],
@@ -248,6 +254,7 @@ def _atlas(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/api/search",
+        tags=["atlas"],
         responses=responses(400, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": uploads.REQUEST_BODY},
     )
@@ -257,13 +264,13 @@ def _atlas(app: FastAPI, service: Service) -> None:
         looking.check_space(release, space)
         return await _uploaded(service, request, lambda data: looking.search_image(release, data, k, space))
 
-    @app.get("/api/images/{id}", responses=responses(404, 422, 429, 503))
+    @app.get("/api/images/{id}", tags=["atlas"], responses=responses(404, 422, 429, 503))
     async def image(request: Request, id: RowId) -> ImageAnswer:
         """An image of the atlas: where it came from, where it is, what is near it."""
         release = service.current
         return await _answer(request, service.reading, lambda: looking.image(release, id))
 
-    @app.get("/api/images/{id}/neighbours", responses=responses(404, 422, 429, 503))
+    @app.get("/api/images/{id}/neighbours", tags=["atlas"], responses=responses(404, 422, 429, 503))
     async def neighbours(request: Request, id: RowId, k: Count = 10, space: Space = "clip") -> SearchAnswer:
         """Other images of the atlas that resemble one, best first."""
         release = service.current
@@ -271,6 +278,7 @@ def _atlas(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/api/images/{id}/thumbnail",
+        tags=["atlas"],
         response_class=Response,
         responses={200: _PICTURE, **responses(404, 422, 429, 503)},
     )
@@ -296,6 +304,7 @@ def _atlas(app: FastAPI, service: Service) -> None:
 def _generated(app: FastAPI, service: Service) -> None:
     @app.post(
         "/api/place",
+        tags=["generated"],
         responses=responses(400, 403, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": uploads.REQUEST_BODY},
     )
@@ -317,7 +326,26 @@ def _generated(app: FastAPI, service: Service) -> None:
 
         return await _uploaded(service, request, work)
 
-    @app.get("/api/generated", responses=responses(422, 429, 503))
+    async def generate(asked: GenerateRequest) -> Response:
+        """Make an image from a prompt, told as it forms: the events `queued`, `step`, then `result`, or `problem`."""
+        if not service.generators.works:
+            raise ProblemError(403, "This service makes no images.")
+        wanted = Wanted(
+            service.profile, service.current, asked, service.generators, service.keeper, service.stopping.is_set
+        )
+        return GenerationStream(service.generating, wanted)
+
+    # what is asked is limited as the profile says
+    generate.__annotations__["asked"] = limited(service.profile.service)
+    events = {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    app.post(
+        "/api/generate",
+        tags=["generated"],
+        response_class=GenerationStream,
+        responses={200: events, **responses(403, 415, 422, 429, 503)},
+    )(generate)
+
+    @app.get("/api/generated", tags=["generated"], responses=responses(422, 429, 503))
     async def generated(
         request: Request,
         after: Annotated[str | None, Query(pattern=GENERATED_ID, description="only what came after this image")] = None,
@@ -331,7 +359,7 @@ def _generated(app: FastAPI, service: Service) -> None:
             lambda: GeneratedList(release=release.version, generated=service.keeper.listed(release, after, limit)),
         )
 
-    @app.get("/api/generated/{id}", responses=responses(404, 422, 429, 503))
+    @app.get("/api/generated/{id}", tags=["generated"], responses=responses(404, 422, 429, 503))
     async def generated_image(request: Request, id: GeneratedId) -> GeneratedAnswer:
         """All that is known of a generated image."""
         release = service.current
@@ -339,6 +367,7 @@ def _generated(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/api/generated/{id}/image",
+        tags=["generated"],
         response_class=Response,
         responses={200: _PICTURE, **responses(404, 422, 429, 503)},
     )
@@ -399,7 +428,7 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
         await asyncio.wait((doing, watching), return_when=asyncio.FIRST_COMPLETED)
         if doing.done():
             return doing.result()
-        raise ProblemError(499, "The client has gone.")
+        raise ProblemError(GONE, "The client has gone.")
     finally:
         for task in (doing, watching):
             task.cancel()

@@ -22,6 +22,7 @@ from latent_assets.service.queues import OverloadedError
 MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger("latent_assets.service")
 _LONGEST = 1_000
+GONE = 499  # nobody is told: the client has closed the connection
 
 
 class InvalidValue(BaseModel):
@@ -51,6 +52,12 @@ class Problem(BaseModel):
     detail: str
     errors: list[InvalidValue] | None = None
 
+    @classmethod
+    def of(cls, status: int, detail: str, errors: Sequence[InvalidValue] = ()) -> Problem:
+        """The problem of an HTTP status."""
+        title = "Client Closed Request" if status == GONE else HTTPStatus(status).phrase
+        return cls(title=title, status=status, detail=detail[:_LONGEST], errors=list(errors) or None)
+
 
 class ProblemError(Exception):
     """A request that is not answered, and what is answered instead."""
@@ -64,9 +71,7 @@ def problem(
     status: int, detail: str, headers: Mapping[str, str] | None = None, errors: Sequence[InvalidValue] = ()
 ) -> Response:
     """The answer that says what went wrong."""
-    found = Problem(
-        title=HTTPStatus(status).phrase, status=status, detail=detail[:_LONGEST], errors=list(errors) or None
-    )
+    found = Problem.of(status, detail, errors)
     # halves of pairs, which a request may hold, are no UTF-8
     content = found.model_dump(mode="json", exclude_none=True)
     return JSONResponse(_clean(content), status, {**(headers or {}), "Cache-Control": "no-store"}, MEDIA_TYPE)

@@ -28,6 +28,18 @@ class OverloadedError(Exception):
         self.retry_after = retry_after
 
 
+class Ticket:
+    """A place in a queue."""
+
+    def __init__(self, queue: WorkQueue) -> None:
+        self._queue = queue
+
+    @property
+    def position(self) -> int:
+        """How many are before it."""
+        return self._queue.position(self)
+
+
 class WorkQueue:
     """Threads for one kind of request, and those who wait for them.
 
@@ -39,12 +51,17 @@ class WorkQueue:
         self.name, self._workers, self._most, self._per_client = name, workers, workers + waiting, per_client
         self._seconds = seconds
         self._clients: Counter[str] = Counter()
+        self._tickets: dict[Ticket, None] = {}
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix=name)
 
     @property
     def taken(self) -> int:
         """Requests that are worked on or wait."""
-        return self._clients.total()
+        return len(self._tickets)
+
+    def position(self, ticket: Ticket) -> int:
+        """How many came before a ticket and are not done."""
+        return next((before for before, other in enumerate(self._tickets) if other is ticket), 0)
 
     @property
     def retry_after(self) -> int:
@@ -52,7 +69,7 @@ class WorkQueue:
         return max(1, min(_LONGEST_PAUSE, math.ceil(self._seconds * self.taken / self._workers)))
 
     @asynccontextmanager
-    async def place_for(self, client: str) -> AsyncIterator[None]:
+    async def place_for(self, client: str) -> AsyncIterator[Ticket]:
         """A place in the queue for the duration of the block. Raises OverloadedError when there is none."""
         if self._clients[client] >= self._per_client:
             raise OverloadedError(
@@ -62,10 +79,13 @@ class WorkQueue:
             )
         if self.taken >= self._most:
             raise OverloadedError(f"{self.taken} requests are waiting already: ask again later.", self.retry_after)
+        ticket = Ticket(self)
         self._clients[client] += 1
+        self._tickets[ticket] = None
         try:
-            yield
+            yield ticket
         finally:
+            del self._tickets[ticket]
             self._clients[client] -= 1
             if not self._clients[client]:
                 del self._clients[client]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -77,10 +78,12 @@ class LiveRelease:
         self._current: OpenRelease | None = None
         self._stop, self._looked = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
+        self._then: Callable[[OpenRelease], None] | None = None
         self.problem: str | None = None
 
-    def start(self) -> None:
-        """Begin to follow; returns at once."""
+    def start(self, then: Callable[[OpenRelease], None] | None = None) -> None:
+        """Begin to follow; returns at once. then: what else has to be loaded once there is a release."""
+        self._then = then
         self._thread.start()
 
     def stop(self) -> None:
@@ -124,3 +127,6 @@ class LiveRelease:
         found.load()
         self._current, self.problem = found, None
         _log.info("release %d of %s is served", found.version, found.atlas.info.profile)
+        if self._then is not None:
+            then, self._then = self._then, None
+            then(found)

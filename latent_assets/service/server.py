@@ -41,8 +41,8 @@ def serve(
     """Answer on `host` and `port` until a signal comes. proxies: addresses whose X-Forwarded-For is believed."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("latent_assets").setLevel(logging.INFO)
-    # requests share the processors: more threads for one of them would only wait for each other
-    torch.set_num_threads(1)
+    # requests share the processors
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     service = Service(profile, writes=writes, generation=generation)
     app = create_app(service, Access(allowed_hosts(host, hosts), token, 4 * profile.service.per_client))
     config = uvicorn.Config(
