@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import index
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import LIVE, nearest, open_table
+from latent_assets.atlas.table import LIVE, nearest, open_table, reading
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.layout import ATLAS_TABLE, LANCE, table_folder
 
@@ -115,7 +116,8 @@ class Atlas:
             return cls(open_table(f"{text}/{LANCE}", tag), f"{text}/{LANCE}")
 
     def __len__(self) -> int:
-        return int(self._table.count_rows())
+        with self._reading():
+            return int(self._table.count_rows())
 
     def __repr__(self) -> str:
         return f"Atlas({self.uri!r}, version={self.version}, rows={len(self)})"
@@ -213,12 +215,16 @@ class Atlas:
             if (asked := _whole(limit)) is None:
                 raise QueryError(f"limit = {limit!r}: limit has to be a whole number of rows, or None for all.")
             rows = min(rows, asked)
-        found = self._table.search().limit(max(1, rows)).select(names).to_arrow()  # Lance takes 0 for all
+        with self._reading():
+            found = self._table.search().limit(max(1, rows)).select(names).to_arrow()  # Lance takes 0 for all
         frame = pl.from_arrow(found.slice(0, rows))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
     # -- inside --------------------------------------------------------------------------------------
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.uri, self.version)
 
     @property
     def _places(self) -> list[str]:
@@ -249,7 +255,9 @@ class Atlas:
     def _one(self, row_id: str, columns: Iterable[str]) -> dict[str, Any]:
         if not isinstance(row_id, str) or not _ID.fullmatch(row_id):
             raise QueryError(f"{str(row_id)[:80]!r} is not an id: ids are 32 hexadecimal digits (0-9, a-f).")
-        found = self._table.search().where(f"id = '{row_id}'").select(list(columns)).limit(1).to_arrow().to_pylist()
+        with self._reading():
+            search = self._table.search().where(f"id = '{row_id}'").select(list(columns))
+            found = search.limit(1).to_arrow().to_pylist()
         if not found:
             raise NotBuiltError(f"The atlas {self.info.profile} (version {self.version}) has no row {row_id}.")
         return dict(found[0])
@@ -257,7 +265,8 @@ class Atlas:
     def _nearest(self, space: str, vector: np.ndarray, k: int, besides: int = 0) -> list[Hit]:
         metric = self.info.metrics[space]
         search = nearest(self._table, space, metric, vector, _checked_k(k) + besides)
-        found = search.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
+        with self._reading():
+            found = search.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
         return [self._hit(row, _MEASURES[metric]) for row in found.to_pylist()]
 
     def _hit(self, row: Mapping[str, Any], measure: Measure) -> Hit:
