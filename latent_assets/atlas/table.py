@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from latent_assets.errors import NotBuiltError, QueryError, StorageError
+from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError, StorageError
 from latent_assets.layout import ATLAS_TABLE, table_folder
 from latent_assets.limits import shortage
 from latent_assets.storage import Storage
@@ -128,6 +128,40 @@ def row_filter(category: str | None = None, domain: str | None = None) -> str | 
         pattern = f"^(?i)https?://([^/?#@]*@)?([^/?#:@]*[.])?{name}(:[0-9]*)?([/?#]|$)"
         parts.append(f"regexp_like(coalesce(source_url, url), '{pattern}')")
     return " AND ".join(parts) or None
+
+
+@contextmanager
+def reading(lance_uri: str, version: int) -> Iterator[None]:
+    """Turn what Lance says when rows of an opened release cannot be read into errors of ours.
+
+    Raises NotBuiltError when the release was cleaned away meanwhile, StorageError when the storage refuses.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, LatentAssetsError):
+            raise
+        if is_absent(error) and not _is_there(lance_uri, version):
+            raise NotBuiltError(
+                f"The release that was opened (version {version} of {table_uri(lance_uri)}) is gone: newer ones were "
+                "published, and it was cleaned away. Open the atlas again."
+            ) from error
+        if (fault := shortage(error, wrapped=True)) is not None:
+            raise fault from error
+        raise StorageError(
+            f"{table_uri(lance_uri)} cannot be read ({brief(error)}). Check the storage and the credentials; "
+            "`latent-assets verify` says what is damaged."
+        ) from error
+
+
+def _is_there(lance_uri: str, version: int) -> bool:
+    try:
+        open_table(lance_uri, version)
+    except NotBuiltError:
+        return False
+    except StorageError:
+        return True
+    return True
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from latent_assets.catalog.hashing import DIGEST, HEAD, row_digests
 from latent_assets.catalog.local_files import below
 from latent_assets.catalog.names import name_of_path, whole
 from latent_assets.catalog.removals import read_removals
-from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA
+from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA, shard_key
 from latent_assets.catalog.sharding import ShardWriter, shard_rows
 from latent_assets.catalog.shards import ShardEntry, catalog_version, read_index, shard_files, stored_shard
 from latent_assets.catalog.webdataset import parse_member
@@ -97,13 +97,11 @@ def build_catalog(profile: Profile, storage: Storage, keep: bool = False) -> Cat
         rows = Buckets(storage, folder, "rows", bucket_count(expected), CATALOG_SCHEMA, ids_of_urls=links)
         funnel, findings = _read(profile, storage, rows, expected if exact else None)
         facts = _LINK_FACTS if links or not keep else _FILE_FACTS
-        previous, stored, lost = _previous(storage, folder, rows.count, before, profile.shards.rows, facts)
+        previous, stored, lost = _previous(storage, folder, rows.count, before, facts)
         if keep and (gone := _count_gone(rows, previous, facts)):
             raise RowsWouldGoError(gone, previous.rows)
         threshold = _sample_threshold(profile, rows)
-        counted = stored or lost or _may_be_too_many(profile, rows.rows)
-        added = max(0, _count_added(rows, previous) - sum(lost.values())) if counted else rows.rows
-        per_shard = shard_rows(profile.shards, added, len(stored) + len(lost))
+        per_shard = _deal(profile, rows, previous, before, stored, lost)
         with ShardWriter(storage, per_shard, before, stored, lost) as writer:
             for bucket, kept in enumerate(_distinct(rows, funnel)):
                 writer.add(_sampled(kept, threshold, profile.filters.seed, funnel), previous.read(bucket))
@@ -173,16 +171,12 @@ def _unread_rows(storage: Storage, findings: Findings) -> Iterator[pl.DataFrame]
 
 
 def _previous(
-    storage: Storage,
-    folder: Path,
-    buckets: int,
-    index: dict[str, ShardEntry],
-    rows_per_shard: int,
-    facts: dict[str, type[pl.DataType]],
+    storage: Storage, folder: Path, buckets: int, index: dict[str, ShardEntry], facts: dict[str, type[pl.DataType]]
 ) -> tuple[Buckets, dict[str, ShardEntry], dict[str, int]]:
     """Where each row of the stored catalog is (`facts` and `shard`), what the files hold, and the rows of lost ones.
 
-    Of a lost file that no index knows (a first build was killed), `rows_per_shard` is the best guess.
+    Shards are numbered without gaps, and written several at a time: what a killed build did not get to is lost, too. Of
+    a lost file that no index knows, the rows are not known: 0.
     """
     previous = Buckets(storage, folder, "previous", buckets, {**facts, "shard": pl.String})
     stored: dict[str, ShardEntry] = {}
@@ -192,16 +186,45 @@ def _previous(
         found = stored_shard(storage, shard, index.get(shard))
         return found and (found[0].select(*facts, shard=pl.lit(shard)), found[1])
 
-    shards = sorted({*index, *shard_files(storage)})
+    known = {*index, *shard_files(storage)}
+    shards = [shard_key(number) for number in range(1 + max(map(int, known), default=-1))]
     with ThreadPoolExecutor(_READERS, thread_name_prefix="catalog") as threads:
         for shard, found in zip(shards, _ahead(threads, look, shards, 2 * _READERS), strict=True):
             if found is None:
-                lost[shard] = index[shard].rows if shard in index else rows_per_shard
+                lost[shard] = index[shard].rows if shard in index else 0
                 continue
             ids, stored[shard] = found
             previous.add(ids)
     previous.finish()
     return previous, stored, lost
+
+
+def _deal(
+    profile: Profile,
+    rows: Buckets,
+    previous: Buckets,
+    index: dict[str, ShardEntry],
+    stored: dict[str, ShardEntry],
+    lost: dict[str, int],
+) -> int:
+    """Rows of a new shard.
+
+    A build that goes on where one was killed cuts what is left as that one did: the rows of `lost` shards that no index
+    knows are set to that.
+    """
+    begun = [shard for shard in (*stored, *lost) if shard not in index]
+    if not (stored or lost or _may_be_too_many(profile, rows.rows)):
+        return shard_rows(profile.shards, rows.rows, 0)
+    added = _count_added(rows, previous) - sum(lost.values())
+    if not begun:
+        return shard_rows(profile.shards, max(0, added), len(stored) + len(lost))
+    added += sum(stored[shard].rows for shard in begun if shard in stored)
+    first = not index and not _may_be_too_many(profile, rows.rows)
+    per_shard = shard_rows(profile.shards, rows.rows if first else max(0, added), len(index))
+    for shard in begun:
+        if shard in lost:
+            lost[shard] = per_shard
+    return per_shard
 
 
 def _distinct(rows: Buckets, funnel: Funnel) -> Iterator[pl.DataFrame]:

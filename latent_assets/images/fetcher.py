@@ -22,9 +22,10 @@ from latent_assets.errors import ResourceError
 from latent_assets.images.download.descriptors import connection_budget
 from latent_assets.images.download.host_queue import HostQueue
 from latent_assets.images.download.http_client import Download, HttpClient, Network, Target
+from latent_assets.images.download.pulse import STANDSTILL, Pulse
 from latent_assets.images.download.request import FetchRequest, FetchResult
 from latent_assets.images.faults import FaultWatch, patience
-from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.images.outcome import NETWORK, FetchError, Reason
 from latent_assets.images.store.store_queue import StoreQueue
 from latent_assets.images.store.worker import Job
 from latent_assets.limits import FILES, shortage
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _FIRST_BACKOFF = 0.5
 _NO_HOST = ""
 _STAGE = "image_shards"
+_STANDSTILLS = 20  # for which one row is tried again
 _COLLECT_EVERY = 20_000  # container objects: about 300 downloads
 
 
@@ -49,6 +51,8 @@ class _QueuedRow:
     attempts: int = 0
     deadline: float | None = None
     faults: int = 0  # of this side, which count as no attempts
+    standstills: int = 0
+    began: float = 0.0  # the deadline, by the clock of `Pulse`
 
 
 def fetch_rows(
@@ -113,6 +117,7 @@ async def _fetch_links(settings: Fetch, job: Job, rows: list[FetchRequest], netw
     budget = connection_budget(settings.concurrency)
     faults = FaultWatch(patience(settings.timeout))
     slots = _Slots(budget.connections)
+    pulse = Pulse()
 
     def stored(more: int) -> None:
         slots.release(more)
@@ -133,8 +138,11 @@ async def _fetch_links(settings: Fetch, job: Job, rows: list[FetchRequest], netw
     asyncio.get_running_loop().set_exception_handler(unexpected)
     try:
         store_queue.open()
-        async with HttpClient(settings, hosts, network, budget, faults) as client, asyncio.TaskGroup() as tasks:
-            fetcher = _Fetcher(settings, hosts, client, store_queue, slots, faults)
+        async with (
+            HttpClient(settings, hosts, network, budget, faults, pulse) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
+            fetcher = _Fetcher(settings, hosts, client, store_queue, slots, faults, pulse)
             hosts.add(fetcher.queued(row) for row in rows)
             watch = tasks.create_task(_raise_from(store_queue.failed))
             while True:
@@ -146,6 +154,7 @@ async def _fetch_links(settings: Fetch, job: Job, rows: list[FetchRequest], netw
             if not store_queue.failed.done():
                 watch.cancel()
     finally:
+        pulse.close()
         store_queue.close()
     store_queue.check()
 
@@ -186,6 +195,7 @@ class _Fetcher:
         store_queue: StoreQueue,
         slots: _Slots,
         faults: FaultWatch,
+        pulse: Pulse,
     ) -> None:
         self._settings = settings
         self._hosts = hosts
@@ -193,6 +203,7 @@ class _Fetcher:
         self._store_queue = store_queue
         self._slots = slots
         self._faults = faults
+        self._pulse = pulse
         self._loop = asyncio.get_running_loop()
 
     def queued(self, row: FetchRequest) -> tuple[str, _QueuedRow]:
@@ -226,9 +237,15 @@ class _Fetcher:
 
     def _wait_for(self, fault: ResourceError, host: str, item: _QueuedRow) -> None:
         """Put a row back that met a fault of this side, as if it had not been tried. Raises a fault that stays."""
-        item.faults += 1
         item.attempts -= 1
         item.deadline = None
+        if fault.resource == STANDSTILL:
+            item.standstills += 1
+            self._faults.begin_again()
+            self._hosts.requeue(host, item, 0.0)
+            self._slots.release()
+            return
+        item.faults += 1
         self._hosts.requeue(host, item, self._faults.met(fault, item.faults))
         if fault.resource == FILES:
             self._slots.give_up()
@@ -242,33 +259,47 @@ class _Fetcher:
         if gone := self._hosts.given_up(host):
             item.problem = item.problem or FetchError(*gone)
             return None
-        if item.deadline is None:
+        if item.deadline is None or self._slept(item, item.began):
             item.deadline = self._loop.time() + self._settings.timeout
+            item.began = self._pulse.now()
         elif self._loop.time() >= item.deadline:
             return None  # it waited too long for another attempt: the problem is what it was
         item.attempts += 1
-        began = self._loop.time()
+        began, pulse = self._loop.time(), self._pulse.now()
         try:
             async with asyncio.timeout_at(item.deadline):
                 answer = await self._client.download(item.target)
             self._faults.passed()
             return answer
         except TimeoutError as error:
+            self._check_pulse(item, pulse, error)
             if (fault := self._client.late(item.target, began)) is not None:
                 raise fault from error
             item.problem = FetchError(Reason.TIMEOUT, f"no image within {self._settings.timeout:g} s")
         except FetchError as problem:
             item.problem = problem
         except (ResourceError, MemoryError) as error:
+            self._check_pulse(item, pulse, error)
             raise shortage(error) or error from error
         except Exception as error:  # hostile input that breaks a library is a reason for this row, not for the shard
             item.problem = FetchError(Reason.PROTOCOL, f"{type(error).__name__}: {error}")
+        if item.problem.reason in NETWORK:
+            self._check_pulse(item, pulse, item.problem)
         self._faults.passed()
         if item.problem.redirects == 0:
             self._hosts.failed(host, item.problem.reason, item.problem.evidence)
         if item.problem.retry_after is not None and item.problem.redirects == 0:
             self._hosts.pause(host, item.problem.retry_after)
         return None
+
+    def _check_pulse(self, item: _QueuedRow, since: float, error: BaseException) -> None:
+        """Raise ResourceError when this process stood still during an attempt that failed: it is made again."""
+        if self._slept(item, since):
+            raise ResourceError("this process stood still", STANDSTILL) from error
+
+    def _slept(self, item: _QueuedRow, since: float) -> bool:
+        """Whether time that passed since then is not the row's. Not for ever: a row may be what stops the loop."""
+        return item.standstills < _STANDSTILLS and self._pulse.stood_still(since)
 
     def _try_again(self, host: str, item: _QueuedRow) -> bool:
         """Put a row back when its problem may pass and there is time for another attempt."""

@@ -131,7 +131,7 @@ def test_who_waits_is_told_how_many_are_before_and_the_rest_is_refused(drawing: 
     for thread in threads:
         thread.join(60)
     first.close()
-    positions = sorted([data["position"] for name, data in told if name == "queued"][0] for told in waiting)
+    positions = sorted(next(data["position"] for name, data in told if name == "queued") for told in waiting)
     assert positions == [1, 2] and all(told[-1][0] == "result" for told in waiting)
 
 

@@ -44,6 +44,7 @@ from latent_assets.images.download.host_queue import HostQueue
 from latent_assets.images.download.lookups import Lookup, NameLookupError
 from latent_assets.images.download.optout import opt_out
 from latent_assets.images.download.protocol import LenientConnector
+from latent_assets.images.download.pulse import STANDSTILL, Pulse
 from latent_assets.images.download.urls import origin_of, parse_url
 from latent_assets.images.faults import FaultWatch
 from latent_assets.images.outcome import FetchError, Reason
@@ -108,12 +109,19 @@ class HttpClient:
     """
 
     def __init__(
-        self, settings: Fetch, hosts: HostQueue[Any], network: Network, budget: Budget, faults: FaultWatch
+        self,
+        settings: Fetch,
+        hosts: HostQueue[Any],
+        network: Network,
+        budget: Budget,
+        faults: FaultWatch,
+        pulse: Pulse,
     ) -> None:
         self._settings = settings
         self._hosts = hosts
         self._network = network
         self._budget = budget
+        self._pulse = pulse
         self._resolver = CheckedResolver(network.lookup, budget.lookups, faults.resolved)
         self._asked: dict[Any, tuple[str, float]] = {}  # task -> host it asks, and since when
         self._allowed = _allowed_origins(settings)
@@ -289,11 +297,15 @@ class HttpClient:
 
     async def _get_robots(self, url: str) -> str:
         """robots.txt, following redirects. The asking row already holds a slot of that host."""
-        began = self._loop_time()
+        began, pulse = self._loop_time(), self._pulse.now()
         try:
             async with asyncio.timeout(self._settings.timeout):
                 return await self._follow(self.target(url), self._read_robots, polite=False)
-        except TimeoutError as error:
+        except (FetchError, TimeoutError) as error:
+            if self._pulse.stood_still(pulse):
+                raise ResourceError("this process stood still", STANDSTILL) from error
+            if isinstance(error, FetchError):
+                raise
             if (fault := self.late(self.target(url), began)) is not None:
                 raise fault from error
             raise FetchError(Reason.TIMEOUT, f"{url} took longer than {self._settings.timeout:g} s") from error
