@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _PARTIAL = ".partial-"
 _LARGE = 1 << 20  # bytes; smaller files are read again soon
-_PLAIN = re.compile(r"[\w/.@+=,~ -]+")  # paths that are neither patterns nor cut by what reads URLs
+_PLAIN = re.compile(r"[A-Za-z0-9_/.@+=,: -]+")  # paths that are neither patterns nor cut by what reads URLs
 _FOREIGN_FOR = 7 * 24 * 3600  # seconds
 
 
