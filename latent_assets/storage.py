@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PARTIAL = ".partial-"
 _LARGE = 1 << 20  # bytes; smaller files are read again soon
+_PLAIN = re.compile(r"[A-Za-z0-9_/.@+=,: -]+")  # paths that are neither patterns nor cut by what reads URLs
 _FOREIGN_FOR = 7 * 24 * 3600  # seconds
 
 
@@ -415,6 +416,42 @@ def _precondition_failed(error: BaseException) -> bool:
     """Whether a store refused a conditional put; not every store says which condition, as s3fs expects it."""
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict", "412")
+
+
+def plain_path(folder: Path) -> Path:
+    """A path of a directory that is the same whoever reads it: itself, or a link to it that is made here.
+
+    For libraries that take a path for a pattern or for a URL (Dagster's settings, LanceDB): with `[`, `?` or `%` in it
+    they would look, and write, elsewhere. Raises OSError where no link can be made.
+    """
+    real = folder.absolute()
+    if _PLAIN.fullmatch(str(real)):
+        return real
+    problem: OSError | None = None
+    for base in _link_folders():
+        try:
+            base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if base.is_symlink() or base.stat().st_uid != os.getuid():
+                continue  # another user's, in a directory that all may write
+            link = base / fingerprint(str(real))[:16]
+            if not (link.is_symlink() and link.readlink() == real):
+                new = base / f"{link.name}.{os.getpid()}"
+                new.unlink(missing_ok=True)
+                new.symlink_to(real)
+                new.replace(link)
+            return link
+        except OSError as error:
+            problem = error
+    raise problem or OSError(f"no directory for a link to {real}")
+
+
+def _link_folders() -> Iterator[Path]:
+    """Directories of this user that may hold links, the one that lasts first."""
+    state = os.environ.get("XDG_STATE_HOME")
+    lasting = (Path(state) if state else Path.home() / ".local" / "state") / "latent-assets"
+    for found in (lasting, Path(tempfile.gettempdir()) / f"latent-assets-{os.getuid()}"):
+        if _PLAIN.fullmatch(str(found.absolute())):
+            yield found.absolute()
 
 
 def host_name() -> str:

@@ -58,8 +58,18 @@ def decode_leniently(data: bytes, charset: str | None = None) -> str:
     """As much of the text in `data` as can be read, for texts that nobody here can correct. Never fails.
 
     Byte-order marks are left out wherever they stand, and so are zero bytes: of UTF-16 without a mark, ASCII remains.
+    Other bytes that are no text stand percent-encoded, as they do in URLs.
     """
-    return data.decode(_encoding(data, charset), "replace").replace(MARK, "").replace("\0", "")
+    return data.decode(_encoding(data, charset), _PERCENT).replace(MARK, "").replace("\0", "")
+
+
+def _percent_encoded(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(f"%{byte:02X}" for byte in error.object[error.start : error.end]), error.end
+
+
+_PERCENT = "latent_assets.percent"
+codecs.register_error(_PERCENT, _percent_encoded)
 
 
 @contextmanager

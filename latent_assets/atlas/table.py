@@ -17,7 +17,7 @@ import numpy as np
 from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError, StorageError
 from latent_assets.layout import ATLAS_TABLE, table_folder
 from latent_assets.limits import shortage
-from latent_assets.storage import Storage
+from latent_assets.storage import Storage, plain_path
 
 if TYPE_CHECKING:
     from lancedb.query import LanceVectorQueryBuilder
@@ -45,6 +45,14 @@ _ABSENT = ("not found", "no longer exists", "does not exist", "ref is invalid")
 def table_uri(lance_uri: str) -> str:
     """Address of the atlas table in a LanceDB directory."""
     return f"{lance_uri.rstrip('/')}/{table_folder(ATLAS_TABLE)}"
+
+
+def lance_address(lance_uri: str) -> str:
+    """A LanceDB directory as LanceDB is given it: Lance reads local paths as URLs, and so makes others of some."""
+    if "://" in lance_uri:
+        return lance_uri
+    folder = Path(lance_uri)
+    return str(plain_path(folder.parent) / folder.name)
 
 
 def release_tag(version: int) -> str:
@@ -84,7 +92,9 @@ def open_table(lance_uri: str, version: int | str | None) -> LanceTable:
     import lancedb
 
     try:
-        table = lancedb.connect(lance_uri, storage_options=table_options(lance_uri)).open_table(ATLAS_TABLE)
+        table = lancedb.connect(lance_address(lance_uri), storage_options=table_options(lance_uri)).open_table(
+            ATLAS_TABLE
+        )
         if version is not None:
             table.checkout(version)
         return table

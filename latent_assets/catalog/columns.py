@@ -136,11 +136,13 @@ def candidates(source: Source, found: Iterable[str]) -> tuple[str, dict[str, lis
             )
     names = list(found)
     schema = recognise(names) if source.schema_name == "auto" else source.schema_name
-    by_lower = {name.lower(): name for name in reversed(names)}
+    by_lower: dict[str, list[str]] = {}
+    for name in names:
+        by_lower.setdefault(name.lower(), []).append(name)
     columns = {
         wanted: present
         for wanted, aliases in KNOWN_SCHEMAS.get(schema, ANY_SCHEMA).items()
-        if (present := [by_lower[alias] for alias in aliases if alias in by_lower])
+        if (present := [name for alias in aliases for name in by_lower.get(alias, ())])
     }
     return schema, columns | {wanted: [name] for wanted, name in source.columns.items()}
 

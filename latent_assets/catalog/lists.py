@@ -151,9 +151,8 @@ def _records(lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[s
 
 
 def _why(error: str) -> str:
-    if "unexpected end of data" in error or "field larger" in error:
-        return "a quote is opened and not closed"
-    return f"a quote is out of place ({error})" if "expected after" in error else error
+    quote = "expected after" in error or "unexpected end of data" in error or "field larger" in error
+    return f"a quote is not closed, or stands where none may ({error})" if quote else error
 
 
 def _separator(head: list[str]) -> str:

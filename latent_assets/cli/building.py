@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -117,13 +118,16 @@ def _checked_reasons(reasons: Sequence[str]) -> list[str]:
 
 def _show_examples(lineage: Lineage) -> None:
     """Where the atlas is, and queries to begin with."""
-    option = "" if lineage.profile.name == "demo" else f" -p {os.environ.get(PROFILE_VARIABLE, lineage.profile.name)}"
+    chosen = os.environ.get(PROFILE_VARIABLE, lineage.profile.name)
+    option = "" if lineage.profile.name == "demo" else f" -p {shlex.quote(chosen)}"
     program = Path(sys.argv[0])
-    name = program.name if shutil.which(program.name) else os.path.relpath(program)
+    name = program.name if shutil.which(program.name) else shlex.quote(os.path.relpath(program))
+    if program.name == "__main__.py":
+        name = f"{shlex.quote(sys.executable)} -m latent_assets.cli"
     out.print(f"Atlas (LanceDB): {lineage.storage.lance_uri}", highlight=False)
     out.print("Try:", highlight=False)
     for query in lineage.profile.examples:
-        out.print(f'  {name} search "{query}"{option}', highlight=False)
+        out.print(f"  {name} search {shlex.quote(query)}{option}", highlight=False)
 
 
 def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import brief, flush_table, is_absent, table_options
+from latent_assets.atlas.table import brief, flush_table, is_absent, lance_address, table_options
 from latent_assets.errors import StorageError
 from latent_assets.layout import GENERATED_TABLE
 from latent_assets.spaces import embeddings, spaces
@@ -172,7 +172,7 @@ class GeneratedTable:
         import lancedb
 
         with _explained(self._uri):
-            database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
+            database = lancedb.connect(lance_address(self._uri), storage_options=table_options(self._uri))
             try:
                 return database.open_table(GENERATED_TABLE)
             except (ValueError, OSError, RuntimeError) as error:
@@ -221,7 +221,7 @@ class GeneratedTable:
         with _explained(self._uri):
             table = self.open()
             if table is None:
-                database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
+                database = lancedb.connect(lance_address(self._uri), storage_options=table_options(self._uri))
                 database.create_table(GENERATED_TABLE, data)
                 flush_table(self._uri, GENERATED_TABLE)
                 return len(rows)
