@@ -5,8 +5,8 @@
 Images of the atlas are cropped to 80 % and 60 % of their sides (anywhere), halved, saved as JPEG 50, mirrored, turned
 by up to 5 degrees, and framed; then they are placed. `picture`: the very image is named first. `group`: it or one of
 its near-duplicates is. `verdict`: "unusually close to one group". False alarms: held-out images whose near-duplicates
-are taken out of the atlas's answer (they are distinct from what is left), and what is named then. Times are of a
-placement without decoding and encoding.
+are taken out of the atlas's answer: they are distinct from what is left. Times are of a placement without decoding and
+encoding.
 """
 
 from __future__ import annotations
