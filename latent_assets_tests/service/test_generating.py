@@ -22,7 +22,7 @@ from latent_assets.profile import DiffusionModel, Profile
 from latent_assets_tests.generated.diffusion.small_pipelines import write_pipeline
 from latent_assets_tests.service.conftest import Running, running, until
 
-LONG = 1_000  # steps: half a minute at least
+LONG = 900  # steps: half a minute at least
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +131,7 @@ def test_who_waits_is_told_how_many_are_before_and_the_rest_is_refused(drawing: 
     for thread in threads:
         thread.join(60)
     first.close()
-    positions = sorted([data["position"] for name, data in told if name == "queued"][0] for told in waiting)
+    positions = sorted(next(data["position"] for name, data in told if name == "queued") for told in waiting)
     assert positions == [1, 2] and all(told[-1][0] == "result" for told in waiting)
 
 
