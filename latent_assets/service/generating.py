@@ -20,12 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from latent_assets.errors import LatentAssetsError
+from latent_assets.errors import LatentAssetsError, ModelError
 from latent_assets.service.access import client_of
 from latent_assets.service.answers import GeneratedAnswer, Positions
 from latent_assets.service.keeping import Keeper, image_address
 from latent_assets.service.placements import answer
-from latent_assets.service.problems import Problem, describe
+from latent_assets.service.problems import Problem, ProblemError, describe
 from latent_assets.service.queues import Ticket, WorkQueue
 
 if TYPE_CHECKING:
@@ -188,15 +188,22 @@ class GenerationStream(Response):
 
     def _work(self, tell: Callable[[bytes | None], None]) -> GeneratedAnswer:
         """Make, place and keep the image; on a worker thread."""
+        from latent_assets.generated.diffusion.generate import GenerationCancelledError
         from latent_assets.generated.diffusion.request import GenerationRequest, diffusion_model
 
         wanted = self._wanted
         request = GenerationRequest.of(diffusion_model(wanted.profile), **dict(wanted.asked))
-        made = wanted.generators.of(wanted.release).generate(
-            request,
-            on_point=lambda point: tell(_event("step", _step(point))),
-            cancelled=lambda: self._gone.is_set() or wanted.stopped(),
-        )
+        generator = wanted.generators.of(wanted.release)
+        try:
+            made = generator.generate(
+                request,
+                on_point=lambda point: tell(_event("step", _step(point))),
+                cancelled=lambda: self._gone.is_set() or wanted.stopped(),
+            )
+        except GenerationCancelledError as error:
+            raise ProblemError(503, "The service ends.") from error
+        except ModelError as error:  # it is loaded: it cannot draw what was asked for
+            raise ProblemError(422, str(error)) from error
         assert made.placed is not None
         wanted.keeper.keep(wanted.release, made.written.png, made.placed, made.written.sidecar)
         return _result(made)

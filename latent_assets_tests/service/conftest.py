@@ -22,6 +22,7 @@ from PIL import Image
 from latent_assets.profile import Profile
 from latent_assets.service.access import Access, allowed_hosts
 from latent_assets.service.api import Service, create_app
+from latent_assets.service.server import configuration
 from latent_assets_tests.conftest import Built
 
 
@@ -55,8 +56,7 @@ def running(
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        # h11 is the stricter of uvicorn's two parsers
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2))
+        server = uvicorn.Server(configuration(app, "127.0.0.1", port))
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 import socket
 import struct
-import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from PIL import Image
 
@@ -39,6 +36,9 @@ def test_others_are_asked_for_a_token() -> None:
             check_token(host, "", public=False)
         check_token(host, TOKEN, public=False)
         check_token(host, None, public=True)
+    for odd in ("a b", "\N{SNOWMAN}", "a\nb"):
+        with pytest.raises(ProfileError, match="ASCII"):
+            check_token("127.0.0.1", odd, public=False)
     assert "evil.example" not in allowed_hosts("127.0.0.1", ())
     assert allowed_hosts("0.0.0.0", ()) == () and "atlas.example" in allowed_hosts("0.0.0.0", ["atlas.example"])
 
@@ -51,7 +51,7 @@ def test_a_token_is_needed_for_everything_but_health(built: Built) -> None:
             answer = bare.get(path)
             assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer", path
             assert answer.headers["content-type"] == "application/problem+json" and TOKEN not in answer.text
-        for wrong in (f"Bearer {TOKEN}x", "Bearer ", TOKEN[:-1], f"Basic {TOKEN}", "Bearer \xff"):
+        for wrong in (f"Bearer {TOKEN}x", "Bearer", TOKEN[:-1], f"Basic {TOKEN}", "Bearer \xff"):
             answer = bare.get("/api/release", headers={"Authorization": wrong.encode("latin-1")})
             assert answer.status_code == 401, wrong
         assert bare.get(f"/api/release?token={TOKEN}").status_code == 401
@@ -134,7 +134,7 @@ def test_images_beyond_the_limits_are_refused(small_limits: Profile) -> None:
                 yield bytes(10_000)
 
         kind = {"Content-Type": "multipart/form-data; boundary=x"}
-        with suppress(httpx.WriteError):  # the connection was closed on what nobody reads
+        with suppress(httpx.WriteError):  # the connection is closed on what nobody reads
             assert post("/api/place", content=endless(), headers=kind).status_code == 413
         assert post("/api/place", files={"image": picture(1)}).status_code == 200
         until(lambda: service.service.placing.taken == 0)
@@ -159,45 +159,6 @@ def test_an_upload_that_never_ends_is_given_up(small_limits: Profile, monkeypatc
             )
             until(lambda: service.service.placing.taken == 1)
         until(lambda: service.service.placing.taken == 0)
-
-
-def test_200_uploads_at_once_are_answered_or_refused_in_bounded_memory(built: Built) -> None:
-    limits = built.profile.service.model_copy(update={"queue": 20, "per_client": 1_000, "image_bytes": 8_000_000})
-    profile = built.profile.model_copy(update={"service": limits})
-    # a JPEG of 1,500 x 1,500 pixels, made 5 MB by what it carries
-    file = io.BytesIO()
-    Image.effect_noise((1500, 1500), 60).convert("RGB").save(file, "JPEG", quality=60, comment=b"x" * 60_000)
-    data = file.getvalue() + bytes(5_000_000)
-    with running(profile, writes=False, per_client=1_000) as service:
-        right = service.http.post("/api/place", files={"image": data}).json()
-        process, peak, done = psutil.Process(), [0], threading.Event()
-
-        def watch() -> None:
-            while not done.is_set():
-                peak[0] = max(peak[0], process.memory_info().rss)
-                time.sleep(0.01)
-
-        before = process.memory_info().rss
-        watching = threading.Thread(target=watch)
-        watching.start()
-
-        def upload(number: int) -> httpx.Response:
-            with httpx.Client(base_url=service.url, timeout=300, trust_env=False) as http:
-                return http.post("/api/place", files={"image": data})
-
-        with ThreadPoolExecutor(200) as threads:
-            answers = list(threads.map(upload, range(200)))
-        done.set()
-        watching.join()
-        answered = [answer for answer in answers if answer.status_code == 200]
-        refused = [answer for answer in answers if answer.status_code == 429]
-        assert len(answered) + len(refused) == 200 and len(answered) >= 22 and refused
-        assert all(answer.json() == right for answer in answered)
-        assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
-        # 22 bodies of 5 MB are held at once, not 200 (1 GB); the clients' own copies of an upload come on top
-        assert peak[0] - before < 500 << 20, f"{(peak[0] - before) >> 20} MB"
-        until(lambda: service.service.placing.taken == 0)
-        assert service.http.post("/api/place", files={"image": data}).json() == right
 
 
 def test_one_client_does_not_take_all(built: Built) -> None:

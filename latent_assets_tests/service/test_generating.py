@@ -22,7 +22,7 @@ from latent_assets.profile import DiffusionModel, Profile
 from latent_assets_tests.generated.diffusion.small_pipelines import write_pipeline
 from latent_assets_tests.service.conftest import Running, running, until
 
-LONG = 1_000  # steps: half a minute at least
+LONG = 900  # steps: half a minute at least
 
 
 @pytest.fixture(scope="session")
