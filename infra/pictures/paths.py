@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from latent_assets.atlas.pictures import release_maps
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PROMPTS = (
-    *("a red apple", "soccer ball", "sun", "red heart", "cat face", "pizza"),
-    *("green leaf", "alarm clock", "house", "rocket", "umbrella", "sailboat"),
+    *("a red apple", "soccer ball", "smiling face", "red heart", "cat face", "pizza"),
+    *("flag of France", "alarm clock", "house", "rocket", "waving hand", "sailboat"),
 )
 SPACES = {"clip": "meaning (CLIP)", "vae": "colour and layout (VAE latents)"}
 # told apart in hue and lightness; paths that begin together part in both
@@ -41,6 +41,7 @@ COLOURS = (
     *("#ff5a4f", "#e8ecf4", "#ffd23f", "#ff4f9a", "#f29e4c", "#c98bff"),
     *("#5fd068", "#4cc9f0", "#b08d57", "#ff8fab", "#7a8cff", "#2fe0c0"),
 )
+_ASPECT, _THUMBNAIL = 1.12, np.array([0.062, 0.062 * 1.12])  # of a panel; a picture's share of it
 GROUND, INK, FAINT = "#0f1420", "#e8ecf4", "#5d687d"
 
 
@@ -71,7 +72,7 @@ def picture(maps: dict[str, np.ndarray], images: Sequence[GeneratedImage]) -> by
         draw_sheet(figure.add_subplot(grid[1, column]), half, COLOURS[column * len(images) // 2 :])
     figure.text(0.012, 0.972, "From noise to picture", color=INK, fontsize=15, fontweight="bold", va="center")
     told = "each point is the image predicted at a step of denoising, placed as any image is; the last is the result"
-    figure.text(0.205, 0.971, told, color=FAINT, fontsize=10.5, va="center")
+    figure.text(0.225, 0.971, told, color=FAINT, fontsize=10.5, va="center")
     FigureCanvasAgg(figure)
     raw, small = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=110, facecolor=GROUND)
@@ -80,22 +81,57 @@ def picture(maps: dict[str, np.ndarray], images: Sequence[GeneratedImage]) -> by
 
 
 def draw_map(panel: Axes, coords: np.ndarray, space: str, images: Sequence[GeneratedImage]) -> None:
-    """The atlas as a faint ground, paths from their first point (ring) to the picture."""
+    """The atlas as a faint ground around the paths; each from its first point (ring) to the result (square)."""
+    paths = [
+        np.stack(oblique(np.array([point.places[space] for point in image.path], np.float32))[:2], axis=1)
+        for image in images
+    ]
+    low, high = np.min([path.min(axis=0) for path in paths], axis=0), np.max([p.max(axis=0) for p in paths], axis=0)
+    width = max(high[0] - low[0], (high[1] - low[1]) * _ASPECT) * 1.3
+    middle, extent = (low + high) / 2.0, np.array([width, width / _ASPECT])
     x, y, near = oblique(coords)
-    panel.scatter(x, y, s=1.5 + 3.0 * near, c=FAINT, alpha=0.55, linewidths=0)
-    for image, colour in zip(images, COLOURS, strict=True):
-        places = np.array([point.places[space] for point in image.path], np.float32)
-        across, up, _ = oblique(places)
-        panel.plot(across, up, color=colour, linewidth=1.8, alpha=0.95, solid_joinstyle="round", zorder=4)
-        panel.scatter(across[1:-1], up[1:-1], s=15, c=colour, linewidths=0, zorder=5)
-        panel.scatter(across[:1], up[:1], s=42, facecolors=GROUND, edgecolors=colour, linewidths=1.6, zorder=5)
-        thumbnail = OffsetImage(np.asarray(image.image), zoom=0.36)
-        frame = {"edgecolor": colour, "facecolor": "white", "linewidth": 1.6, "boxstyle": "square,pad=0.05"}
-        panel.add_artist(AnnotationBbox(thumbnail, (across[-1], up[-1]), bboxprops=frame, pad=0.1, zorder=6))
+    panel.scatter(x, y, s=2.5 + 5.0 * near, c=FAINT, alpha=0.6, linewidths=0)
+    ends = np.array([path[-1] for path in paths])
+    shown = apart(ends, np.vstack(paths), extent * _THUMBNAIL, middle - extent / 2.0, middle + extent / 2.0)
+    for image, path, place, colour in zip(images, paths, shown, COLOURS, strict=True):
+        panel.plot(*path.T, color=colour, linewidth=1.8, alpha=0.95, solid_joinstyle="round", zorder=4)
+        panel.scatter(*path[1:-1].T, s=15, c=colour, linewidths=0, zorder=5)
+        panel.scatter(*path[:1].T, s=42, facecolors=GROUND, edgecolors=colour, linewidths=1.6, zorder=5)
+        panel.plot(*np.array([path[-1], place]).T, color=colour, linewidth=1.0, linestyle=":", zorder=6)
+        panel.scatter(*path[-1:].T, s=38, marker="s", c=colour, edgecolors=GROUND, linewidths=0.8, zorder=7)
+        half = extent * _THUMBNAIL * 0.46
+        box = (place[0] - half[0], place[0] + half[0], place[1] - half[1], place[1] + half[1])
+        panel.imshow(np.asarray(image.image), extent=box, zorder=8, interpolation="bilinear")
+        corner, size = place - half, 2 * half
+        panel.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=1.6, zorder=9))  # type: ignore[misc]
     bare(panel)
-    panel.set_aspect("equal", adjustable="datalim")
-    panel.margins(0.05)
+    panel.set_aspect("auto")
+    panel.set_xlim(middle[0] - extent[0] / 2.0, middle[0] + extent[0] / 2.0)
+    panel.set_ylim(middle[1] - extent[1] / 2.0, middle[1] + extent[1] / 2.0)
     panel.set_title(SPACES[space], color=INK, fontsize=11, pad=3)
+
+
+def apart(places: np.ndarray, points: np.ndarray, size: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Centres [n, 2] of boxes of one size near `places`, all between the corners: none over another, nor over `points`
+    [m, 2] where that can be had."""
+    found = places + np.random.default_rng(0).normal(0.0, 0.3, places.shape) * size
+    for turn in range(3_000):
+        hidden = found[:, None] - points[None]
+        covers = (np.abs(hidden) < size * 0.62).all(axis=2)
+        if turn < 2_000:
+            found += 0.02 * size * np.sign(np.where(covers[:, :, None], hidden, 0.0).sum(axis=1))
+            found += 0.004 * (places - found)
+        offset = found[:, None] - found[None]
+        overlap = size * 1.12 - np.abs(offset)
+        touching = (overlap > 0).all(axis=2) & ~np.eye(len(found), dtype=bool)
+        axis = (overlap / size).argmin(axis=2)  # the shorter way out
+        for row, column in np.argwhere(np.triu(touching)):
+            way = axis[row, column]
+            push = 0.3 * overlap[row, column, way] * (1.0 if offset[row, column, way] >= 0 else -1.0)
+            found[row, way] += push
+            found[column, way] -= push
+        found = np.clip(found, low + size / 2.0, high - size / 2.0)
+    return found
 
 
 def draw_sheet(panel: Axes, images: Sequence[GeneratedImage], colours: Sequence[str]) -> None:
