@@ -280,8 +280,15 @@ def test_requests_at_the_same_time_do_not_mix(shared: ImageGenerator) -> None:
         thread.start()
     for thread in threads:
         thread.join(120)
+    assert len({one.written.id for one in alone}) == 4
     for one in alone:
-        assert found[one.request.seed].written == one.written
+        # torch splits sums by the threads that the calling thread may use: to rounding only
+        other = found[one.request.seed]
+        assert other.generation == one.generation
+        difference = np.asarray(other.image, np.int16) - np.asarray(one.image, np.int16)
+        assert np.abs(difference).max() <= 1
+        for left, right in zip(other.path, one.path, strict=True):
+            assert all(np.allclose(left.places[space], right.places[space], atol=0.02) for space in SPACES)
 
 
 def test_steps_of_an_unknown_scheduler_are_left_out_and_that_is_said(shared: ImageGenerator) -> None:
