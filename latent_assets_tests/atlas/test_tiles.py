@@ -48,7 +48,7 @@ def rows_of(places: np.ndarray, shards: int = 3, **numbers: np.ndarray) -> TileR
     )
 
 
-def write(storage: Storage, rows: TileRows, info: Any, release: str = "release-00001", version: str = "1") -> Tiles:
+def write(storage: Storage, rows: TileRows, info: Any, release: str = "1", version: str = "1") -> Tiles:
     """A set whose thumbnails are texts that name their row."""
     versions = {shard: version for shard, _ in rows.shards}
 
@@ -80,14 +80,14 @@ def test_tiles_of_a_release_hold_the_table(built: Built) -> None:
     versions = dict.fromkeys(info.shards, "1")
     made = write_tiles(
         built.storage,
-        release.tag,
+        str(release.version),
         info,
         rows,
         lambda first, count: read_thumbnails_of(built.storage.lance_uri, release.version, first, count),
         versions,
     )
     assert all(built.storage.exists(name) for name in made.files)
-    tiles = Tiles.open(built.storage, release.tag)
+    tiles = Tiles.open(built.storage, str(release.version))
     table = open_table(built.storage.lance_uri, release.version).to_arrow().to_pylist()
     assert [row.tobytes().hex() for row in tiles.ids] == [row["id"] for row in table]
     assert (problem_of_points(tiles), problem_of_sprites(tiles)) == ("", "")
@@ -117,6 +117,17 @@ def test_a_label_stands_where_most_of_its_category_are(storage: Storage, templat
     assert labels["dog"]["position"] == [8, 8, 8]
 
 
+def test_a_camera_knows_where_most_points_are(storage: Storage, template: Built) -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(20.0)] * 3), axis=-1).reshape(-1, 3) * 0.5
+    places = np.concatenate([grid, [[400.0, 0, 0]]]).astype(np.float32)
+    space = write(storage, rows_of(places), template.release).about["spaces"]["clip"]
+    assert space["spacing"] == pytest.approx(0.5, rel=0.01)
+    assert space["middle"] == pytest.approx([4.75] * 3, abs=0.3)
+    assert 4.75 < space["reach"] < 4.75 * 3**0.5
+    alone = write(storage, rows_of(places[:1]), template.release, "2").about["spaces"]["clip"]
+    assert alone["spacing"] > 0 and alone["reach"] > 0 and alone["middle"] == places[0].tolist()
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, LEAF, LEAF + 1, 60_000])
 def test_every_point_is_there_once(storage: Storage, template: Built, count: int) -> None:
     rows = rows_of(cloud(count))
@@ -129,7 +140,7 @@ def test_every_point_is_there_once(storage: Storage, template: Built, count: int
             error = np.abs(found.places() - rows.places[space])
             assert error.max() <= found.cube.edge / 65_535
         assert (len(found.nodes) > 1) == (count > LEAF)
-    size = storage.size("tiles/release-00001/clip/points.bin")
+    size = storage.size("tiles/1/clip/points.bin")
     assert size == 12 * count
 
 
@@ -188,10 +199,10 @@ def test_thumbnails_of_shards_that_did_not_change_are_used_again(storage: Storag
     packs = {name: (Path(storage.uri("tiles/sprites")) / name).stat().st_mtime_ns for name in packs_of(storage)}
     rows = rows_of(places + 3)
     shards = {shard: "1" for shard, _ in rows.shards} | {"00001": "2"}
-    made = write_tiles(storage, "release-00002", template.release, rows, lambda first, count: [b"new"] * count, shards)
+    made = write_tiles(storage, "2", template.release, rows, lambda first, count: [b"new"] * count, shards)
     assert (made.written, made.reused) == (1, 2)
     assert all((Path(storage.uri("tiles/sprites")) / n).stat().st_mtime_ns == packs[n] for n in packs)
-    tiles = Tiles.open(storage, "release-00002")
+    tiles = Tiles.open(storage, "2")
     assert tiles.sprites() == [b"new" if 100 <= row < 200 else b"picture %d" % row for row in range(300)]
 
 
@@ -201,15 +212,15 @@ def packs_of(storage: Storage) -> list[str]:
 
 def test_sets_that_are_not_kept_go_with_what_only_they_had(storage: Storage, template: Built) -> None:
     places = cloud(90)
-    write(storage, rows_of(places), template.release, "release-00001", "old")
-    write(storage, rows_of(places), template.release, "release-00002", "new")
+    write(storage, rows_of(places), template.release, "1", "old")
+    write(storage, rows_of(places), template.release, "2", "new")
     assert len(packs_of(storage)) == 6
-    assert list_releases(storage, ["release-00003", "release-00002"]) == 1
+    assert list_releases(storage, ["3", "2"]) == 1
     listed = json.loads(storage.read_bytes("tiles/releases.json"))["releases"]
-    assert [(one["release"], one["rows"]) for one in listed] == [("release-00002", 90)]
-    assert not storage.exists("tiles/release-00001")
+    assert [(one["release"], one["rows"]) for one in listed] == [("2", 90)]
+    assert not storage.exists("tiles/1")
     assert len(packs_of(storage)) == 3
-    assert problem_of_sprites(Tiles.open(storage, "release-00002")) == ""
+    assert problem_of_sprites(Tiles.open(storage, "2")) == ""
 
 
 def test_many_rows_have_thumbnails_in_the_upper_levels_only(
@@ -238,7 +249,7 @@ DAMAGES = {
 def test_damaged_points_are_found(storage: Storage, template: Built, damage: str) -> None:
     name, change, expected = DAMAGES[damage]
     tiles = write(storage, rows_of(cloud(20_000)), template.release)
-    full = f"tiles/release-00001/{name}"
+    full = f"tiles/1/{name}"
     storage.write_bytes(full, change(storage.read_bytes(full)))
     assert re.search(expected, problem_of_points(tiles))
 
@@ -257,10 +268,10 @@ def test_thumbnails_of_another_image_are_found(storage: Storage, template: Built
 
 def test_another_format_is_refused(storage: Storage, template: Built) -> None:
     write(storage, rows_of(cloud(30)), template.release)
-    name = "tiles/release-00001/tiles.json"
+    name = "tiles/1/tiles.json"
     storage.write_json(name, {**storage.read_json(name), "format": 2})
     with pytest.raises(DataError, match="format 2"):
-        Tiles.open(storage, "release-00001")
+        Tiles.open(storage, "1")
 
 
 def test_the_same_release_gives_the_same_bytes(storage: Storage, tmp_path: Path, template: Built) -> None:

@@ -58,10 +58,12 @@ class Cube:
 
 @dataclass(frozen=True)
 class Octree:
-    """nodes: NODE [m], level by level; order: int64 [n], the points in the order of their nodes."""
+    """nodes: NODE [m], level by level; order: int64 [n], the points in the order of their nodes; sorted: int64 [n], in
+    Morton order."""
 
     nodes: np.ndarray
     order: np.ndarray
+    sorted: np.ndarray
 
 
 def morton(quantized: np.ndarray) -> np.ndarray:
@@ -124,7 +126,7 @@ def build_octree(quantized: np.ndarray, chance: np.ndarray) -> Octree:
             nodes["points"][number] = len(chosen)
         levels.append(nodes)
         rest, code = rest[~stays], code[~stays]
-    return Octree(_linked(levels), np.concatenate(kept))
+    return Octree(_linked(levels), np.concatenate(kept), order)
 
 
 def _crowd(code: np.ndarray, level: int) -> np.ndarray:

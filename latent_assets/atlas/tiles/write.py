@@ -24,6 +24,7 @@ INDEX = f"{FOLDER}/releases.json"
 ALL_WITH_SPRITES = 1_000_000  # rows; above that only those of the upper levels have a thumbnail
 MOST_CODES = 65_534
 _MOST_LABELS = 48
+_PROBED, _BESIDE = 20_000, 12  # points whose distance to the nearest is measured, among how many on either side
 _LABEL_CELLS = 12  # to an edge, in which the densest place of a category is looked for
 _NONE = 65_535
 
@@ -164,12 +165,38 @@ def _space(
     return {
         "origin": cube.origin,
         "edge": cube.edge,
+        **_extent(places, tree),
         "nodes": len(tree.nodes),
         "depth": int(tree.nodes["level"].max()),
         "shows": row.shows if row else "",
         "quality": {name: value for name, value in quality.items() if value == value},
         "labels": _labels(rows.codes["category"], cube, places),
     }
+
+
+def _extent(places: np.ndarray, tree: Octree) -> dict[str, Any]:
+    """What a camera begins with: the middle of the points, how far most of them reach, how far apart neighbours are."""
+    if not len(places):
+        return {"middle": [0.0, 0.0, 0.0], "reach": 1.0, "spacing": 1.0}
+    some = places[np.unique(np.linspace(0, len(places) - 1, _PROBED).astype(np.int64))].astype(np.float64)
+    low, high = np.quantile(some, [0.03, 0.97], axis=0)
+    middle = (low + high) / 2
+    reach = float(np.quantile(np.linalg.norm(some - middle, axis=1), 0.95)) or 1.0
+    return {"middle": middle.tolist(), "reach": reach, "spacing": _spacing(places, tree) or reach / 2}
+
+
+def _spacing(places: np.ndarray, tree: Octree) -> float:
+    """Median distance of a point to the nearest other, in map units; looked for among its next in Morton order."""
+    order = tree.sorted
+    probed = np.unique(np.linspace(0, len(order) - 1, _PROBED).astype(np.int64))
+    nearest = np.full(len(probed), np.inf)
+    for step in (*range(-_BESIDE, 0), *range(1, _BESIDE + 1)):
+        other = probed + step
+        inside = (other >= 0) & (other < len(order))
+        apart = places[order[probed[inside]]].astype(np.float64) - places[order[other[inside]]]
+        nearest[inside] = np.minimum(nearest[inside], np.linalg.norm(apart, axis=1))
+    found = nearest[np.isfinite(nearest)]
+    return float(np.median(found)) if len(found) else 0.0
 
 
 def _labels(category: Codes, cube: Cube, places: np.ndarray) -> list[dict[str, Any]]:

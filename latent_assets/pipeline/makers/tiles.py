@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TileDetails:
-    """release: tag of the table's version that is shown. nodes: by space. packs, reused: files of thumbnails that were
+    """release: version of the table that is shown. nodes: by space. packs, reused: files of thumbnails that were
     written and that were there. sprites: rows with a thumbnail. removed: sets of releases that are gone."""
 
     release: str = ""
@@ -41,15 +41,17 @@ def make_tiles(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     versions = {shard: manifest.version for shard, manifest in lineage.manifests.all("thumbnails").items()}
     written = write_tiles(
         storage,
-        table.tag,
+        str(table.version),
         info,
         rows,
         lambda first, count: read_thumbnails_of(storage.lance_uri, table.version, first, count),
         versions,
     )
-    kept = {tag: version for tag, version in tags(storage.lance_uri).items() if tag == release_tag(version)}
-    removed = list_releases(storage, sorted(kept, key=lambda tag: -kept[tag]))
-    details = TileDetails(table.tag, dict(written.nodes), written.written, written.reused, written.sprites, removed)
+    kept = [version for tag, version in tags(storage.lance_uri).items() if tag == release_tag(version)]
+    removed = list_releases(storage, [str(version) for version in sorted(kept, reverse=True)])
+    details = TileDetails(
+        str(table.version), dict(written.nodes), written.written, written.reused, written.sprites, removed
+    )
     return {"atlas_tiles": Output(wanted, len(rows), written.files, details)}
 
 

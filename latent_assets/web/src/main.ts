@@ -1,13 +1,14 @@
 // The page is put together here: what can be asked, the map, the widgets, the address, the keys.
 
 import * as THREE from "three";
-import { address, api, ApiError, type Placed, type Release } from "./data/api";
+import { address, api, ApiError, STARTING, type Placed, type Release } from "./data/api";
 import { Tiles } from "./data/tiles";
 import { AtlasMap } from "./scene/map";
+import type { Pin } from "./scene/labels";
 import type { Halo, Line, Mark, Place } from "./scene/marks";
 import { readLink, writeLink, type Link } from "./state/permalink";
 import { Store, type Camera, type State } from "./state/store";
-import { number, t, useLanguage } from "./text";
+import { t, useLanguage } from "./text";
 import { about } from "./widgets/about";
 import { spaceName, type Context } from "./widgets/context";
 import { button, h } from "./widgets/dom";
@@ -19,6 +20,7 @@ import { positionsOf, yours } from "./widgets/yours";
 import "./style.css";
 
 const HOME: Camera = { target: [0, 0, 0], radius: 3.1, theta: 0.6, phi: 1.2 };
+const PANEL = 372; // pixels
 const MADE_COLOURS = ["#ffd166", "#ff7fb0", "#8ce99a", "#b197fc"];
 const POLL_MS = 5_000;
 
@@ -45,11 +47,15 @@ const quiet = matchMedia("(prefers-reduced-motion: reduce)");
 const light = matchMedia("(prefers-color-scheme: light)");
 
 /** The release a server has; a static copy has tiles alone. */
-async function findRelease(link: Link): Promise<{ release: Release; live: boolean; tiles: Tiles | null }> {
+async function findRelease(
+  link: Link,
+  waits: (why: string) => void,
+): Promise<{ release: Release; live: boolean; tiles: Tiles | null }> {
   try {
-    const release = await api.release();
+    const release = await whenStarted(api.release, waits);
     return { release, live: true, tiles: release.tiles ? await openTiles(address(release.tiles)) : null };
   } catch (error) {
+    if (error instanceof ApiError && error.status >= 400 && error.status !== 404) throw error;
     const listed = await fetch("tiles/releases.json").then((found) => (found.ok ? found.json() : null)).catch(() => null);
     const all: { release: string }[] = listed?.releases ?? [];
     if (!all.length) throw error;
@@ -61,6 +67,19 @@ async function findRelease(link: Link): Promise<{ release: Release; live: boolea
   }
 }
 
+/** A server that loads its models says so for a while. */
+async function whenStarted<T>(ask: () => Promise<T>, waits: (why: string) => void): Promise<T> {
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== STARTING) throw error;
+      waits(error.message);
+      await new Promise((resolve) => setTimeout(resolve, 1_000));
+    }
+  }
+}
+
 async function openTiles(base: string): Promise<Tiles | null> {
   try {
     return await Tiles.open(base.endsWith("/") ? base : `${base}/`);
@@ -69,11 +88,20 @@ async function openTiles(base: string): Promise<Tiles | null> {
   }
 }
 
-function firstState(link: Link, release: Release): State {
+/** The whole map of a space, without its outliers. */
+function home(tiles: Tiles | null, space: string): Camera {
+  const info = tiles?.info.spaces[space];
+  if (!info) return HOME;
+  const target = info.middle.map((value, axis) => ((value - info.origin[axis]!) / info.edge) * 2 - 1) as Place;
+  return { ...HOME, target, radius: Math.min(Math.max((info.reach / info.edge) * 5, 0.2), 4) };
+}
+
+function firstState(link: Link, release: Release, tiles: Tiles | null): State {
   const spaces = release.spaces;
+  const space = link.space && spaces.includes(link.space) ? link.space : (spaces[0] ?? "");
   return {
-    space: link.space && spaces.includes(link.space) ? link.space : (spaces[0] ?? ""),
-    camera: link.camera ?? HOME,
+    space,
+    camera: link.camera ?? home(tiles, space),
     selected: link.selected,
     colour: link.colour ?? "category",
     query: link.query,
@@ -107,19 +135,20 @@ function announcer(): { element: HTMLElement; say: (text: string, serious?: bool
 async function start(): Promise<void> {
   const link = readLink(location.hash);
   const announce = announcer();
-  const app = h("div", { class: "app" }, h("p", { class: "note loading" }, t("loading")));
+  const loading = h("p", { class: "note loading", role: "status" }, t("loading"));
+  const app = h("div", { class: "app" }, loading);
   document.body.append(app, announce.element);
   document.title = t("title");
   let found: Awaited<ReturnType<typeof findRelease>>;
   try {
-    found = await findRelease(link);
+    found = await findRelease(link, (why) => (loading.textContent = `${t("loading")} ${why}`));
   } catch (error) {
     const text = error instanceof ApiError && error.message ? error.message : t("unreachable");
     app.replaceChildren(h("div", { class: "failed", role: "alert" }, h("p", {}, text), button(t("retry"), () => location.reload())));
     return;
   }
   const { release, live, tiles } = found;
-  const store = new Store(firstState(link, release));
+  const store = new Store(firstState(link, release, tiles));
   applyTheme(store.state.theme);
   const title = tiles?.info.title || release.title || release.profile || t("title");
   document.title = title;
@@ -134,7 +163,10 @@ async function start(): Promise<void> {
     problem: (error) => announce.say(error instanceof Error && error.message ? error.message : t("unreachable"), true),
     flyTo: (positions) => {
       const place = scenePlace(context, positions);
-      if (place && context.map) context.map.controls.flyTo(place, Math.min(context.map.controls.view.radius, closeTo(release.rows)));
+      const info = tiles?.info.spaces[store.state.space];
+      if (!place || !info || !context.map) return;
+      const near = closeTo((info.spacing / info.edge) * 2);
+      context.map.controls.flyTo(place, Math.min(context.map.controls.view.radius, near));
     },
     select: (id, fly = false) => {
       store.set({ selected: id });
@@ -142,18 +174,18 @@ async function start(): Promise<void> {
         api.image(id).then((facts) => store.state.selected === id && context.flyTo(facts.positions), () => undefined);
       }
     },
-    link: () => writeLink(store.state, release.release),
+    link: () => writeLink(store.state, String(release.release)),
   };
 
   const stage = h("main", { class: "stage" });
   const tip = h("div", { class: "tip", hidden: true });
+  const summary = h("p", { class: "summary", role: "status", id: "summary" });
   if (!tiles) stage.append(h("p", { class: "note stage-note" }, t("noTiles")));
   else if (!tiles.info.rows) stage.append(h("p", { class: "note stage-note" }, t("empty")));
-  else context.map = openMap(context, tip);
+  else context.map = openMap(context, tip, summary);
   if (context.map) stage.append(context.map.canvas, context.map.labels.element, tip);
   else if (tiles?.info.rows) stage.append(h("p", { class: "note stage-note", role: "alert", id: "no-webgl" }, t("noWebgl")));
 
-  const summary = h("p", { class: "summary", role: "status", id: "summary" });
   const treeSection = tree(context);
   const left = h("div", { class: "panel left", id: "left" }, yours(context), find(context), looks(context), treeSection);
   const dialog = about(context);
@@ -167,11 +199,13 @@ async function start(): Promise<void> {
   );
   if (!context.map) store.set({ open: "tree" });
 
-  wireMap(context, summary);
+  wireMap(context);
   wireAddress(context, link);
   wireKeys(context);
   if (live && release.writes !== undefined) followInbox(context);
-  if (link.release && link.release !== release.release) announce.say(t("goneRelease", { release: link.release, now: release.release }));
+  if (link.release && link.release !== String(release.release)) {
+    announce.say(t("goneRelease", { release: link.release, now: String(release.release) }));
+  }
   void restoreMade(context, link);
   Object.assign(window, { latentAtlas: { store, context } });
 }
@@ -187,7 +221,7 @@ function header(context: Context, title: string): HTMLElement {
     h(
       "nav",
       { class: "row" },
-      button(t("wholeMap"), () => context.map?.controls.flyTo(HOME.target, HOME.radius), { class: "small wide-only", id: "home" }),
+      button(t("wholeMap"), () => flyHome(context), { class: "small wide-only", id: "home" }),
       button(t("tree"), () => open("tree"), { class: "small wide-only", id: "open-tree" }),
       button("◐", () => {
         const theme = themes[store.state.theme];
@@ -223,7 +257,7 @@ function applyTheme(theme: State["theme"]): void {
 
 // -- the map -----------------------------------------------------------------------------------------
 
-function openMap(context: Context, tip: HTMLElement): AtlasMap | null {
+function openMap(context: Context, tip: HTMLElement, summary: HTMLElement): AtlasMap | null {
   const { store, tiles } = context;
   let over = -1;
   try {
@@ -238,8 +272,11 @@ function openMap(context: Context, tip: HTMLElement): AtlasMap | null {
           over = row;
           window.setTimeout(() => over === row && void nameRow(context, row, tip, () => over === row), 120);
         },
-        moved: () => undefined,
-        settled: () => undefined,
+        moved: (camera) => store.set({ camera }),
+        settled: ({ shown, images }) => {
+          const text = t("summary", { space: spaceName(context, store.state.space), shown, rows: tiles!.info.rows, images });
+          if (summary.textContent !== text) summary.textContent = text;
+        },
         missing: (file) => context.say(t("missingTile", { file: file.split("/").slice(-3).join("/") }), true),
         lost: (lost) => context.say(t(lost ? "lost" : "restored"), lost),
       },
@@ -273,8 +310,13 @@ async function nameRow(context: Context, row: number, tip: HTMLElement, current:
 }
 
 /** How near a flight to an image ends: a dozen of its neighbours are in view. */
-function closeTo(rows: number): number {
-  return Math.min(Math.max(3 / Math.cbrt(Math.max(rows, 1)), 0.06), 0.8);
+function closeTo(spacing: number): number {
+  return Math.min(Math.max(spacing * 22, 0.05), 1.2);
+}
+
+function flyHome({ map, tiles, store }: Context): void {
+  const { target, radius } = home(tiles, store.state.space);
+  map?.controls.flyTo(target, radius);
 }
 
 function scenePlace({ tiles, store }: Context, positions: Record<string, Place> | undefined): Place | null {
@@ -284,7 +326,7 @@ function scenePlace({ tiles, store }: Context, positions: Record<string, Place> 
   return place.map((value, axis) => ((value - info.origin[axis]!) / info.edge) * 2 - 1) as Place;
 }
 
-function wireMap(context: Context, summary: HTMLElement): void {
+function wireMap(context: Context): void {
   const { store, map, tiles } = context;
   store.on(["theme"], (state) => {
     applyTheme(state.theme);
@@ -296,15 +338,13 @@ function wireMap(context: Context, summary: HTMLElement): void {
   });
   if (!map || !tiles) return;
   map.setTheme(themeOf());
-  const events = (map as unknown as { events: { settled: (view: { shown: number; images: number }) => void; moved: (camera: Camera) => void } }).events;
-  events.settled = ({ shown, images }) => {
-    const text = t("summary", { space: spaceName(context, store.state.space), shown, rows: tiles.info.rows, images });
-    if (summary.textContent !== text) summary.textContent = text;
-  };
-  events.moved = (camera) => store.set({ camera });
   const show = (): void => void map.show(store.state.space).then(() => drawMarks(context), context.problem);
   store.on(["space"], show);
-  store.on(["results", "selected", "made"], () => drawMarks(context));
+  store.on(["results", "selected", "made", "theme"], () => drawMarks(context));
+  const cover = (): void => map.cover(store.state.selected && innerWidth > 1100 ? PANEL : 0);
+  store.on(["selected"], cover);
+  window.addEventListener("resize", cover);
+  cover();
   show();
 }
 
@@ -319,23 +359,28 @@ function drawMarks(context: Context): void {
   const marks: Mark[] = [];
   const lines: Line[] = [];
   const halos: Halo[] = [];
+  const first: [Place, number][] = [];
+  const pins: Pin[] = [];
   const scores = (results ?? []).map((result) => result.similarity ?? 0);
   const best = Math.max(...scores, 0);
   const worst = Math.min(...scores, best);
   (results ?? []).forEach((result) => {
     const place = scenePlace(context, result.positions);
     const share = best > worst ? ((result.similarity ?? 0) - worst) / (best - worst) : 1;
-    if (place) marks.push({ place, colour: colour("#ff5d3b"), pixels: 6 + 6 * share });
+    if (!place) return;
+    marks.push({ place, colour: colour("#ff5d3b"), pixels: 6 + 6 * share });
+    first.push([place, 1.001]);
   });
   made.forEach((one, index) => {
     const own = colour(MADE_COLOURS[index % MADE_COLOURS.length]!);
     const space = store.state.space;
     const path = one.placed?.path?.[space] ?? one.steps.flatMap((step) => (step.positions[space] ? [step.positions[space]] : []));
-    const places = path.flatMap((place) => scenePlace(context, { [space]: place }) ?? []).reduce<Place[]>(paired, []);
+    const places = path.map((place) => scenePlace(context, { [space]: place })).filter((place) => place !== null);
     if (places.length > 1) lines.push({ places, colour: own, opacity: 0.85 });
     const end = scenePlace(context, one.placed ? positionsOf(one.placed) : undefined) ?? places.at(-1);
     if (!end) return;
-    marks.push({ place: end, colour: own, pixels: 18 });
+    marks.push({ place: end, colour: own, pixels: 14 });
+    if (one.image) pins.push({ key: one.key, place: end, image: one.image, name: one.prompt, colour: MADE_COLOURS[index % 4]! });
     const info = context.tiles!.info.spaces[space]!;
     const placement = one.placed?.placements[space];
     if (placement) halos.push({ place: end, radius: (placement.uncertainty / info.edge) * 2, colour: own });
@@ -350,19 +395,14 @@ function drawMarks(context: Context): void {
     );
   } else if (selected && chosenPlace) {
     const place = scenePlace(context, chosenPlace.positions);
-    if (place) marks.push({ place, colour: colour("#ffffff"), pixels: 20 });
+    if (place) {
+      marks.push({ place, colour: colour(themeOf() === "dark" ? "#ffffff" : "#10141f"), pixels: -(results ? 22 : 26) });
+      first.push([place, 2]);
+    }
   }
-  map.mark(marks, lines, halos);
+  map.labels.pin(pins);
+  map.mark(marks, lines, halos, first);
   map.fade(results?.length ? 0.72 : 0);
-}
-
-/** Numbers three at a time; flatMap took the places apart. */
-function paired(places: Place[], value: number | Place): Place[] {
-  if (Array.isArray(value)) return [...places, value];
-  const last = places.at(-1) as number[] | undefined;
-  if (last && last.length < 3) last.push(value);
-  else places.push([value] as unknown as Place);
-  return places;
 }
 
 // -- address, keys, what others make -------------------------------------------------------------------
@@ -393,7 +433,7 @@ function wireKeys(context: Context): void {
     const space = release.spaces[Number(event.key) - 1];
     if (event.key === "/") focus("#search");
     else if (event.key === "g") focus("#prompt");
-    else if (event.key === "0") context.map?.controls.flyTo(HOME.target, HOME.radius);
+    else if (event.key === "0") flyHome(context);
     else if (event.key === "l") store.set({ open: store.state.open === "tree" ? null : "tree" });
     else if (event.key === "?") store.set({ open: "about" });
     else if (space) store.set({ space });
@@ -431,7 +471,7 @@ function followInbox(context: Context): void {
     try {
       const { generated } = await api.generated(newest);
       const unseen = first ? [] : generated;
-      if (generated[0]) newest = generated[0].created;
+      if (generated[0]) newest = generated[0].generated_id;
       first = false;
       failures = 0;
       for (const one of [...unseen].reverse()) addMade(context, await api.generatedOne(one.generated_id));
@@ -443,5 +483,4 @@ function followInbox(context: Context): void {
   window.setTimeout(() => void look(), POLL_MS);
 }
 
-void number;
 void start();

@@ -3,7 +3,7 @@
 export type Point = [number, number, number];
 
 export interface Release {
-  release: string;
+  release: string | number;
   rows: number;
   published: string;
   spaces: string[];
@@ -13,6 +13,7 @@ export interface Release {
   models?: Record<string, unknown>;
   contact: string | null;
   tiles: string | null;
+  attribution?: string;
   title?: string;
   examples?: string[];
 }
@@ -150,6 +151,9 @@ async function json<T>(path: string, options: RequestInit = {}): Promise<T> {
   if (!(response.headers.get("content-type") ?? "").includes("json")) throw new ApiError("", 404);
   return (await response.json()) as T;
 }
+
+/** Answers that mean that the server starts or is busy: it is asked again. */
+export const STARTING = 503;
 
 export const api = {
   release: () => json<Release>("api/release"),

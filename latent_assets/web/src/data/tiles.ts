@@ -11,6 +11,9 @@ const MERGED_BYTES = 512 * 1024;
 export interface SpaceInfo {
   origin: Point;
   edge: number;
+  middle: Point;
+  reach: number;
+  spacing: number;
   nodes: number;
   depth: number;
   shows: string;
@@ -194,6 +197,11 @@ export class SpaceTiles {
   /** A place in map units as one in the cube [-1, 1] of the scene. */
   toScene(place: Point): Point {
     return place.map((value, axis) => ((value - this.info.origin[axis]!) / this.info.edge) * 2 - 1) as Point;
+  }
+
+  /** A length in map units as one of the scene. */
+  length(units: number): number {
+    return (units / this.info.edge) * 2;
   }
 
   /** Points of a node: POINT_BYTES each. The first nodes come in one request, neighbours are merged into one. */

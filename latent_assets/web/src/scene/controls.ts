@@ -17,6 +17,7 @@ export interface ControlEvents {
 export class Controls {
   readonly camera = new THREE.PerspectiveCamera(50, 1, 0.005, 40);
   private readonly target = new THREE.Vector3();
+  private aside = 0;
   private radius = 3.4;
   private theta = 0.6;
   private phi = 1.25;
@@ -58,8 +59,12 @@ export class Controls {
     this.events.moved();
   }
 
-  resize(width: number, height: number): void {
+  /** `covered`: pixels of the right side that a panel hides. */
+  resize(width: number, height: number, covered = 0): void {
     this.camera.aspect = width / Math.max(height, 1);
+    this.aside = covered / width;
+    if (covered) this.camera.setViewOffset(width, height, covered / 2, 0, width, height);
+    else this.camera.clearViewOffset();
     this.camera.updateProjectionMatrix();
   }
 
@@ -123,7 +128,7 @@ export class Controls {
     const high = Math.tan(THREE.MathUtils.degToRad(this.camera.fov / 2)) * (this.radius - radius);
     const sideways = new THREE.Vector3().setFromMatrixColumn(this.camera.matrixWorld, 0);
     const upwards = new THREE.Vector3().setFromMatrixColumn(this.camera.matrixWorld, 1);
-    this.target.addScaledVector(sideways, x * high * this.camera.aspect).addScaledVector(upwards, y * high);
+    this.target.addScaledVector(sideways, (x + this.aside) * high * this.camera.aspect).addScaledVector(upwards, y * high);
     this.target.clampScalar(-2, 2);
     this.radius = radius;
     this.place();

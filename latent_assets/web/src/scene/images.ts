@@ -6,7 +6,19 @@ import type { LoadedNode } from "./octree";
 import { IMAGE_FRAGMENT, IMAGE_VERTEX } from "./shaders";
 
 const SLOT = 96; // pixels: the largest thumbnail of the table
-const SMALLEST = 13; // pixels on the screen from which a dot is an image
+const SMALLEST = 11; // pixels on the screen from which a dot is an image
+const WIDEST = 72; // pixels of an image, however near
+const CELL = 72; // pixels of the cells in which images are kept apart
+
+interface Candidate {
+  row: number;
+  depth: number;
+  weight: number;
+  x: number;
+  y: number;
+  pixels: number;
+  place: [number, number, number];
+}
 
 interface Slot {
   row: number;
@@ -14,7 +26,6 @@ interface Slot {
   born: number;
   width: number;
   height: number;
-  place: [number, number, number];
 }
 
 export class Images {
@@ -27,7 +38,7 @@ export class Images {
   private readonly asked = new Set<number>();
   private readonly without = new Set<number>();
   private bitmaps: [number, ImageBitmap][] = [];
-  private wanted = new Map<number, [number, number, number]>();
+  private wanted = new Map<number, Candidate>();
   private until = 0;
 
   constructor(
@@ -41,16 +52,18 @@ export class Images {
     this.free = Array.from({ length: most }, (_, at) => most - 1 - at);
     const edge = this.side * SLOT;
     this.texture = new THREE.DataTexture(null, edge, edge, THREE.RGBAFormat);
+    this.texture.unpackAlignment = 4;
     this.texture.colorSpace = THREE.NoColorSpace;
     this.texture.minFilter = this.texture.magFilter = THREE.LinearFilter;
     this.texture.generateMipmaps = false;
-    this.texture.needsUpdate = true;
+    this.allocate();
     const geometry = new THREE.InstancedBufferGeometry();
     const plane = new THREE.PlaneGeometry(1, 1);
     geometry.index = plane.index;
     geometry.setAttribute("position", plane.getAttribute("position"));
     geometry.setAttribute("place", new THREE.InstancedBufferAttribute(new Float32Array(most * 3), 3));
     geometry.setAttribute("cell", new THREE.InstancedBufferAttribute(new Float32Array(most * 4), 4));
+    geometry.setAttribute("weight", new THREE.InstancedBufferAttribute(new Float32Array(most), 1));
     geometry.setAttribute("born", new THREE.InstancedBufferAttribute(new Float32Array(most), 1));
     geometry.instanceCount = 0;
     this.material = new THREE.ShaderMaterial({
@@ -62,12 +75,14 @@ export class Images {
         now: { value: 0 },
         size: { value: 0.02 },
         shift: { value: 0.004 },
+        widest: { value: 0.1 },
         ground: { value: new THREE.Color() },
         depths: { value: new THREE.Vector2(1, 10) },
       },
     });
     this.object = new THREE.Mesh(geometry, this.material);
     this.object.frustumCulled = false;
+    this.object.renderOrder = 4;
   }
 
   /** Edge of an image in units of the scene. */
@@ -86,39 +101,79 @@ export class Images {
     return (this.object.geometry as THREE.InstancedBufferGeometry).instanceCount;
   }
 
-  /** Choose which points are images in this view: the nearest that are large enough. */
-  choose(visible: LoadedNode[], camera: THREE.PerspectiveCamera, height: number, hidden: (row: number) => boolean): void {
-    const size = this.material.uniforms["size"]!.value as number;
+  /**
+   * Choose which points are images in this view: the nearest that are large enough and that no nearer one hides;
+   * those of `first` (keys of their places) before all others and at any distance.
+   */
+  choose(
+    visible: LoadedNode[],
+    camera: THREE.PerspectiveCamera,
+    width: number,
+    height: number,
+    hidden: (row: number) => boolean,
+    first: Map<string, number>,
+  ): void {
+    const uniforms = this.material.uniforms;
+    const size = uniforms["size"]!.value as number;
     const scale = height / (2 * Math.tan(THREE.MathUtils.degToRad(camera.fov / 2)));
+    uniforms["widest"]!.value = WIDEST / scale;
     const farthest = (size * scale) / SMALLEST;
     const matrix = new THREE.Matrix4().multiplyMatrices(camera.projectionMatrix, camera.matrixWorldInverse).elements;
-    const found: { row: number; depth: number; place: [number, number, number] }[] = [];
+    const found: Candidate[] = [];
     const eye = camera.position;
     const middle = new THREE.Vector3();
     for (const { node, words } of visible) {
       middle.set(...node.middle);
-      if (eye.distanceTo(middle) - node.half * Math.sqrt(3) > farthest) continue;
+      const near = eye.distanceTo(middle) - node.half * Math.sqrt(3) <= farthest;
+      if (!near && !first.size) continue;
       for (let at = 0; at < words.length; at += 6) {
-        const x = (words[at]! / 65_535) * 2 - 1;
-        const y = (words[at + 1]! / 65_535) * 2 - 1;
-        const z = (words[at + 2]! / 65_535) * 2 - 1;
+        const [qx, qy, qz] = [words[at]!, words[at + 1]!, words[at + 2]!];
+        const weight = first.size ? (first.get(`${qx},${qy},${qz}`) ?? 0) : 0;
+        if (!near && !weight) continue;
+        const [x, y, z] = [(qx / 65_535) * 2 - 1, (qy / 65_535) * 2 - 1, (qz / 65_535) * 2 - 1];
         const w = matrix[3]! * x + matrix[7]! * y + matrix[11]! * z + matrix[15]!;
-        if (w <= 0.001 || w > farthest) continue;
-        if (Math.abs(matrix[0]! * x + matrix[4]! * y + matrix[8]! * z + matrix[12]!) > w * 1.05) continue;
-        if (Math.abs(matrix[1]! * x + matrix[5]! * y + matrix[9]! * z + matrix[13]!) > w * 1.05) continue;
+        if (w <= 0.001 || (w > farthest && !weight)) continue;
+        const sx = (matrix[0]! * x + matrix[4]! * y + matrix[8]! * z + matrix[12]!) / w;
+        const sy = (matrix[1]! * x + matrix[5]! * y + matrix[9]! * z + matrix[13]!) / w;
+        if (Math.abs(sx) > 1.05 || Math.abs(sy) > 1.05) continue;
         const row = words[at + 4]! + words[at + 5]! * 65_536;
         if (this.without.has(row) || hidden(row)) continue;
-        found.push({ row, depth: w, place: [x, y, z] });
+        const own = Math.min((size * scale) / w, WIDEST) * Math.max(weight, 1);
+        const pixels = weight > 1 ? Math.max(own, WIDEST * 0.42) : own;
+        // those that are there already stay before new ones that are as near
+        const depth = weight ? -weight : w * (this.slots.has(row) ? 0.85 : 1);
+        found.push({ row, depth, weight: Math.max(weight, 1), x: ((sx + 1) / 2) * width, y: ((sy + 1) / 2) * height, pixels, place: [x, y, z] });
       }
     }
-    if (found.length > this.most) found.sort((one, other) => one.depth - other.depth).length = this.most;
-    this.wanted = new Map(found.map(({ row, place }) => [row, place]));
-    for (const [row, slot] of this.slots) {
-      const place = this.wanted.get(row);
-      if (place) slot.place = place;
-    }
+    found.sort((one, other) => one.depth - other.depth);
+    this.wanted = new Map(this.apart(found).map((one) => [one.row, one]));
     for (const row of this.wanted.keys()) if (!this.slots.has(row) && !this.asked.has(row)) this.ask(row);
     this.write();
+  }
+
+  /** The first of those that lie over each other. */
+  private apart(found: Candidate[]): Candidate[] {
+    const taken = new Map<string, Candidate[]>();
+    const chosen: Candidate[] = [];
+    for (const one of found) {
+      if (chosen.length >= this.most) break;
+      const [cx, cy] = [Math.floor(one.x / CELL), Math.floor(one.y / CELL)];
+      let free = true;
+      for (let dx = -1; free && dx <= 1; dx++) {
+        for (let dy = -1; free && dy <= 1; dy++) {
+          free = !(taken.get(`${cx + dx},${cy + dy}`) ?? []).some(
+            (other) => Math.max(Math.abs(other.x - one.x), Math.abs(other.y - one.y)) < 0.4 * Math.max(other.pixels, one.pixels),
+          );
+        }
+      }
+      if (!free && one.weight < 2) continue;
+      const key = `${cx},${cy}`;
+      const list = taken.get(key);
+      if (list) list.push(one);
+      else taken.set(key, [one]);
+      chosen.push(one);
+    }
+    return chosen;
   }
 
   private ask(row: number): void {
@@ -155,8 +210,7 @@ export class Images {
     const corner = new THREE.Vector2((at % this.side) * SLOT, Math.floor(at / this.side) * SLOT);
     this.renderer.copyTextureToTexture(source, this.texture, null, corner);
     source.dispose();
-    const place = this.wanted.get(row)!;
-    this.slots.set(row, { row, at, born: now, width: bitmap.width, height: bitmap.height, place });
+    this.slots.set(row, { row, at, born: now, width: bitmap.width, height: bitmap.height });
     this.until = now + 0.2;
   }
 
@@ -171,25 +225,29 @@ export class Images {
 
   private write(): void {
     const geometry = this.object.geometry as THREE.InstancedBufferGeometry;
-    const [place, cell, born] = ["place", "cell", "born"].map((name) => geometry.getAttribute(name) as THREE.InstancedBufferAttribute);
+    const attribute = (name: string) => geometry.getAttribute(name) as THREE.InstancedBufferAttribute;
+    const [place, cell, born, weight] = [attribute("place"), attribute("cell"), attribute("born"), attribute("weight")];
     const edge = this.side * SLOT;
     let count = 0;
     for (const slot of this.slots.values()) {
-      if (!this.wanted.has(slot.row)) continue;
-      place!.setXYZ(count, ...slot.place);
+      const wanted = this.wanted.get(slot.row);
+      if (!wanted) continue;
+      place.setXYZ(count, ...wanted.place);
       const [left, top] = [(slot.at % this.side) * SLOT, Math.floor(slot.at / this.side) * SLOT];
-      cell!.setXYZW(count, (left + 0.5) / edge, (top + 0.5) / edge, (slot.width - 1) / edge, (slot.height - 1) / edge);
-      born!.setX(count, slot.born);
+      cell.setXYZW(count, (left + 0.5) / edge, (top + 0.5) / edge, (slot.width - 1) / edge, (slot.height - 1) / edge);
+      born.setX(count, slot.born);
+      weight.setX(count, wanted.weight);
       count++;
     }
-    for (const attribute of [place!, cell!, born!]) attribute.needsUpdate = true;
+    for (const each of [place, cell, born, weight]) each.needsUpdate = true;
     geometry.instanceCount = count;
     this.object.visible = count > 0;
   }
 
-  /** Rows that are images now. */
-  get shown(): number[] {
-    return [...this.slots.keys()].filter((row) => this.wanted.has(row));
+  /** Pixels on the screen of an image that is shown; 0 for a row that is a dot. */
+  pixels(row: number): number {
+    const wanted = this.wanted.get(row);
+    return wanted && this.slots.has(row) ? wanted.pixels : 0;
   }
 
   clear(): void {
@@ -201,8 +259,17 @@ export class Images {
   reset(): void {
     for (const slot of this.slots.values()) this.free.push(slot.at);
     this.slots.clear();
-    this.texture.needsUpdate = true;
+    this.allocate();
     this.clear();
+  }
+
+  /** Give the texture its place on the GPU; what it is filled with is not kept. */
+  private allocate(): void {
+    const { width, height } = this.texture.image;
+    this.texture.image.data = new Uint8Array(width * height * 4);
+    this.texture.needsUpdate = true;
+    this.renderer.initTexture(this.texture);
+    this.texture.image.data = null as unknown as Uint8Array;
   }
 
   dispose(): void {

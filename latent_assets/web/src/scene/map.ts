@@ -53,6 +53,8 @@ export class AtlasMap {
   private kind: "code" | "number" = "code";
   private hidden: Uint8Array | null = null;
   private disposed = false;
+  private covered = 0;
+  private first = new Map<string, number>();
   private readonly most: number;
 
   constructor(
@@ -117,10 +119,10 @@ export class AtlasMap {
       fragmentShader: POINT_FRAGMENT,
       uniforms: {
         morph: { value: 1 },
-        size: { value: pointSize(this.tiles.info.rows) },
+        size: { value: 0.01 },
         scale: { value: 500 },
         least: { value: 1.6 },
-        most: { value: 40 },
+        most: { value: 13 },
         by_row: { value: false },
         has_state: { value: false },
         faded: { value: 0 },
@@ -152,7 +154,9 @@ export class AtlasMap {
     if (this.before) this.scene.remove(this.before.group);
     this.before = before;
     this.current = found;
-    this.images.size = imageSize(found.tiles.info.nodes ? this.tiles.info.rows : 1);
+    const spacing = found.tiles.length(found.tiles.info.spacing);
+    this.images.size = Math.min(spacing * 2.4, 0.3);
+    this.uniform("size").value = Math.min(Math.max(spacing * 1.5, 0.0015), 0.05);
     this.labels.set(found.tiles);
     if (before && !this.still()) {
       found.morphFrom(before.places());
@@ -229,8 +233,13 @@ export class AtlasMap {
     return texture;
   }
 
-  mark(marks: Mark[], lines: Line[], halos: Halo[]): void {
+  /** Draw over the cloud. Points at a place of `first` are images before others, as many times as large as it says. */
+  mark(marks: Mark[], lines: Line[], halos: Halo[], first: [Place, number][] = []): void {
     this.marks.set(marks, lines, halos);
+    this.first = new Map(
+      first.map(([place, weight]) => [place.map((value) => Math.round(((value + 1) / 2) * 65_535)).join(","), weight]),
+    );
+    this.moving = performance.now();
     this.invalidate();
   }
 
@@ -241,12 +250,19 @@ export class AtlasMap {
     if (!this.scheduled && !this.disposed) this.scheduled = requestAnimationFrame(() => this.frame());
   }
 
+  /** How much of the canvas's right side is under a panel, pixels: the middle of the view moves. */
+  cover(pixels: number): void {
+    if (this.covered === pixels) return;
+    this.covered = pixels;
+    this.resize();
+  }
+
   private resize(): void {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     if (!width || !height) return;
     this.renderer.setPixelRatio(Math.min(devicePixelRatio, 2));
     this.renderer.setSize(width, height, false);
-    this.controls.resize(width, height);
+    this.controls.resize(width, height, width > this.covered + 300 ? this.covered : 0);
     this.marks.setLook(new THREE.Color(this.theme === "dark" ? 0xffffff : 0x10141f), this.renderer.getPixelRatio());
     this.invalidate();
   }
@@ -261,7 +277,7 @@ export class AtlasMap {
     const ratio = this.renderer.getPixelRatio();
     const height = this.canvas.clientHeight;
     this.uniform("scale").value = (height * ratio) / (2 * Math.tan(THREE.MathUtils.degToRad(camera.fov / 2)));
-    this.uniform("least").value = 1.5 * ratio;
+    this.uniform("least").value = (this.tiles.info.rows < 30_000 ? 3 : 2) * ratio;
     const { radius } = this.controls.view;
     this.uniform("depths").value.set(radius * 0.75, radius + 2.2);
     this.shownPoints = this.current?.update(camera, height, this.budget) ?? 0;
@@ -269,12 +285,13 @@ export class AtlasMap {
     const settling = began - this.moving < 140 || animated || this.controls.flying;
     if (!animated && this.current) {
       if (!settling || this.frames % 6 === 0) {
-        this.images.choose(this.current.visible, camera, height, (row) => this.hidden !== null && this.hidden[row] === 0);
+        const hidden = (row: number): boolean => this.hidden !== null && this.hidden[row] === 0;
+        this.images.choose(this.current.visible, camera, this.canvas.clientWidth, height, hidden, this.first);
       }
     }
     const growing = this.images.update(began / 1000);
     this.renderer.render(this.scene, camera);
-    this.labels.update(camera, this.canvas.clientWidth, height);
+    this.labels.update(camera, this.covered, this.canvas.clientWidth, height);
     this.frames++;
     this.adapt(performance.now() - began, settling);
     if (settling || growing) this.invalidate();
@@ -318,9 +335,6 @@ export class AtlasMap {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     const camera = this.controls.camera;
     const matrix = new THREE.Matrix4().multiplyMatrices(camera.projectionMatrix, camera.matrixWorldInverse).elements;
-    const size = this.images.count ? imageSize(this.tiles.info.rows) : 0;
-    const scale = height / (2 * Math.tan(THREE.MathUtils.degToRad(camera.fov / 2)));
-    const images = new Set(this.images.shown);
     let best: { row: number; place: Place } | null = null;
     let score = Infinity;
     for (const { words } of this.current.visible) {
@@ -333,13 +347,13 @@ export class AtlasMap {
         const sx = ((matrix[0]! * px + matrix[4]! * py + matrix[8]! * pz + matrix[12]!) / w / 2 + 0.5) * width;
         const sy = (0.5 - (matrix[1]! * px + matrix[5]! * py + matrix[9]! * pz + matrix[13]!) / w / 2) * height;
         const off = Math.max(Math.abs(sx - x), Math.abs(sy - y));
-        if (off > Math.max(within, (size * scale) / w / 2)) continue;
+        if (off > 120) continue;
         const row = words[at + 4]! + words[at + 5]! * 65_536;
         if (this.hidden && this.hidden[row] === 0) continue;
-        const reach = images.has(row) ? (size * scale) / w / 2 : within;
-        if (off > reach) continue;
+        const pixels = this.images.pixels(row);
+        if (off > (pixels ? pixels / 2 : within)) continue;
         // an image hides what is behind it; between dots the nearest to the cursor wins
-        const value = images.has(row) ? w : w + 1000 + off;
+        const value = pixels ? w : w + 1000 + off;
         if (value < score) [score, best] = [value, { row, place: [px, py, pz] }];
       }
     }
@@ -372,13 +386,4 @@ function isSoftware(renderer: THREE.WebGLRenderer): boolean {
   const info = gl.getExtension("WEBGL_debug_renderer_info");
   const name = String(gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
   return /swiftshader|llvmpipe|software|basic render/i.test(name);
-}
-
-/** Edge of an image in units of the scene: a share of the usual distance between points. */
-function imageSize(rows: number): number {
-  return Math.min(0.9 / Math.cbrt(Math.max(rows, 8)), 0.3) * 0.9;
-}
-
-function pointSize(rows: number): number {
-  return Math.min(Math.max(0.28 / Math.cbrt(Math.max(rows, 8)), 0.002), 0.06);
 }

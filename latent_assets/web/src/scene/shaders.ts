@@ -39,7 +39,7 @@ void main() {
   float code = by_row ? texelFetch(row_colour, place_of_row(), 0).r * 255.0 : float(about.x);
   int at = by_row ? int(code + 0.5) : about.x == 0u ? 0 : 1 + int((about.x - 1u) % 255u);
   colour = texelFetch(palette, ivec2(at, 0), 0).rgb;
-  float far = smoothstep(depths.x, depths.y, -seen.z) * 0.55;
+  float far = smoothstep(depths.x, depths.y, -seen.z) * 0.4;
   float away = state < 0.75 || faded > 0.0 ? max(faded, 1.0 - state) : 0.0;
   colour = mix(colour, ground, max(far, away));
   if (state < 0.25 || gl_PointSize <= 0.0) {
@@ -68,6 +68,8 @@ uniform float size;
 uniform vec3 ground;
 uniform vec2 depths;
 uniform float shift;
+uniform float widest; // of an image at the distance 1
+in float weight; // 1, or more for results and the chosen image
 out vec2 at;
 out float away;
 void main() {
@@ -75,8 +77,10 @@ void main() {
   vec4 seen = modelViewMatrix * vec4(place, 1.0);
   vec2 shape = cell.zw / max(cell.z, cell.w);
   float grown = clamp((now - born) / 0.18, 0.0, 1.0);
-  seen.xy += position.xy * shape * size * (0.4 + 0.6 * grown);
-  seen.z += shift;
+  float wide = min(size, widest * -seen.z) * weight;
+  if (weight > 1.0) wide = max(wide, widest * 0.42 * -seen.z);
+  seen.xy += position.xy * shape * wide * (0.4 + 0.6 * grown);
+  seen.z += min(shift, -seen.z * 0.5) * weight;
   away = smoothstep(depths.x, depths.y, -seen.z) * 0.4;
   gl_Position = projectionMatrix * seen;
 }`;
@@ -95,22 +99,25 @@ void main() {
 }`;
 
 export const MARK_VERTEX = /* glsl */ `
-in vec4 tint; // colour, and the size in pixels
+in vec4 tint; // colour, and the size in pixels; below 0 a ring
 uniform float ratio;
 out vec3 colour;
+out float ring;
 void main() {
   colour = tint.rgb;
+  ring = tint.a < 0.0 ? 1.0 : 0.0;
   gl_Position = projectionMatrix * modelViewMatrix * vec4(position, 1.0);
-  gl_PointSize = tint.a * ratio;
+  gl_PointSize = abs(tint.a) * ratio;
 }`;
 
 export const MARK_FRAGMENT = /* glsl */ `
 precision highp float;
 in vec3 colour;
+in float ring;
 uniform vec3 edge;
 out vec4 result;
 void main() {
   float off = length(gl_PointCoord - 0.5);
-  if (off > 0.5) discard;
-  result = vec4(off > 0.36 ? edge : colour, 1.0);
+  if (off > 0.5 || (ring > 0.5 && off < 0.42)) discard;
+  result = vec4(off > 0.38 && ring < 0.5 ? edge : colour, 1.0);
 }`;

@@ -88,8 +88,8 @@ export function find(context: Context): HTMLElement {
         search();
       },
     },
-    h("div", { class: "row" }, field, mode, h("button", { type: "submit" }, t("search"))),
-    h("div", { class: "row" }, h("label", { for: "search-file", class: "link" }, t("searchImage")), file, clearButton),
+    h("div", { class: "row" }, field, h("button", { type: "submit" }, t("search"))),
+    h("div", { class: "row" }, mode, h("label", { for: "search-file", class: "link" }, t("searchImage")), file, clearButton),
   );
   return h("section", { class: "find", "aria-labelledby": "find-title", hidden: !live }, h("h2", { id: "find-title" }, t("find")), form, count, list);
 }

@@ -173,7 +173,7 @@ function cardContent(context: Context, one: Made, index: number, remove: () => v
   );
   if (!place || !one.placed) return [head];
   const facts = [
-    place.percentile !== null && t("percentile", { percent: number(100 - place.percentile * (place.percentile <= 1 ? 100 : 1)) }),
+    place.percentile !== null && t("percentile", { percent: number(place.percentile) }),
     t("uncertainty", { value: number(place.uncertainty, 2) }),
     one.placed.agreement !== null && t("agreement", { percent: number(one.placed.agreement * 100) }),
     ...place.behind
