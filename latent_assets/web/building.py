@@ -42,7 +42,7 @@ def is_current(web: Path) -> bool:
 
 
 def build_viewer(web: Path) -> bool:
-    """Build the sources in `web` into its folder dist; returns whether there was something to do. Raises ViewerError."""
+    """Build the sources in `web` into its folder dist; whether there was something to do. Raises ViewerError."""
     if is_current(web):
         return False
     _npm(web, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error")

@@ -53,7 +53,8 @@ class Cube:
 
     def places(self, quantized: np.ndarray) -> np.ndarray:
         """What `quantize` made, back in map units: float64 [n, 3]."""
-        return np.array(self.origin) + quantized * (self.edge / 65_535)
+        places: np.ndarray = np.array(self.origin) + quantized * (self.edge / 65_535)
+        return places
 
 
 @dataclass(frozen=True)

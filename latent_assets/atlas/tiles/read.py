@@ -10,8 +10,9 @@ import numpy as np
 
 from latent_assets.atlas.tiles.octree import LEAF, NODE, POINT, Cube
 from latent_assets.atlas.tiles.sprites import read_pack
-from latent_assets.atlas.tiles.write import FOLDER, FORMAT
+from latent_assets.atlas.tiles.write import FORMAT
 from latent_assets.errors import DataError, StorageError
+from latent_assets.layout import tile_name
 from latent_assets.storage import Storage
 
 _NONE = 65_535
@@ -44,10 +45,10 @@ class Tiles:
     @classmethod
     def open(cls, storage: Storage, release: str) -> Tiles:
         """Raises StorageError when there is no such set, DataError when it is of another format or cut off."""
-        about = storage.read_json(f"{FOLDER}/{release}/tiles.json")
+        about = storage.read_json(tile_name(release, "tiles.json"))
         if about.get("format") != FORMAT:
             raise DataError(f"The tiles of {release} have the format {about.get('format')}: build them again.")
-        data = storage.read_bytes(f"{FOLDER}/{release}/ids.bin")
+        data = storage.read_bytes(tile_name(release, "ids.bin"))
         if len(data) != 16 * about["rows"]:
             raise DataError(f"tiles/{release}/ids.bin has {len(data)} bytes for {about['rows']} rows: build again.")
         return cls(storage, release, about, np.frombuffer(data, np.uint8).reshape(-1, 16))
@@ -64,7 +65,7 @@ class Tiles:
         found = self.about["spaces"][name]
         parts = []
         for file, kind in (("nodes", NODE), ("points", POINT)):
-            data = self.storage.read_bytes(f"{FOLDER}/{self.release}/{name}/{file}.bin")
+            data = self.storage.read_bytes(tile_name(self.release, f"{name}/{file}.bin"))
             if len(data) % kind.itemsize:
                 raise DataError(f"tiles/{self.release}/{name}/{file}.bin is cut off: build the tiles again.")
             parts.append(np.frombuffer(data, kind))
@@ -74,11 +75,11 @@ class Tiles:
     def column(self, name: str) -> list[Any]:
         """Values of every row, None where there is none; numbers are as near as 1/65534 of their range."""
         column = next(each for each in self.about["columns"] if each["name"] == name)
-        codes = np.frombuffer(self.storage.read_bytes(f"{FOLDER}/{self.release}/columns/{name}.bin"), "<u2")
+        codes = np.frombuffer(self.storage.read_bytes(tile_name(self.release, f"columns/{name}.bin")), "<u2")
         if column["kind"] == "number":
             span = column["high"] - column["low"]
             return [None if code == _NONE else column["low"] + span * code / (_NONE - 1) for code in codes.tolist()]
-        values = self.storage.read_json(f"{FOLDER}/{self.release}/columns/{name}.json")
+        values = self.storage.read_json(tile_name(self.release, f"columns/{name}.json"))
         return [values[code - 1][0] if code else None for code in codes.tolist()]
 
     def sprites(self) -> list[bytes | None]:

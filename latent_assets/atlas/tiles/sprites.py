@@ -9,17 +9,12 @@ from typing import Any
 import numpy as np
 
 from latent_assets.errors import DataError
+from latent_assets.layout import sprites_name
 from latent_assets.storage import Storage, fingerprint
 
-FOLDER = "tiles/sprites"
 MAGIC, FORMAT = b"LASP", 1
 ID_BYTES = 16
 _HEADER = 16
-
-
-def pack_name(key: str) -> str:
-    """Storage name of the thumbnails with the key `key`."""
-    return f"{FOLDER}/{key}.bin"
 
 
 def pack_key(version: str, ids: np.ndarray, chosen: np.ndarray) -> str:
@@ -31,7 +26,7 @@ def pack_key(version: str, ids: np.ndarray, chosen: np.ndarray) -> str:
 
 def write_pack(storage: Storage, key: str, ids: np.ndarray, chosen: np.ndarray, files: Iterable[bytes]) -> None:
     """Write thumbnails of a shard. ids: uint8 [n, 16]; chosen: bool [n], rows with one; files: one for every row."""
-    with storage.writing(pack_name(key)) as path, path.open("wb") as out:
+    with storage.writing(sprites_name(key)) as path, path.open("wb") as out:
         at = _HEADER + 4 * (len(ids) + 1)
         out.write(b"\0" * at)
         offsets = np.zeros(len(ids) + 1, np.uint64)
@@ -53,17 +48,17 @@ def write_pack(storage: Storage, key: str, ids: np.ndarray, chosen: np.ndarray, 
 
 def read_pack(storage: Storage, key: str) -> list[tuple[bytes, bytes] | None]:
     """(id, file) of every row of a pack, None for rows without. Raises DataError for what is not one."""
-    data = storage.read_bytes(pack_name(key))
+    data = storage.read_bytes(sprites_name(key))
     if data[:4] != MAGIC or len(data) < _HEADER:
-        raise DataError(f"{pack_name(key)} is not a file of thumbnails: build the tiles again.")
+        raise DataError(f"{sprites_name(key)} is not a file of thumbnails: build the tiles again.")
     version, rows, with_one = np.frombuffer(data, "<u4", 3, 4).tolist()
     ends = _HEADER + 4 * (rows + 1)
     offsets: Any = np.frombuffer(data[:ends], "<u4", offset=_HEADER).tolist() if len(data) >= ends else []
     if version != FORMAT or len(offsets) != rows + 1 or offsets[0] != ends or offsets[-1] != len(data):
-        raise DataError(f"{pack_name(key)} is cut off or of another format: build the tiles again.")
+        raise DataError(f"{sprites_name(key)} is cut off or of another format: build the tiles again.")
     entries = [
         (data[a : a + ID_BYTES], data[a + ID_BYTES : b]) if b > a else None for a, b in itertools.pairwise(offsets)
     ]
     if sum(entry is not None for entry in entries) != with_one:
-        raise DataError(f"{pack_name(key)} has not the {with_one} thumbnails it says: build the tiles again.")
+        raise DataError(f"{sprites_name(key)} has not the {with_one} thumbnails it says: build the tiles again.")
     return entries

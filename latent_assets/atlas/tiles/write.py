@@ -13,14 +13,12 @@ from latent_assets import spaces as registered
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.tiles.octree import POINT, Cube, Octree, build_octree
 from latent_assets.atlas.tiles.rows import Codes, TileRows
-from latent_assets.atlas.tiles.sprites import FOLDER as SPRITES
-from latent_assets.atlas.tiles.sprites import pack_key, pack_name, write_pack
+from latent_assets.atlas.tiles.sprites import pack_key, write_pack
+from latent_assets.layout import SPRITES, TILES, TILES_INDEX, sprites_name, tile_name
 from latent_assets.progress import report
 from latent_assets.storage import Storage
 
 FORMAT = 1
-FOLDER = "tiles"
-INDEX = f"{FOLDER}/releases.json"
 ALL_WITH_SPRITES = 1_000_000  # rows; above that only those of the upper levels have a thumbnail
 MOST_CODES = 65_534
 _MOST_LABELS = 48
@@ -51,7 +49,7 @@ class _Set:
     files: list[str] = field(default_factory=list)
 
     def write(self, name: str, data: bytes) -> None:
-        full = f"{FOLDER}/{self.release}/{name}"
+        full = tile_name(self.release, name)
         self.storage.write_bytes(full, data)
         self.files.append(full)
 
@@ -101,7 +99,7 @@ def write_tiles(
         "shards": shards,
     }
     made.write("tiles.json", _json(about))
-    packs = sorted({pack_name(shard["sprites"]) for shard in shards})
+    packs = sorted({sprites_name(shard["sprites"]) for shard in shards})
     return Written([*made.files, *packs], packed, reused, nodes, int(chosen.sum()))
 
 
@@ -110,15 +108,15 @@ def list_releases(storage: Storage, keep: Sequence[str]) -> int:
 
     Returns how many sets were removed.
     """
-    present = [name for name in storage.folders(FOLDER) if storage.exists(f"{FOLDER}/{name}/tiles.json")]
+    present = [name for name in storage.folders(TILES) if storage.exists(tile_name(name, "tiles.json"))]
     wanted = [name for name in keep if name in present]
-    about = {name: storage.read_json(f"{FOLDER}/{name}/tiles.json") for name in wanted}
+    about = {name: storage.read_json(tile_name(name, "tiles.json")) for name in wanted}
     listed = [{"release": name, "rows": about[name]["rows"], "created": about[name]["created"]} for name in wanted]
-    storage.write_bytes(INDEX, _json({"format": FORMAT, "releases": listed}))
+    storage.write_bytes(TILES_INDEX, _json({"format": FORMAT, "releases": listed}))
     gone = [name for name in present if name not in wanted]
     for name in gone:
-        storage.delete(f"{FOLDER}/{name}")
-    used = {pack_name(shard["sprites"]) for one in about.values() for shard in one["shards"]}
+        storage.delete(f"{TILES}/{name}")
+    used = {sprites_name(shard["sprites"]) for one in about.values() for shard in one["shards"]}
     for name in storage.list(SPRITES, ".bin"):
         if f"{SPRITES}/{name}" not in used:
             storage.delete(f"{SPRITES}/{name}")
@@ -136,7 +134,8 @@ def _chance(ids: np.ndarray) -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
-    return ((mixed >> np.uint64(11)).astype(np.float64) + 1) / 2.0**53
+    chance: np.ndarray = ((mixed >> np.uint64(11)).astype(np.float64) + 1) / 2.0**53
+    return chance
 
 
 def _points(quantized: np.ndarray, category: np.ndarray, tree: Octree) -> bytes:
@@ -252,7 +251,7 @@ def _sprites(
         ids, mine = rows.ids[first : first + count], chosen[first : first + count]
         key = pack_key(versions[shard], ids, mine)
         report("atlas_tiles", first, len(rows), note=f"thumbnails of shard {shard}")
-        if not storage.exists(pack_name(key)):
+        if not storage.exists(sprites_name(key)):
             write_pack(storage, key, ids, mine, thumbnails(first, count))
             written += 1
         shards.append({"shard": shard, "first": first, "rows": count, "sprites": key})

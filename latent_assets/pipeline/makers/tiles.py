@@ -30,13 +30,13 @@ def make_tiles(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     """Write the set of the release that was published last."""
     from latent_assets.atlas.table import release_tag, tags
     from latent_assets.atlas.tiles.rows import read_thumbnails_of, read_tile_rows
-    from latent_assets.atlas.tiles.sprites import FOLDER
     from latent_assets.atlas.tiles.write import list_releases, write_tiles
+    from latent_assets.layout import TILES
 
     storage, wanted = lineage.storage, recipes["atlas_tiles"].fingerprint
     table = lineage.details(lineage.manifest("atlas_table"))
     if options.force or options.mend:
-        storage.delete(FOLDER)
+        storage.delete(TILES)
     info, rows = read_tile_rows(storage.lance_uri, table.version)
     versions = {shard: manifest.version for shard, manifest in lineage.manifests.all("thumbnails").items()}
     written = write_tiles(
