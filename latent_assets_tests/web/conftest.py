@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,12 +37,17 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Profile:
             "projection": demo.projection.model_copy(update={"n_neighbors": 12, "n_epochs": 60}),
         }
     )
+    with ThreadPoolExecutor(1) as thread:  # Playwright has an event loop in this one
+        thread.submit(_build, profile).result()
+    return profile
+
+
+def _build(profile: Profile) -> None:
     lineage = Lineage(profile)
     for stages in lineage.batches():
         for key in lineage.keys(stages[0]):
             for stage, made in lineage.ensure(stages, key).items():
                 assert not isinstance(made, Exception), (stage, key, made)
-    return profile
 
 
 @pytest.fixture(scope="session")
@@ -51,9 +57,9 @@ def atlas(emoji: Profile) -> Iterator[Running]:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests; each has a context of its own."""
+    """One Chromium for a file of tests, as its event loop is in the way of others; each test has its own context."""
     with chromium() as found:
         yield found
 

@@ -49,7 +49,8 @@ class Cube:
     def quantize(self, places: np.ndarray) -> np.ndarray:
         """`places`, float [n, 3] in map units, as uint16 [n, 3]."""
         scaled = (places - np.array(self.origin)) * (65_535 / self.edge)
-        return np.clip(np.rint(scaled), 0, 65_535).astype(np.uint16)
+        quantized: np.ndarray = np.clip(np.rint(scaled), 0, 65_535).astype(np.uint16)
+        return quantized
 
     def places(self, quantized: np.ndarray) -> np.ndarray:
         """What `quantize` made, back in map units: float64 [n, 3]."""

@@ -36,7 +36,9 @@ export function find(context: Context): HTMLElement {
     list.setAttribute("aria-busy", "true");
     try {
       const { results } = await answer(own.signal);
-      store.set({ results });
+      const { categories } = store.state.filters;
+      const among = (result: Result): boolean => !categories.length || categories.includes(result.category ?? "");
+      store.set({ results: results.filter(among) });
     } catch (error) {
       if (!own.signal.aborted) context.problem(error);
     } finally {
@@ -77,6 +79,7 @@ export function find(context: Context): HTMLElement {
   const clearButton = button(t("clear"), clear, { class: "small" });
   store.on(["results"], draw);
   mode.addEventListener("change", () => field.value.trim() && search());
+  store.on(["filters"], (state) => state.query && state.results && search());
   draw();
   if (store.state.query && live) queueMicrotask(search);
   const form = h(
