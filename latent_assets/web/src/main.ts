@@ -161,12 +161,12 @@ async function start(): Promise<void> {
     map: null,
     say: announce.say,
     problem: (error) => announce.say(error instanceof Error && error.message ? error.message : t("unreachable"), true),
-    flyTo: (positions) => {
+    flyTo: (positions, reach = 0) => {
       const place = scenePlace(context, positions);
       const info = tiles?.info.spaces[store.state.space];
       if (!place || !info || !context.map) return;
-      const near = closeTo((info.spacing / info.edge) * 2);
-      context.map.controls.flyTo(place, Math.min(context.map.controls.view.radius, near));
+      const near = Math.max(closeTo((info.spacing / info.edge) * 2), (reach / info.edge) * 6);
+      context.map.controls.flyTo(place, reach ? near : Math.min(context.map.controls.view.radius, near));
     },
     select: (id, fly = false) => {
       store.set({ selected: id });

@@ -9,6 +9,9 @@ const SLOT = 96; // pixels: the largest thumbnail of the table
 const SMALLEST = 11; // pixels on the screen from which a dot is an image
 const WIDEST = 72; // pixels of an image, however near
 const CELL = 72; // pixels of the cells in which images are kept apart
+const SCATTERED = 36; // images over the whole map when none is near
+const SCATTERED_FROM = 2_000; // points, the first of the root's sample
+const SCATTERED_APART = 84; // pixels
 
 interface Candidate {
   row: number;
@@ -146,9 +149,35 @@ export class Images {
       }
     }
     found.sort((one, other) => one.depth - other.depth);
-    this.wanted = new Map(this.apart(found).map((one) => [one.row, one]));
+    const chosen = this.apart(found);
+    if (!first.size && visible[0]?.node.level === 0) this.scatter(chosen, visible[0].words, matrix, width, height, hidden);
+    this.wanted = new Map(chosen.map((one) => [one.row, one]));
     for (const row of this.wanted.keys()) if (!this.slots.has(row) && !this.asked.has(row)) this.ask(row);
     this.write();
+  }
+
+  /** From far away some images stand for the others: the first of the root's sample that are apart on the screen. */
+  private scatter(
+    chosen: Candidate[],
+    words: Uint16Array,
+    matrix: number[],
+    width: number,
+    height: number,
+    hidden: (row: number) => boolean,
+  ): void {
+    for (let at = 0; at < words.length && at < 6 * SCATTERED_FROM && chosen.length < SCATTERED; at += 6) {
+      const row = words[at + 4]! + words[at + 5]! * 65_536;
+      if (this.without.has(row) || hidden(row)) continue;
+      const place = [0, 1, 2].map((axis) => (words[at + axis]! / 65_535) * 2 - 1) as [number, number, number];
+      const [px, py, pz] = place;
+      const w = matrix[3]! * px + matrix[7]! * py + matrix[11]! * pz + matrix[15]!;
+      if (w <= 0.001) continue;
+      const x = (((matrix[0]! * px + matrix[4]! * py + matrix[8]! * pz + matrix[12]!) / w + 1) / 2) * width;
+      const y = (((matrix[1]! * px + matrix[5]! * py + matrix[9]! * pz + matrix[13]!) / w + 1) / 2) * height;
+      if (x < 0 || y < 0 || x > width || y > height) continue;
+      if (chosen.some((other) => Math.hypot(other.x - x, other.y - y) < SCATTERED_APART)) continue;
+      chosen.push({ row, depth: w, weight: 1.001, x, y, pixels: WIDEST * 0.42, place });
+    }
   }
 
   /** The first of those that lie over each other. */

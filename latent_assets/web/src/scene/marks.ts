@@ -83,12 +83,24 @@ export class Marks {
     return mesh;
   }
 
+  /** Three circles around a place: seen from within they hide nothing. */
   private halo({ place, radius, colour }: Halo): THREE.Object3D {
-    const sphere = new THREE.SphereGeometry(Math.max(radius, 0.012), 24, 16);
-    const material = new THREE.MeshBasicMaterial({ color: colour, transparent: true, opacity: 0.16, depthWrite: false });
-    const mesh = new THREE.Mesh(sphere, material);
-    mesh.position.set(...place);
-    mesh.renderOrder = 1;
-    return mesh;
+    const corners: number[] = [];
+    const circle = (at: (cosine: number, sine: number) => Place): void => {
+      for (let step = 0; step < 64; step++) {
+        for (const turn of [step, step + 1]) {
+          const angle = (turn / 64) * 2 * Math.PI;
+          corners.push(...at(Math.cos(angle) * radius, Math.sin(angle) * radius));
+        }
+      }
+    };
+    circle((one, other) => [one, other, 0]);
+    circle((one, other) => [0, one, other]);
+    circle((one, other) => [other, 0, one]);
+    const geometry = new THREE.BufferGeometry().setAttribute("position", new THREE.Float32BufferAttribute(corners, 3));
+    const lines = new THREE.LineSegments(geometry, new THREE.LineBasicMaterial({ color: colour, transparent: true, opacity: 0.7 }));
+    lines.position.set(...place);
+    lines.renderOrder = 1;
+    return lines;
   }
 }

@@ -80,9 +80,12 @@ void main() {
   float wide = min(size, widest * -seen.z) * weight;
   if (weight > 1.0) wide = max(wide, widest * 0.42 * -seen.z);
   seen.xy += position.xy * shape * wide * (0.4 + 0.6 * grown);
-  seen.z += min(shift, -seen.z * 0.5) * weight;
   away = smoothstep(depths.x, depths.y, -seen.z) * 0.4;
   gl_Position = projectionMatrix * seen;
+  // before the dots around it: nearer by depth, not moved on the screen
+  float before = weight > 1.0 ? -seen.z * 0.3 : min(shift, -seen.z * 0.5);
+  vec4 nearer = projectionMatrix * vec4(seen.xy, seen.z + before, 1.0);
+  gl_Position.z = nearer.z / nearer.w * gl_Position.w;
 }`;
 
 export const IMAGE_FRAGMENT = /* glsl */ `

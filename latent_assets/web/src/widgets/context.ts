@@ -17,7 +17,7 @@ export interface Context {
   say(text: string, serious?: boolean): void;
   problem(error: unknown): void;
   /** Where an image is on the map shown, in the scene; null when it is not known. */
-  flyTo(positions: Record<string, [number, number, number]> | undefined): void;
+  flyTo(positions: Record<string, [number, number, number]> | undefined, reach?: number): void;
   select(id: string | null, fly?: boolean): void;
   link(): string;
 }

@@ -78,6 +78,9 @@ export function find(context: Context): HTMLElement {
   }
   const clearButton = button(t("clear"), clear, { class: "small" });
   store.on(["results"], draw);
+  store.on(["query"], (state) => {
+    if (document.activeElement !== field) field.value = state.query;
+  });
   mode.addEventListener("change", () => field.value.trim() && search());
   store.on(["filters"], (state) => state.query && state.results && search());
   draw();

@@ -13,7 +13,7 @@ export function yours(context: Context): HTMLElement {
   const { store, release, live } = context;
   const runs = new Map<string, AbortController>();
   const cards = new Map<string, HTMLElement>();
-  const list = h("div", { class: "made" });
+  const list = h("div", { class: "made", "aria-live": "polite" });
   const change = (key: string, part: Partial<Made>): void =>
     store.set({ made: store.state.made.map((one) => (one.key === key ? { ...one, ...part } : one)) });
 
@@ -25,8 +25,7 @@ export function yours(context: Context): HTMLElement {
       const placed = await work(controller.signal);
       change(made.key, { placed, image: placed.image ? address(placed.image) : made.image });
       remember(placed);
-      context.flyTo(positionsOf(placed));
-      context.say(placed.placements[store.state.space]?.sentence ?? "");
+      context.flyTo(positionsOf(placed), placed.placements[store.state.space]?.uncertainty);
     } catch (error) {
       if (controller.signal.aborted) store.set({ made: store.state.made.filter((one) => one.key !== made.key) });
       else change(made.key, { problem: error instanceof ApiError && error.message ? error.message : t("unreachable") });
@@ -177,8 +176,11 @@ function cardContent(context: Context, one: Made, index: number, remove: () => v
     t("uncertainty", { value: number(place.uncertainty, 2) }),
     one.placed.agreement !== null && t("agreement", { percent: number(one.placed.agreement * 100) }),
     ...place.behind
+      .filter(({ low }) => low > 1)
       .slice(0, 3)
-      .map(({ value, lift }) => t("behind", { value, lift: number(lift, 1) })),
+      .map(({ value, lift, low, high }) =>
+        t("behind", { value, lift: number(lift, 1), low: number(low, 1), high: number(high, 1) }),
+      ),
   ].filter((text): text is string => !!text);
   return [
     head,
@@ -188,7 +190,7 @@ function cardContent(context: Context, one: Made, index: number, remove: () => v
     h(
       "div",
       { class: "row" },
-      button(t("fly"), () => context.flyTo(positionsOf(one.placed!)), { class: "small" }),
+      button(t("fly"), () => context.flyTo(positionsOf(one.placed!), place.uncertainty), { class: "small" }),
       one.placed.prompt ? button(t("again"), again, { class: "small" }) : null,
       one.placed.seed !== undefined ? h("span", { class: "note" }, `${t("seed")} ${one.placed.seed}`) : null,
     ),
