@@ -11,8 +11,9 @@ from playwright.sync_api import Page, expect
 
 from latent_assets.atlas.tiles.read import Tiles
 from latent_assets.client import Atlas
+from latent_assets.profile import Profile
 from latent_assets.storage import Storage
-from latent_assets_tests.service.conftest import Running
+from latent_assets_tests.service.conftest import Running, running
 from latent_assets_tests.web.conftest import ROWS, Open, Visit
 
 pytestmark = pytest.mark.slow
@@ -380,6 +381,40 @@ def test_an_image_that_is_dropped_gets_its_place(visit: Open, picture: Path) -> 
     card.get_by_role("button", name=re.compile("Remove")).click()
     expect(card).to_have_count(0)
     expect(page.locator(".labels img")).to_have_count(0)
+
+
+def test_an_image_forms_from_a_prompt_and_draws_its_path(visit: Open, emoji: Profile) -> None:
+    with running(emoji, writes=False, generation=True) as service:
+        seen = visit(url=service.url)
+        page = seen.page
+        page.evaluate(
+            """() => { window.steps = new Set(); window.previews = new Set();
+                window.latentAtlas.store.on(["made"], ({ made: [one] }) => {
+                    if (one && !one.placed && one.steps.length) {
+                        window.steps.add(one.steps.length); window.previews.add(one.image); } }); }"""
+        )
+        page.fill("#prompt", "a red apple")
+        page.click(".fine summary")
+        page.fill("#seed", "3")
+        page.keyboard.press("Enter")
+        expect(page.locator(".card .verdict")).to_be_visible(timeout=120_000)
+        placed = page.evaluate("() => window.latentAtlas.store.state.made[0].placed")
+        assert (placed["prompt"], placed["seed"]) == ("a red apple", 3)
+        assert page.evaluate("() => window.steps.size") >= 3, "the preview forms step by step"
+        assert page.evaluate("() => window.previews.size") >= 3
+        assert len(placed["path"]["clip"]) >= 3
+        tubes = "() => window.latentAtlas.context.map.marks.rest.children.filter((one) => one.type === 'Mesh').length"
+        assert page.evaluate(tubes) == 1
+        page.wait_for_function("() => window.latentAtlas.store.state.made[0].near.clip?.length === 6")
+        lines = "() => window.latentAtlas.context.map.marks.rest.children.filter((one) => one.type === 'Line').length"
+        assert page.evaluate(lines) == 6, "a line to each of its nearest images"
+        expect(page.locator(".labels img")).to_have_attribute("alt", "a red apple")
+        page.click("text=Another one")
+        expect(page.locator(".card")).to_have_count(2)
+        expect(page.locator(".card .verdict")).to_have_count(2, timeout=120_000)
+        assert page.evaluate(tubes) == 2, "several generations side by side"
+        seen.settled()
+        assert placed["generated_id"] in page.evaluate("() => location.hash")
 
 
 def test_what_is_no_image_is_refused_in_words(visit: Open, tmp_path: Path) -> None:

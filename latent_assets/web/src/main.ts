@@ -206,6 +206,7 @@ async function start(): Promise<void> {
   if (link.release && link.release !== String(release.release)) {
     announce.say(t("goneRelease", { release: link.release, now: String(release.release) }));
   }
+  store.on(["made", "space"], () => findNearest(context));
   void restoreMade(context, link);
   Object.assign(window, { latentAtlas: { store, context } });
 }
@@ -376,12 +377,17 @@ function drawMarks(context: Context): void {
     const space = store.state.space;
     const path = one.placed?.path?.[space] ?? one.steps.flatMap((step) => (step.positions[space] ? [step.positions[space]] : []));
     const places = path.map((place) => scenePlace(context, { [space]: place })).filter((place) => place !== null);
-    if (places.length > 1) lines.push({ places, colour: own, opacity: 0.85 });
+    const info = context.tiles!.info.spaces[space]!;
+    const radius = Math.min(Math.max((info.spacing / info.edge) * 0.6, 0.0008), 0.006);
+    if (places.length > 1) lines.push({ places, colour: own, opacity: 0.8, radius });
     const end = scenePlace(context, one.placed ? positionsOf(one.placed) : undefined) ?? places.at(-1);
     if (!end) return;
     marks.push({ place: end, colour: own, pixels: 14 });
     if (one.image) pins.push({ key: one.key, place: end, image: one.image, name: one.prompt, colour: MADE_COLOURS[index % 4]! });
-    const info = context.tiles!.info.spaces[space]!;
+    for (const other of one.near[space] ?? []) {
+      const near = scenePlace(context, { [space]: other });
+      if (near) lines.push({ places: [end, near], colour: own, opacity: 0.75, radius });
+    }
     const placement = one.placed?.placements[space];
     if (placement) halos.push({ place: end, radius: (placement.uncertainty / info.edge) * 2, colour: own });
   });
@@ -454,11 +460,30 @@ async function restoreMade(context: Context, link: Link): Promise<void> {
   }
 }
 
+const LINES = 6; // to its nearest images
+
+/** Look up where the nearest images of what was made are, for the lines that lead to them. */
+function findNearest({ store, live }: Context): void {
+  const { space, made } = store.state;
+  for (const one of made) {
+    const neighbours = one.placed?.placements[space]?.neighbours.slice(0, LINES);
+    if (!live || !neighbours || one.near[space]) continue;
+    one.near[space] = [];
+    void Promise.allSettled(neighbours.map(({ id }) => api.image(id))).then((found) => {
+      const near = found.flatMap((each) => (each.status === "fulfilled" ? [each.value.positions[space]] : []));
+      const places = near.filter((place) => place !== undefined);
+      store.set({
+        made: store.state.made.map((each) => (each.key === one.key ? { ...each, near: { ...each.near, [space]: places } } : each)),
+      });
+    });
+  }
+}
+
 function addMade(context: Context, placed: Placed): void {
   const { store } = context;
   if (store.state.made.some((one) => one.placed?.generated_id === placed.generated_id)) return;
   const image = address(placed.image ?? `api/generated/${placed.generated_id}/image`);
-  const made = { key: placed.generated_id, prompt: placed.prompt ?? "", placed, steps: [], image, problem: "", queued: 0 };
+  const made = { key: placed.generated_id, prompt: placed.prompt ?? "", placed, steps: [], image, problem: "", queued: 0, near: {} };
   store.set({ made: [made, ...store.state.made].slice(0, 8) });
 }
 

@@ -83,7 +83,7 @@ export interface Placed {
   prompt?: string;
   seed?: number;
   steps?: number;
-  guidance?: number;
+  guidance?: number | undefined;
   image?: string;
   path?: Record<string, Point[]>;
 }

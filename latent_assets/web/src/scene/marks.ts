@@ -15,6 +15,8 @@ export interface Line {
   places: Place[];
   colour: THREE.Color;
   opacity: number;
+  /** Of the tube, in units of the scene; lines of two places have one pixel. */
+  radius: number;
 }
 
 export interface Halo {
@@ -70,14 +72,14 @@ export class Marks {
   }
 
   /** A line has a width of several pixels as a tube: lines of WebGL have one. */
-  private line({ places, colour, opacity }: Line): THREE.Object3D {
+  private line({ places, colour, opacity, radius }: Line): THREE.Object3D {
     const material = { color: colour, transparent: true, opacity, depthTest: false };
     const vectors = places.map((place) => new THREE.Vector3(...place));
     if (places.length < 3) {
       return new THREE.Line(new THREE.BufferGeometry().setFromPoints(vectors), new THREE.LineBasicMaterial(material));
     }
     const curve = new THREE.CatmullRomCurve3(vectors, false, "centripetal");
-    const tube = new THREE.TubeGeometry(curve, Math.min(places.length * 6, 300), 0.0035, 5);
+    const tube = new THREE.TubeGeometry(curve, Math.min(places.length * 6, 300), radius, 6);
     const mesh = new THREE.Mesh(tube, new THREE.MeshBasicMaterial(material));
     mesh.renderOrder = 2;
     return mesh;

@@ -26,6 +26,8 @@ export interface Made {
   image: string;
   problem: string;
   queued: number;
+  /** By space: places of its nearest images, when they are known. */
+  near: Record<string, [number, number, number][]>;
 }
 
 export interface State {

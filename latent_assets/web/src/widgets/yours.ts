@@ -34,9 +34,9 @@ export function yours(context: Context): HTMLElement {
     }
   }
 
-  function generate(prompt: string, seed: number, guidance: number): void {
-    const made: Made = { key: crypto.randomUUID(), prompt, placed: null, steps: [], image: "", problem: "", queued: 0 };
-    const wanted = { prompt, seed, guidance };
+  function generate(prompt: string, seed: number, guidance: number | undefined): void {
+    const made: Made = { key: crypto.randomUUID(), prompt, placed: null, steps: [], image: "", problem: "", queued: 0, near: {} };
+    const wanted = guidance === undefined ? { prompt, seed } : { prompt, seed, guidance };
     void follow(made, (signal) =>
       api.generate(
         wanted,
@@ -55,7 +55,7 @@ export function yours(context: Context): HTMLElement {
   function place(file: Blob, name: string): void {
     if (file.type && !file.type.startsWith("image/")) return context.say(t("notImage", { file: name }), true);
     const image = URL.createObjectURL(file);
-    const made: Made = { key: crypto.randomUUID(), prompt: name, placed: null, steps: [], image, problem: "", queued: 0 };
+    const made: Made = { key: crypto.randomUUID(), prompt: name, placed: null, steps: [], image, problem: "", queued: 0, near: {} };
     void follow(made, () => api.place(file));
   }
 
@@ -63,7 +63,7 @@ export function yours(context: Context): HTMLElement {
   const examples = release.examples?.length ? release.examples : [];
   prompt.placeholder = examples.length ? t("promptExample", { example: examples[0]! }) : "";
   const seed = h("input", { type: "number", id: "seed", min: "0", max: "4294967295", step: "1", value: "" });
-  const guidance = h("input", { type: "number", id: "guidance", min: "0", max: "30", step: "0.5", value: "4" });
+  const guidance = h("input", { type: "number", id: "guidance", min: "0", max: "30", step: "0.5", value: "" });
   const form = h(
     "form",
     {
@@ -72,7 +72,7 @@ export function yours(context: Context): HTMLElement {
         event.preventDefault();
         const text = prompt.value.trim();
         const chosen = seed.value === "" ? Math.floor(Math.random() * 2 ** 31) : Number(seed.value);
-        if (text) generate(text, chosen, Number(guidance.value));
+        if (text) generate(text, chosen, guidance.value === "" ? undefined : Number(guidance.value));
       },
     },
     h("label", { for: "prompt" }, t("prompt")),
@@ -129,7 +129,7 @@ export function yours(context: Context): HTMLElement {
         runs.get(one.key)?.abort();
         store.set({ made: store.state.made.filter((other) => other.key !== one.key) });
       };
-      card.replaceChildren(...cardContent(context, one, index, remove, () => generate(one.prompt, Math.floor(Math.random() * 2 ** 31), one.placed?.guidance ?? 4)));
+      card.replaceChildren(...cardContent(context, one, index, remove, () => generate(one.prompt, Math.floor(Math.random() * 2 ** 31), one.placed?.guidance)));
       card.setAttribute("aria-busy", String(!one.placed && !one.problem));
       cards.set(one.key, card);
       if (list.children[index] !== card) list.insertBefore(card, list.children[index] ?? null);
@@ -172,7 +172,6 @@ function cardContent(context: Context, one: Made, index: number, remove: () => v
   );
   if (!place || !one.placed) return [head];
   const facts = [
-    place.percentile !== null && t("percentile", { percent: number(place.percentile) }),
     t("uncertainty", { value: number(place.uncertainty, 2) }),
     one.placed.agreement !== null && t("agreement", { percent: number(one.placed.agreement * 100) }),
     ...place.behind
