@@ -382,6 +382,27 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             opens=f"{_MAKERS}.atlas:unopened",
         ),
         Stage(
+            name="atlas_tiles",
+            group="atlas",
+            sharded=False,
+            parents=("atlas_table",),
+            revision=1,
+            settings=_nothing,
+            description="What the viewer reads: for every space an octree of the release's points, columns to colour "
+            "and filter by, and the thumbnails. Static files for any web server or S3; a set per release.",
+            kinds=frozenset({"numpy"}),
+            checks=(
+                Check("every_row_once", "Every row of the release is in the octree of every space exactly once."),
+                Check("sprites_of_this_release", "Every thumbnail is that of the image whose row it stands for."),
+            ),
+            maker=f"{_MAKERS}.tiles:make_tiles",
+            judge=f"{_MAKERS}.tiles:judge_tiles",
+            describe=f"{_MAKERS}.tiles:describe_tiles",
+            details=f"{_MAKERS}.tiles:TileDetails",
+            batch="atlas_tiles",
+            pool="whole",
+        ),
+        Stage(
             name="placement_calibration",
             group="generated",
             sharded=False,

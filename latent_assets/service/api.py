@@ -18,6 +18,7 @@ from starlette.responses import Response
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.table import LIVE, open_table, tags
 from latent_assets.images.decode.formats import sniff
+from latent_assets.layout import TILES
 from latent_assets.profile import Fetch, Profile
 from latent_assets.service import looking, placements, static, uploads
 from latent_assets.service.access import HEALTH, Access, Guard, client_of
@@ -206,8 +207,8 @@ def _about(app: FastAPI, service: Service) -> None:
 
 
 def _tiles(storage: Storage, release: int) -> str | None:
-    there = str(release) in storage.folders(static.TILES)
-    return f"{static.TILES}/{release}/" if there else None
+    there = str(release) in storage.folders(TILES)
+    return f"{TILES}/{release}/" if there else None
 
 
 def _releases(storage: Storage, current: OpenRelease) -> Releases:
