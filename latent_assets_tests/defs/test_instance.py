@@ -51,7 +51,7 @@ def test_a_directory_that_only_has_the_settings_is_opened_as_it_is(
     assert not (folder / "open.lock").exists()
 
 
-ODD = ["[ab] x*y", "x?y=1", "100% %41 a#b", "it's \"q\" zoë $HOME;`x`"]
+ODD = ["[ab] x*y", "x?y=1", "100% %41 a#b", 'it\'s "q" zoë $HOME;`x`']
 
 
 @pytest.mark.parametrize("name", ODD)
