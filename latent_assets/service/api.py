@@ -341,7 +341,7 @@ def _generated(app: FastAPI, service: Service) -> None:
     app.post(
         "/api/generate",
         tags=["generated"],
-        response_class=GenerationStream,
+        response_class=Response,
         responses={200: events, **responses(403, 415, 422, 429, 503)},
     )(generate)
 
