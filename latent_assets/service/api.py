@@ -206,8 +206,9 @@ def _about(app: FastAPI, service: Service) -> None:
 
 
 def _tiles(storage: Storage, release: int) -> str | None:
-    there = str(release) in storage.folders(static.TILES)
-    return f"{static.TILES}/{release}/" if there else None
+    """Where the tiles of a release are, once they are all written: their description comes last."""
+    folder = f"{static.TILES}/{release}/"
+    return folder if storage.exists(f"{folder}tiles.json") else None
 
 
 def _releases(storage: Storage, current: OpenRelease) -> Releases:

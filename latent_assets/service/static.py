@@ -42,7 +42,8 @@ def tile(storage: Storage, path: str, wanted: str | None, match: str | None) -> 
     headers = {
         "ETag": f'"{found.size:x}-{int(found.modified * 1e6):x}"',
         "Accept-Ranges": "bytes",
-        "Cache-Control": IMMUTABLE,
+        # what lies in the folder of a release stays as it is; beside the folders are lists of them
+        "Cache-Control": IMMUTABLE if "/" in path else "no-cache",
     }
     if match is not None and headers["ETag"] in match:
         return Response(status_code=304, headers=headers)
