@@ -207,8 +207,8 @@ def _about(app: FastAPI, service: Service) -> None:
 
 
 def _tiles(storage: Storage, release: int) -> str | None:
-    there = str(release) in storage.folders(TILES)
-    return f"{TILES}/{release}/" if there else None
+    """Where the tiles of a release are, once they are all written: their description comes last."""
+    return f"{TILES}/{release}/" if storage.exists(f"{TILES}/{release}/tiles.json") else None
 
 
 def _releases(storage: Storage, current: OpenRelease) -> Releases:
@@ -342,7 +342,7 @@ def _generated(app: FastAPI, service: Service) -> None:
     app.post(
         "/api/generate",
         tags=["generated"],
-        response_class=GenerationStream,
+        response_class=Response,
         responses={200: events, **responses(403, 415, 422, 429, 503)},
     )(generate)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from latent_assets.storage import Storage
 
-_EVERY = 1.0  # seconds between looks at the tag
+_EVERY, _EVERY_REMOTE = 1.0, 10.0  # seconds between looks at the tag, on disk and on S3
 _log = logging.getLogger("latent_assets.service")
 
 
@@ -110,7 +110,7 @@ class LiveRelease:
                     _log.error("the release that is live cannot be served: %s", error, exc_info=not known)
                 self.problem = str(error)
             self._looked.set()
-            self._stop.wait(_EVERY)
+            self._stop.wait(_EVERY if self._storage.is_local else _EVERY_REMOTE)
 
     def look(self) -> None:
         """Load the release that is live, unless it is the current one."""

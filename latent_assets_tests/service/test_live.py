@@ -121,6 +121,8 @@ def test_tiles_are_served_by_ranges(built: Built, own_profile: Profile) -> None:
         assert past.status_code == 416 and past.headers["content-range"] == "bytes */2048"
         for odd in ("bytes=9-5", "bytes=-", "lines=1-2", "bytes=0-1,4-5", "bytes=a-b"):
             assert get(address, headers={"Range": odd}).content == data, odd
+        (folder.parent / "releases.json").write_text("[]")
+        assert "immutable" not in get("/tiles/releases.json").headers["cache-control"]
         assert get(address, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
         head = service.http.head(address)
         assert head.content == b"" and head.headers["content-length"] == "2048"
