@@ -71,7 +71,7 @@ def picture(maps: dict[str, np.ndarray], images: Sequence[GeneratedImage]) -> by
         half = images[column * len(images) // 2 : (column + 1) * len(images) // 2]
         draw_sheet(figure.add_subplot(grid[1, column]), half, COLOURS[column * len(images) // 2 :])
     figure.text(0.012, 0.972, "From noise to picture", color=INK, fontsize=15, fontweight="bold", va="center")
-    told = "each point is the image predicted at a step of denoising, placed as any image is; the last is the result"
+    told = "ring: the image predicted at the first step of denoising; dots: at later ones; square: the result"
     figure.text(0.225, 0.971, told, color=FAINT, fontsize=10.5, va="center")
     FigureCanvasAgg(figure)
     raw, small = io.BytesIO(), io.BytesIO()

@@ -67,10 +67,9 @@ def generate(
         found.append(image)
         if not as_json:
             _show(storage, image)
-    placed = _take(chosen, storage, found, quiet=as_json)
-    if as_json:
+    if as_json:  # also where placing fails
         print_json([_values(storage, image) for image in found])
-    elif placed:
+    if _take(chosen, storage, found, quiet=as_json) and not as_json:
         out.print(
             f"In the table `{GENERATED_TABLE}`, with the path; `{_program()} inbox` counts what is there.", style="dim"
         )

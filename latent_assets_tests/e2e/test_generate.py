@@ -30,7 +30,7 @@ from latent_assets.generated.table import GeneratedTable
 from latent_assets.images.decode.image import decode_as_stored
 from latent_assets.profile import DiffusionModel, Profile
 from latent_assets.storage import Storage
-from latent_assets_tests.e2e.conftest import Built
+from latent_assets_tests.conftest import Built
 from latent_assets_tests.e2e.small_atlas import write_profile
 from latent_assets_tests.e2e.test_faults import small_disk
 from latent_assets_tests.generated.diffusion.small_pipelines import write_pipeline
@@ -111,7 +111,7 @@ def test_a_prompt_becomes_rows_with_path_and_place(run: Run, profile: Profile, t
         assert len(steps) >= 3 and [step["step"] for step in steps] == sorted({step["step"] for step in steps})
         assert steps[-1]["step"] == 5 and steps[-1]["xyz"] == row[f"xyz_{space}"]
         assert steps[0]["step"] == 1 and steps[0]["xyz"] != steps[-1]["xyz"]
-        assert first["places"][space]["xyz"] == row[f"xyz_{space}"]
+        assert first["placed"]["placements"][space]["position"] == row[f"xyz_{space}"]
     # the files that were asked for are those that were taken
     (png,) = (tmp_path / "out").glob(f"*-{first['id'][:12]}.png")
     assert png.read_bytes() == Storage(profile.root).read_bytes(row["file"]) == Path(first["file"]).read_bytes()
@@ -136,7 +136,7 @@ def test_where_it_landed_is_said(run: Run, profile: Profile) -> None:
     assert str(Path(profile.root) / row["file"]) in text and row["explanation"] in text
     x, y, z = row["xyz_joint"]
     assert f"on joint      ({x:.2f}, {y:.2f}, {z:.2f}) ±" in text
-    assert "near by clip  a picture of" in text and "(cosine similarity)" in text and "(L2 distance)" in text
+    assert all(f"near on {space}" in text for space in SPACES) and "a picture of" in text
     assert "In the table `generated`" in text
 
 
@@ -241,12 +241,12 @@ def test_points_come_while_the_image_is_drawn(shared: ImageGenerator) -> None:
     assert placer is not None and made.placed is not None
     for point in made.path[:-1]:
         placed = placer.place(decode_as_stored(point.preview, placer.info.how_stored))
-        for space, place in placed.places.items():
-            assert np.allclose(place.xyz, point.places[space], atol=0.05)
+        for space, place in placed.placements.items():
+            assert np.allclose(place.position, point.places[space], atol=0.05)
     image = Image.open(io.BytesIO(made.written.png)).convert("RGB")
     final = placer.place(decode_as_stored(made.written.png, placer.info.how_stored))
     assert image.tobytes() == made.image.tobytes()
-    assert {space: place.xyz for space, place in final.places.items()} == made.path[-1].places
+    assert {space: place.position for space, place in final.placements.items()} == made.path[-1].places
 
 
 def test_the_path_does_not_change_the_image(shared: ImageGenerator) -> None:
