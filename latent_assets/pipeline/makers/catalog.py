@@ -11,7 +11,7 @@ from latent_assets.errors import SourceError
 from latent_assets.layout import CATALOG
 from latent_assets.pipeline.manifests import WHOLE, Manifest, Recipe
 from latent_assets.pipeline.stages import Columns, Finding, Output
-from latent_assets.storage import filesystem_options
+from latent_assets.storage import filesystem
 
 if TYPE_CHECKING:
     from latent_assets.pipeline.lineage import Lineage, MakeOptions
@@ -43,12 +43,11 @@ class ShardDetails:
 
 def removal_digests(profile: Profile) -> dict[str, Any]:
     """Digests of the removal lists: their content counts, not their names. Raises SourceError for an unreadable one."""
-    import fsspec
-
     digests = []
     for path in profile.filters.remove:
         try:
-            with fsspec.open(path, "rb", **filesystem_options(path)) as file:
+            store, inner = filesystem(path)
+            with store.open(inner, "rb") as file:
                 digests.append(hashlib.sha256(file.read()).hexdigest())
         except OSError as error:
             raise SourceError(
