@@ -7,7 +7,6 @@ business of `columns` (metadata), `folder` and `webdataset`.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from latent_assets.errors import SourceError
+from latent_assets.processes import temporary_folder
 from latent_assets.storage import filesystem, fingerprint
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def local_copy(file: SourceFile) -> Iterator[Path]:
         yield Path(file.path)
         return
     filesystem, inner = _filesystem(file.path)
-    with tempfile.TemporaryDirectory(prefix="latent-assets-source-") as folder:
-        target = Path(folder) / (file.name.replace("/", "_")[-120:] or "source")
+    with temporary_folder() as folder:
+        target = folder / (file.name.replace("/", "_")[-120:] or "source")
         try:
             filesystem.get_file(inner, str(target))
         except Exception as error:
