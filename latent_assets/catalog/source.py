@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,8 @@ from latent_assets.catalog.local_files import HIDDEN, below, split_pattern, walk
 from latent_assets.catalog.names import whole
 from latent_assets.errors import SourceError
 from latent_assets.layout import OWNER
-from latent_assets.storage import filesystem_options, fingerprint
+from latent_assets.processes import temporary_folder
+from latent_assets.storage import filesystem, fingerprint
 
 if TYPE_CHECKING:
     import fsspec
@@ -129,8 +129,8 @@ def local_copy(file: SourceFile) -> Iterator[Path]:
         yield Path(file.path)
         return
     filesystem, inner = _filesystem(file.path)
-    with tempfile.TemporaryDirectory(prefix="latent-assets-source-") as folder:
-        target = Path(folder) / (file.name.replace("/", "_")[-120:] or "source")
+    with temporary_folder() as folder:
+        target = folder / (file.name.replace("/", "_")[-120:] or "source")
         try:
             filesystem.get_file(inner, str(target))
         except Exception as error:
@@ -167,8 +167,8 @@ def read_range(path: str, offset: int, size: int) -> bytes:
         with open_regular(path) as file:
             file.seek(offset)
             return file.read(size)
-    filesystem, inner = _filesystem(path)
-    return bytes(filesystem.cat_file(inner, start=offset, end=None if size < 0 else offset + size))
+    store, inner = _filesystem(path)
+    return bytes(store.cat_file(inner, start=offset, end=None if size < 0 else offset + size))
 
 
 def open_regular(path: str) -> IO[bytes]:
@@ -184,15 +184,12 @@ def open_regular(path: str) -> IO[bytes]:
 
 
 def _filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    import fsspec
-
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path, **filesystem_options(path))
+        return filesystem(path)
     except (ImportError, ValueError) as error:
         raise SourceError(
             f"`source.path` = {path}: {error}. Write a local path or one of s3://, hf:// and https://."
         ) from error
-    return filesystem, str(inner)
 
 
 def _suffixes(profile: Profile) -> tuple[str, ...]:

@@ -13,16 +13,18 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from latent_assets.processes import Process
 from latent_assets.profile import home
-from latent_assets.storage import process_lives
 
 
 @dataclass(frozen=True)
 class Record:
-    """A service that listens. instance: what it answers with, so that nobody else is taken for it."""
+    """A service that listens. process: `str` of a `Process`. instance: what it answers with, so that nobody else is taken
+    for it.
+    """
 
     root: str
-    process: int
+    process: str
     host: str
     port: int
     instance: str
@@ -50,7 +52,8 @@ def read_record(root: str) -> Record | None:
         found = Record(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    if found.root == root.rstrip("/") and process_lives(found.process):
+    process = Process.parse(str(found.process))
+    if found.root == root.rstrip("/") and process is not None and not process.has_ended():
         return found
     with suppress(OSError):
         file.unlink()
@@ -62,7 +65,7 @@ def recorded(record: Record) -> Iterator[None]:
     """Write a service down for the duration of the block."""
     file = record_file(record.root)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{record.process}")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as opened:
         json.dump(asdict(record), opened)

@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from latent_assets.errors import ProfileError
+from latent_assets.processes import this_process
 from latent_assets.profile import Profile
 from latent_assets.service.access import Access, allowed_hosts, is_loopback
 from latent_assets.service.api import Service, create_app
@@ -53,7 +54,7 @@ def serve(
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     service = Service(profile, writes=writes, generation=generation)
     app = create_app(service, Access(allowed_hosts(host, hosts), token, 4 * profile.service.per_client))
-    record = Record(profile.root.rstrip("/"), os.getpid(), host, port, service.instance, token)
+    record = Record(profile.root.rstrip("/"), str(this_process()), host, port, service.instance, token)
     # uvicorn ends its requests, then raises the signal again: the record has to go as well
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with recorded(record), suppress(KeyboardInterrupt):
