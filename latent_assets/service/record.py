@@ -19,8 +19,9 @@ from latent_assets.profile import home
 
 @dataclass(frozen=True)
 class Record:
-    """A service that listens. process: `str` of a `Process`. instance: what it answers with, so that nobody else is taken
-    for it.
+    """A service that listens.
+
+    process: `str` of a `Process`. instance: what it answers with, so that nobody else is taken for it.
     """
 
     root: str

@@ -29,6 +29,7 @@ from latent_assets.cli.app import app
 from latent_assets.client import Atlas
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.layout import SERVICE_INBOX
+from latent_assets.processes import this_process
 from latent_assets.profile import Profile
 from latent_assets.service.record import Record, read_record, record_file, recorded
 from latent_assets.service.remote import RemoteAtlas, UnavailableError
@@ -67,11 +68,11 @@ def process(file: Path, *options: str, home: Path, token: str = "") -> Iterator[
 
 def record_of(service: Running, token: str | None = None) -> Record:
     port = int(service.url.rpartition(":")[2])
-    return Record(service.profile.root, os.getpid(), "127.0.0.1", port, service.service.instance, token)
+    return Record(service.profile.root, str(this_process()), "127.0.0.1", port, service.service.instance, token)
 
 
 def test_a_record_is_for_its_owner_and_goes_with_its_service(tmp_path: Path) -> None:
-    record = Record("/root", os.getpid(), "0.0.0.0", 3100, "abc", "secret")
+    record = Record("/root", str(this_process()), "0.0.0.0", 3100, "abc", "secret")
     assert record.url == "http://127.0.0.1:3100" and replace(record, host="::1").url == "http://[::1]:3100"
     with recorded(record):
         file = record_file("/root/")
