@@ -29,7 +29,7 @@ from latent_assets.cli.app import app
 from latent_assets.client import Atlas
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.layout import SERVICE_INBOX
-from latent_assets.processes import this_process
+from latent_assets.processes import host_name, this_process
 from latent_assets.profile import Profile
 from latent_assets.service.record import Record, read_record, record_file, recorded
 from latent_assets.service.remote import RemoteAtlas, UnavailableError
@@ -86,7 +86,7 @@ def test_a_record_is_for_its_owner_and_goes_with_its_service(tmp_path: Path) -> 
     assert file.exists()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for text in (json.dumps({**vars(record), "process": ended.pid}), "{", "[]", '{"root": "/root"}', "\x00"):
+    for text in (json.dumps({**vars(record), "process": f"{host_name()}+{ended.pid}+"}), "{", "[]", '{"root": "/root"}', "\x00"):
         file.write_text(text)
         assert read_record("/root") is None
 
