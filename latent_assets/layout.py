@@ -8,6 +8,7 @@
     projection/{fingerprint}/                   model.safetensors and coords/{shard}.parquet
     lance/                                      the LanceDB tables `atlas` and `generated`
     generated/                                  inbox, batches, accepted, images, quarantine, calibration
+    releases/{number}.json                      moves of the tag `live`
     manifests/{stage}/{key}.json                what has been made; notes on what failed or is damaged
     claims/{name}/                              who makes what
     pictures/{asset}/                           what the Dagster UI shows
@@ -92,6 +93,20 @@ def model_of(coordinates: str) -> str:
     return coordinates.split("/")[1]
 
 
+# rooms whose files lie below the fingerprint of what made them
+BY_FINGERPRINT = ("embeddings", "thumbnails", "projection")
+
+
+def fingerprint_folder(name: str) -> str:
+    """The folder of the artefacts of one fingerprint, `{room}/{fingerprint}`, that a file lies in."""
+    return "/".join(name.split("/")[:2])
+
+
+def projection_folder(fingerprint: str) -> str:
+    """The folder of fitted maps and of the coordinates on them."""
+    return f"projection/{fingerprint}"
+
+
 # -- tables --------------------------------------------------------------------------------------------
 
 LANCE = "lance"
@@ -102,6 +117,14 @@ GENERATED_TABLE = "generated"
 def table_folder(table: str) -> str:
     """The folder of a table below a LanceDB directory."""
     return f"{table}.lance"
+
+
+RELEASES = "releases"
+
+
+def move_name(number: int) -> str:
+    """The note of a move of the tag `live`; in the order of their numbers."""
+    return f"{RELEASES}/{number:08d}.json"
 
 
 def table_file(table: str, file: str) -> str:
@@ -165,9 +188,12 @@ def manifest_name(stage: str, key: str) -> str:
     return f"{manifests_folder(stage)}/{key}.json"
 
 
+CLAIMS = "claims"
+
+
 def claims_folder(name: str) -> str:
     """Who makes the artefact of a name."""
-    return f"claims/{name}"
+    return f"{CLAIMS}/{name}"
 
 
 def picture_name(asset: str, name: str, kind: str) -> str:

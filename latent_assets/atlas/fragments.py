@@ -3,7 +3,7 @@
 Every shard is one fragment of two data files: its rows without their places, and the places. A file is never changed;
 its name tells shard, part and content key, so that a later version takes over what is the same:
 
-    lance/atlas.lance/data/{shard}.{part}.{content key}.{random}.lance       part: rows, coords
+    lance/atlas.lance/data/{shard}.{part}.{content key}.{digest of its rows}{random}.lance       part: rows, coords
 
 A commit makes a version of the table out of files. Which files are needed is decided in `release`.
 """
@@ -14,12 +14,13 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 import pyarrow as pa
 
+from latent_assets.atlas.content import digest_rows
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import LIVE, open_table, table_options, table_uri, writing
 from latent_assets.storage import filesystem_options, fingerprint
@@ -32,17 +33,22 @@ if TYPE_CHECKING:
 Part = Literal["rows", "coords"]
 
 _FORMAT = (2, 2)  # of Lance's files; what the installed version writes by default
-_REVISION = 1  # of what stands in a file besides its content key
+_REVISION = 2  # of what stands in a file besides its content key
+_DIGEST, _RANDOM = 32, 12  # digits in a file's name
 
 
 @dataclass(frozen=True)
 class StoredPart:
-    """One data file of a shard: `name` in the table's folder `data`, bytes, the content key it was made for."""
+    """One data file of a shard: `name` in the table's folder `data`, bytes, the content key it was made for.
+
+    `digest`: `content.digest_rows` of what is in it.
+    """
 
     name: str
     size: int
     key: str
     count: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -98,27 +104,31 @@ def known_parts(lance_uri: str, versions: Iterable[int | str | None]) -> Known:
             for file in metadata.files:
                 shard, *rest = str(file.path).split(".")
                 whole = file.file_size_bytes and file.file_size_bytes == sizes.get(str(file.path))
-                if len(rest) == 4 and rest[0] in ("rows", "coords") and whole:
-                    part = StoredPart(str(file.path), file.file_size_bytes, rest[1], metadata.physical_rows)
+                if len(rest) == 4 and rest[0] in ("rows", "coords") and len(rest[2]) == _DIGEST + _RANDOM and whole:
+                    digest = rest[2][:_DIGEST]
+                    part = StoredPart(str(file.path), file.file_size_bytes, rest[1], metadata.physical_rows, digest)
                     found.setdefault((shard, rest[0], rest[1]), part)  # type: ignore[arg-type]
     return found
 
 
-def write_part(lance_uri: str, shard: str, part: Part, key: str, rows: pa.Table, schema: pa.Schema) -> StoredPart:
-    """Write a data file; no version has it yet. Raises StorageError when the storage refuses."""
+def write_part(
+    lance_uri: str, shard: str, part: Part, key: str, ids: pa.Array, rows: pa.Table, schema: pa.Schema
+) -> StoredPart:
+    """Write a data file of the rows `ids`; no version has it yet. Raises StorageError when the storage refuses."""
     from lance.file import LanceFileWriter
 
     fields = pa.schema([schema.field(name) for name in columns_of(schema, part)])
-    name = f"{shard}.{part}.{key}.{uuid4().hex[:12]}.lance"
     version = ".".join(map(str, _FORMAT))
     table = rows.select(fields.names).cast(fields)
+    digest = digest_rows(ids, table)
+    name = f"{shard}.{part}.{key}.{digest}{uuid4().hex[:_RANDOM]}.lance"
     with writing(lance_uri):
         path = f"{table_uri(lance_uri)}/data/{name}"
         with LanceFileWriter(path, fields, version=version, storage_options=table_options(lance_uri)) as writer:
             for batch in table.to_batches():
                 writer.write_batch(batch)
     assert writer.size_bytes is not None  # closed without an error
-    return StoredPart(name, writer.size_bytes, key, table.num_rows)
+    return StoredPart(name, writer.size_bytes, key, table.num_rows, digest)
 
 
 def read_part_ids(lance_uri: str, part: StoredPart) -> pa.Array:
@@ -177,6 +187,13 @@ def _stored_sizes(lance_uri: str) -> dict[str, int]:
     with suppress(FileNotFoundError):
         return {item["name"].rsplit("/", 1)[-1]: int(item["size"]) for item in store.ls(folder, detail=True)}
     return {}
+
+
+def version_times(lance_uri: str) -> dict[int, datetime]:
+    """When each version of the table was made, UTC."""
+    found = open_table(lance_uri, None).list_versions()
+    # Lance gives local time without its zone
+    return {int(version["version"]): version["timestamp"].astimezone(UTC) for version in found}
 
 
 def drop_old_versions(lance_uri: str, older_than: timedelta) -> int:

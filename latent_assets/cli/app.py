@@ -11,6 +11,7 @@ from latent_assets.cli import asking, building, serving
 from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
 from latent_assets.cli.inbox import inbox_app
 from latent_assets.cli.profiles import profile_app
+from latent_assets.cli.releases import releases_app
 
 app = typer.Typer(
     help="Build, inspect and search a versioned 3D atlas of latent space.",
@@ -42,6 +43,7 @@ for _command in (
     asking.models,
 ):
     app.command()(_command)
+app.add_typer(releases_app, name="releases")
 app.add_typer(inbox_app, name="inbox")
 app.add_typer(profile_app, name="profile")
 
