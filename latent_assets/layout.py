@@ -9,6 +9,8 @@
     lance/                                      the LanceDB tables `atlas` and `generated`
     generated/                                  inbox, batches, accepted, images, quarantine, calibration
     releases/{number}.json                      moves of the tag `live`
+    takedowns/                                  tombstones.json; {key}.json is the record of one, {key}.plan.json what
+                                                one that has not ended yet takes out
     manifests/{stage}/{key}.json                what has been made; notes on what failed or is damaged
     claims/{name}/                              who makes what
     pictures/{asset}/                           what the Dagster UI shows
@@ -127,6 +129,26 @@ def move_name(number: int) -> str:
     return f"{RELEASES}/{number:08d}.json"
 
 
+TAKEDOWNS = "takedowns"
+TOMBSTONES = f"{TAKEDOWNS}/tombstones.json"
+PLAN_SUFFIX = ".plan.json"
+
+
+def takedown_name(key: str) -> str:
+    """The record of a takedown that has ended."""
+    return f"{TAKEDOWNS}/{key}.json"
+
+
+def plan_name(key: str) -> str:
+    """What a takedown that has not ended yet takes out."""
+    return f"{TAKEDOWNS}/{key}{PLAN_SUFFIX}"
+
+
+def table_name(table: str) -> str:
+    """The folder of a table, from the root."""
+    return f"{LANCE}/{table_folder(table)}"
+
+
 def table_file(table: str, file: str) -> str:
     """A data file of a table."""
     return f"{LANCE}/{table_folder(table)}/data/{file}"
@@ -196,6 +218,14 @@ def claims_folder(name: str) -> str:
     return f"{CLAIMS}/{name}"
 
 
+PICTURES = "pictures"
+
+
+def picture_folder(asset: str) -> str:
+    """The pictures of an asset."""
+    return f"{PICTURES}/{asset}"
+
+
 def picture_name(asset: str, name: str, kind: str) -> str:
     """A picture that the Dagster UI shows of an asset. kind: the file's extension."""
-    return f"pictures/{asset}/{name.replace(' ', '-')}.{kind}"
+    return f"{picture_folder(asset)}/{name.replace(' ', '-')}.{kind}"

@@ -11,7 +11,7 @@ A commit makes a version of the table out of files. Which files are needed is de
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -95,7 +95,7 @@ def known_parts(lance_uri: str, versions: Iterable[int | str | None]) -> Known:
     Files that were not written shard by shard, are gone or have lost bytes are left out.
     """
     found: Known = {}
-    sizes = _stored_sizes(lance_uri)
+    sizes = stored_sizes(lance_uri)
     for version in versions:
         for fragment in _dataset(lance_uri, version).get_fragments():
             metadata = fragment.metadata
@@ -163,18 +163,44 @@ def _data_file(schema: pa.Schema, part: Part, stored: StoredPart) -> lance.fragm
     return DataFile(stored.name, fields, list(range(len(fields))), major, minor, stored.size)
 
 
+def fragment_parts(
+    lance_uri: str, version: int | str | None
+) -> Iterator[tuple[lance.fragment.LanceFragment, PreparedShard | None]]:
+    """The fragments of a version, each with the files of its shard; None for one not written shard by shard."""
+    known = known_parts(lance_uri, [version])
+    by_name = {part.name: (shard, kind, part) for (shard, kind, _), part in known.items()}
+    for fragment in _dataset(lance_uri, version).get_fragments():
+        found = {}
+        for file in fragment.metadata.files:
+            if str(file.path) in by_name:
+                shard, kind, part = by_name[str(file.path)]
+                found[kind] = part
+        whole = set(found) == {"rows", "coords"} and fragment.metadata.deletion_file is None
+        yield fragment, PreparedShard(shard, found["rows"], found["coords"], 0) if whole else None
+
+
+def read_part_table(lance_uri: str, name: str, columns: list[str]) -> pa.Table | None:
+    """Columns of any data file of the table by its name; None for one that has not all of them."""
+    from lance.file import LanceFileReader
+
+    path, options = f"{table_uri(lance_uri)}/data/{name}", table_options(lance_uri)
+    if not set(columns) <= set(LanceFileReader(path, storage_options=options).metadata().schema.names):
+        return None
+    return LanceFileReader(path, storage_options=options, columns=columns).read_all().to_table()
+
+
 def table_files(storage: Storage, version: int | str | None = LIVE) -> list[TableFile]:
     """The data files of a version of the table, with the bytes they should have and have. None of them is read.
 
     Raises NotBuiltError when there is no such version, StorageError when the storage refuses.
     """
     fragments = _dataset(storage.lance_uri, version).get_fragments()
-    sizes = _stored_sizes(storage.lance_uri)
+    sizes = stored_sizes(storage.lance_uri)
     files = [file for fragment in fragments for file in fragment.metadata.files]
     return [TableFile(str(file.path), sizes.get(str(file.path)), file.file_size_bytes) for file in files]
 
 
-def _stored_sizes(lance_uri: str) -> dict[str, int]:
+def stored_sizes(lance_uri: str) -> dict[str, int]:
     """Bytes of everything in the table's folder of data files, by name."""
     folder = f"{table_uri(lance_uri)}/data"
     if "://" not in folder:
@@ -196,13 +222,16 @@ def version_times(lance_uri: str) -> dict[int, datetime]:
     return {int(version["version"]): version["timestamp"].astimezone(UTC) for version in found}
 
 
-def drop_old_versions(lance_uri: str, older_than: timedelta) -> int:
+def drop_old_versions(lance_uri: str, older_than: timedelta, unverified: bool = False) -> int:
     """Remove untagged versions of that age and the files only they have; returns the bytes freed.
 
-    Files that no version ever had (a build was killed) go when they are seven days old.
+    Files that no version ever had (a build was killed) go when they are seven days old; with `unverified` at once,
+    also those of a process that is writing now.
     """
     with writing(lance_uri):
-        stats = _dataset(lance_uri, None).cleanup_old_versions(older_than, error_if_tagged_old_versions=False)
+        stats = _dataset(lance_uri, None).cleanup_old_versions(
+            older_than, delete_unverified=unverified, error_if_tagged_old_versions=False
+        )
     return int(stats.bytes_removed)
 
 

@@ -12,6 +12,7 @@ from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
 from latent_assets.cli.inbox import inbox_app
 from latent_assets.cli.profiles import profile_app
 from latent_assets.cli.releases import releases_app
+from latent_assets.cli.takedown import takedown
 
 app = typer.Typer(
     help="Build, inspect and search a versioned 3D atlas of latent space.",
@@ -36,6 +37,7 @@ for _command in (
     serving.ui,
     building.verify,
     building.automate,
+    takedown,
     asking.search,
     asking.neighbors,
     asking.info,

@@ -27,6 +27,7 @@ from latent_assets.generated.projecting import pending
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.pipeline.manifests import WHOLE
 from latent_assets.pipeline.states import DUE, ArtifactStatus, State
+from latent_assets.pipeline.takedown import refuse_unfinished
 from latent_assets.storage import host_name, process_lives
 
 
@@ -64,8 +65,9 @@ class Builder:
         """
         self.lineage.refresh()
         self.lineage.storage.check_writable()
+        refuse_unfinished(self.lineage.storage)
         self.lineage.storage.sweep()
-        self._end_dead_runs()
+        end_dead_runs(self.instance)
         announce("sources", 0, 0)
         self._observe()
         for batch in self.lineage.batches():
@@ -200,15 +202,23 @@ class Builder:
         for found in observe_sources(self.instance, self.lineage, names):
             self.instance.report_runless_asset_event(found)
 
-    def _end_dead_runs(self) -> None:
-        """Close the runs of builds that were killed, so that the UI does not show them as running."""
-        unfinished = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
-        for run in self.instance.get_runs(dg.RunsFilter(statuses=unfinished)):
-            host, _, process = run.tags.get(tags.PROCESS, "").rpartition(":")
-            gone = process.isdigit() and (int(process) == os.getpid() or not process_lives(int(process)))
-            # of this machine, and not of this build: no run of it has begun yet
-            if host == host_name() and gone:
-                self.instance.report_run_failed(run, "The process of this run ended before the run did.")
+
+def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Close the runs of processes that were killed, so that the UI does not show them as running.
+
+    Call it before this process begins a run. Returns the ids of those that go on, or may: queued ones do not.
+    """
+    begun = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
+    going: list[str] = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=begun)):
+        host, _, process = run.tags.get(tags.PROCESS, "").rpartition(":")
+        gone = process.isdigit() and (int(process) == os.getpid() or not process_lives(int(process)))
+        # of this machine, and not of this process: no run of it has begun yet
+        if host == host_name() and gone:
+            instance.report_run_failed(run, "The process of this run ended before the run did.")
+        else:
+            going.append(run.run_id)
+    return going
 
 
 def _contiguous(keys: list[str], order: Sequence[str], per_run: int) -> Iterator[list[str]]:
