@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 
 from latent_assets.profile import Profile
-from latent_assets_tests.conftest import profile_over, serving_gallery
+from latent_assets_tests.conftest import Gallery, profile_over, serving_gallery
 from latent_assets_tests.e2e.small_atlas import small_atlas, write_profile
 
 
 @dataclass(frozen=True)
 class Built:
-    """A finished atlas: its profile, the profile's file and the home directory of its Dagster instance."""
+    """A finished atlas: its profile, the profile's file, the home directory of its Dagster instance, its images."""
 
     profile: Profile
     file: Path
     home: Path
+    gallery: Gallery
 
 
 @pytest.fixture(scope="session")
@@ -36,4 +37,4 @@ def built(tmp_path_factory: pytest.TempPathFactory, small_models: dict[str, dict
             results = atlas.build()
         patch.undo()
         assert not any(result.failed for result in results.values())
-        yield Built(profile, write_profile(profile, folder / "profile.toml"), folder / "home")
+        yield Built(profile, write_profile(profile, folder / "profile.toml"), folder / "home", gallery)

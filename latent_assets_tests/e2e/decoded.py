@@ -14,7 +14,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import pyarrow as pa
 from lance.file import LanceFileReader
 from safetensors.numpy import load_file
 
-_PLAIN = (".txn", ".manifest", ".yaml", ".toml", ".lock", ".txt", ".jsonl", ".data", ".err", ".out", "")
+_PLAIN = (".txn", ".manifest", ".yaml", ".toml", ".lock", ".txt", ".jsonl", ".data", ".err", ".out", ".complete", "")
 _PICTURES = (".png", ".webp", ".jpg", ".jpeg")
 _DATA_URI = re.compile(rb"data:image/\w+;base64,([A-Za-z0-9+/=]+)")
 
@@ -40,7 +40,7 @@ class Wanted:
 
 
 def mentions(folder: Path, wanted: Wanted, without: tuple[str, ...] = ()) -> dict[str, set[str]]:
-    """Names of what was found -> files (relative to `folder`) that hold it. `without`: folders that are not looked at."""
+    """Names of what was found -> files (relative to `folder`) that hold it. `without`: folders that are left out."""
     found: dict[str, set[str]] = {}
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
@@ -66,7 +66,7 @@ def values(file: Path) -> Iterator[bytes]:
     raw = file.read_bytes()
     yield raw
     suffix = file.suffix.lower()
-    if suffix == ".lance":
+    if suffix in (".lance", ".idx"):
         yield from _lance(file)
     elif suffix == ".parquet":
         yield from _frame(pl.read_parquet(file).to_arrow())
@@ -149,10 +149,8 @@ def _cell(value: Any) -> Iterator[bytes]:
         data = value.encode("utf-8", "surrogatepass")
     elif isinstance(value, bytes):
         data = value
-        try:
+        with suppress(zlib.error):
             yield zlib.decompress(value)
-        except zlib.error:
-            pass
     else:
         return
     yield data
