@@ -28,16 +28,19 @@ _GENERATED_PICTURES = "generated_projection/last"
 
 
 class Restamping:
-    """Brings the manifests of an atlas up to its files. `shards` lost rows; `current` by stage what was current before.
+    """Brings the manifests of an atlas up to its files. Begun again after a kill, it ends what it began.
+
+    shards: those that lost rows. current: by stage what was current before. fitted: how many rows the maps had then.
 
     After `run`: `rebuilt` names what the next build makes again, `pictures` those made anew, by stage and key.
     """
 
-    def __init__(self, lineage: Lineage, shards: Sequence[str], current: Mapping[str, Collection[str]]) -> None:
+    def __init__(
+        self, lineage: Lineage, shards: Sequence[str], current: Mapping[str, Collection[str]], fitted: int
+    ) -> None:
         self._lineage, self._shards = lineage, [shard for shard in shards if shard in lineage.shards()]
         self._current = {stage: set(keys) for stage, keys in current.items()}
-        self._moved: dict[str, str] = {}  # fingerprints of fits before and now
-        self._fitted_before = self._fitted()
+        self._fitted_before = fitted
         self.rebuilt: list[str] = []
         self.pictures: dict[tuple[str, str], dict[str, bytes]] = {}
 
@@ -186,10 +189,8 @@ class Restamping:
         old, new = before.fingerprint, before.fingerprint
         if (recipe := self._recipe("umap_model", WHOLE)) is not None:
             new = recipe.fingerprint
-        if new != old:
-            if lineage.storage.exists(model_name(old)):
-                move_projection(lineage.storage, old, new)
-            self._moved[old] = new
+        if new != old and lineage.storage.exists(model_name(old)):
+            move_projection(lineage.storage, old, new)
         if not lineage.storage.exists(model_name(new)):
             lineage.manifests.forget("umap_model", WHOLE)
             return
@@ -210,7 +211,7 @@ class Restamping:
         view = self._view()
         for shard, before in lineage.manifests.all("umap_projection").items():
             old = model_of(next(iter(before.files)))
-            fitted = self._moved.get(old, old)
+            fitted = self._fit_of(old)
             if shard not in self._shards and fitted == old:
                 continue
             name = coords_name(fitted, shard)
@@ -237,7 +238,7 @@ class Restamping:
         recipe = self._recipe("atlas_table", WHOLE)
 
         def describe(card: ReleaseInfo) -> ReleaseInfo:
-            projection = self._moved.get(card.projection, card.projection)
+            projection = self._fit_of(card.projection)
             made_from = recipe.fingerprint if recipe else fingerprint("takedown", card.fingerprint, sorted(ids))
             return replace(card, projection=projection, fingerprint=made_from)
 
@@ -307,6 +308,15 @@ class Restamping:
     def _fitted(self) -> int:
         found = self._lineage.manifests.get("umap_model")
         return found.rows if found else 0
+
+    def _fit_of(self, projection: str) -> str:
+        """The fingerprint that maps have now: those of the manifest were moved when theirs are not there any more."""
+        from latent_assets.layout import model_name
+
+        manifest = self._lineage.manifests.get("umap_model")
+        if manifest is None or self._lineage.storage.exists(model_name(projection)):
+            return projection
+        return manifest.fingerprint
 
     def _view(self) -> View:
         self._lineage.known_whole.clear()

@@ -66,7 +66,7 @@ class Plan:
     """A takedown that was begun.
 
     named: how many entries of each kind were named. rows: how many rows of them are stored. current: artefacts that
-    were current then, by stage.
+    were current then, by stage. fitted: rows of the fitted maps then.
     """
 
     key: str
@@ -79,6 +79,7 @@ class Plan:
     images: list[str]
     shards: list[str]
     current: dict[str, list[str]]
+    fitted: int
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,7 @@ def begin(lineage: Lineage, found: Match, reason: str, named: Mapping[str, int])
         images=sorted(found.images),
         shards=list(found.shards),
         current=_current(lineage),
+        fitted=fitted.rows if (fitted := lineage.manifests.get("umap_model")) else 0,
     )
     lineage.storage.write_bytes(plan_name(plan.key), json.dumps(asdict(plan)).encode())
     return plan
@@ -338,7 +340,7 @@ def carry_out(lineage: Lineage, plan: Plan, notes: Sequence[str] = ()) -> Outcom
     step("images", lambda: sum(drop_images(storage, part, ids).images for part in all_parts(storage)))
     step("vectors and thumbnails", lambda: _drop_vectors(storage, ids))
     step("fitted points", lambda: _drop_points(storage, ids))
-    restamping = Restamping(lineage, plan.shards, plan.current)
+    restamping = Restamping(lineage, plan.shards, plan.current, plan.fitted)
     table = restamping.run(ids)
     removed["table"] = table.dropped
     step("placements of generated images", lambda: (drop_mentions(storage, ids, plan.images)).placements)

@@ -26,7 +26,22 @@ import pyarrow as pa
 from lance.file import LanceFileReader
 from safetensors.numpy import load_file
 
-_PLAIN = (".txn", ".manifest", ".yaml", ".toml", ".lock", ".txt", ".jsonl", ".data", ".err", ".out", ".complete", "")
+_PLAIN = (
+    ".txn",
+    ".manifest",
+    ".yaml",
+    ".toml",
+    ".lock",
+    ".txt",
+    ".jsonl",
+    ".data",
+    ".err",
+    ".out",
+    ".complete",
+    ".db-shm",
+    ".db-wal",
+    "",
+)
 _PICTURES = (".png", ".webp", ".jpg", ".jpeg")
 _DATA_URI = re.compile(rb"data:image/\w+;base64,([A-Za-z0-9+/=]+)")
 

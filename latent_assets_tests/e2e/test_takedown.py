@@ -164,6 +164,13 @@ def leave_traces(atlas: SmallAtlas, row: dict[str, Any]) -> None:
     )
 
 
+def not_current(atlas: SmallAtlas) -> set[str]:
+    """Stages that are not current, and why that is."""
+    found = [s for stage in atlas.lineage.status().values() for s in stage if s.state is not State.CURRENT]
+    assert len({s.stage for s in found}) <= 1, [(s.stage, s.key, s.state, s.why) for s in found]
+    return {s.stage for s in found}
+
+
 def test_an_image_is_taken_out_of_everything(atlas: SmallAtlas, origin: Origin) -> None:
     row, what = row_of(atlas, NAME), wanted(atlas, NAME)
     leave_traces(atlas, row)
@@ -204,12 +211,13 @@ def test_an_image_is_taken_out_of_everything(atlas: SmallAtlas, origin: Origin) 
 
     # all is current, sound, known to the instance, and nothing was asked for again
     atlas.lineage = Lineage(atlas.profile)
-    assert {s.state for stage in atlas.lineage.status().values() for s in stage} == {State.CURRENT}
+    # of 60 fitted rows one is more than a hundredth: how far images are from each other is measured anew
+    assert record.rebuilt == ["placement_calibration"] and not_current(atlas) == {"placement_calibration"}
     problems = [f for _, findings in atlas.lineage.verify(deep=True) for f in findings if not f.passed]
     assert all(f.check in ("calibration_possible", "map_keeps_neighbours") for f in problems), problems
     results = atlas.build()
     assert not any(r.failed for r in results.values())
-    assert {name: r.done for name, r in results.items() if r.done} == {"generated_projection": 1}
+    assert {n: r.done for n, r in results.items() if r.done} == {"placement_calibration": 1, "generated_projection": 1}
     assert len(origin.gallery.requests) == requests
     assert look(atlas, what) == {}
     assert atlas.materializations("image_shards") >= 3
@@ -293,6 +301,7 @@ def test_a_takedown_that_is_killed_is_ended(atlas: SmallAtlas, monkeypatch: pyte
     def die(*_: Any, **__: Any) -> Any:
         raise Killed
 
+    monkeypatch.setattr(restamping, "_KEPT_CALIBRATION", 0.9)
     for number, (where, name) in enumerate(stops):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, die)
@@ -312,13 +321,13 @@ def test_a_takedown_that_is_killed_is_ended(atlas: SmallAtlas, monkeypatch: pyte
     assert look(atlas, what) == {}
     assert len(Atlas.open(atlas.profile.root)) == 59
     atlas.lineage = Lineage(atlas.profile)
-    assert {s.state for stage in atlas.lineage.status().values() for s in stage} == {State.CURRENT}
+    assert not_current(atlas) == set()
 
 
-def test_it_waits_for_nobody_to_make_anything_and_refuses_while_runs_go_on(atlas: SmallAtlas) -> None:
+def test_it_waits_until_nothing_is_made_and_refuses_while_runs_go_on(atlas: SmallAtlas) -> None:
     row = row_of(atlas, NAME)
     run = atlas.instance.create_run_for_job(_job())
-    atlas.instance.report_run_canceling(run) if False else atlas.instance.handle_new_event(_started(run))
+    atlas.instance.handle_new_event(_started(run))
     with pytest.raises(DataError, match="1 runs go on"):
         take(atlas, urls=[row["url"]])
     assert len(Atlas.open(atlas.profile.root)) == 60 and unfinished(atlas.lineage.storage) == []
