@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -159,7 +159,7 @@ class ShardWriter:
         name = catalog_name(shard)
         new = self._stored.get(shard) != entry
         if new:
-            _write_shard(self._storage, shard, frame, entry)
+            _write_file(self._storage, shard, frame, entry)
         return _Written(shard, entry, new, self._storage.size(name))
 
     def _note(self, written: _Written) -> None:
@@ -169,7 +169,16 @@ class ShardWriter:
             self.written.append(written.shard)
 
 
-def _write_shard(storage: Storage, shard: str, frame: pl.DataFrame, entry: ShardEntry) -> None:
+def write_shards(storage: Storage, shards: Mapping[str, pl.DataFrame]) -> dict[str, ShardEntry]:
+    """Store rows (CATALOG_SCHEMA) as these shards, and the index: a catalog that no list was read for."""
+    entries = {shard: ShardEntry(rows.height, hash_of_digests(row_digests(rows))) for shard, rows in shards.items()}
+    for shard, rows in shards.items():
+        _write_file(storage, shard, rows, entries[shard])
+    _write_index(storage, entries)
+    return entries
+
+
+def _write_file(storage: Storage, shard: str, frame: pl.DataFrame, entry: ShardEntry) -> None:
     table = frame.select(CATALOG_COLUMNS).to_arrow()
     with storage.writing(catalog_name(shard)) as path, pq.ParquetWriter(path, table.schema, **_ENCODING) as file:
         file.write_table(table)
@@ -191,7 +200,7 @@ def drop_rows(storage: Storage, shards: Iterable[str], ids: Collection[str]) -> 
         frame = found[0].filter(~pl.col("id").is_in(list(ids)))
         if frame.height < found[0].height:
             written[shard] = ShardEntry(frame.height, hash_of_digests(row_digests(frame)))
-            _write_shard(storage, shard, frame, written[shard])
+            _write_file(storage, shard, frame, written[shard])
     if written and index:
         _write_index(storage, index | written)
     return written

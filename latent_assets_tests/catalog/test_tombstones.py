@@ -1,4 +1,4 @@
-"""Tombstones: rows that were taken down never come back, whichever way they are written; nothing can be read of them."""
+"""Tombstones: rows that were taken down never come back, however they are written; nothing can be read of them."""
 
 from __future__ import annotations
 

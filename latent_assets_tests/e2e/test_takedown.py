@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -104,7 +105,7 @@ def wanted(atlas: SmallAtlas, name: str) -> Wanted:
     latents = {}
     for file in storage.files("embeddings"):
         if file.name.endswith(f"{row['shard']}.latents.arrow"):
-            table = pa.ipc.open_file(storage.uri(file.name)).read_all()
+            table = pa.ipc.open_file(io.BytesIO(storage.read_bytes(file.name))).read_all()
             at = table["id"].to_pylist().index(row["id"])
             (column,) = [c for c in table.column_names if c != "id"]
             latents["latents"] = np.asarray(table[column][at].as_py(), np.float16).tobytes()
