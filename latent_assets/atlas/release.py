@@ -30,7 +30,17 @@ from latent_assets.atlas.fragments import (
 from latent_assets.atlas.history import Action, note_move, superseded
 from latent_assets.atlas.rows import ShardContent, read_places, read_rows
 from latent_assets.atlas.schema import arrow_schema
-from latent_assets.atlas.table import DISTANCES, LIVE, open_table, release_tag, table_exists, table_uri, tags, writing
+from latent_assets.atlas.table import (
+    DISTANCES,
+    LIVE,
+    flush_table,
+    open_table,
+    release_tag,
+    table_exists,
+    table_uri,
+    tags,
+    writing,
+)
 from latent_assets.errors import DataError, NotBuiltError, QueryError
 from latent_assets.progress import report
 
@@ -202,8 +212,9 @@ def staged_version(storage: Storage, version: int) -> Staged:
 def publish(storage: Storage, staged: Staged, checks: Sequence[Check], action: Action = "publish") -> Release:
     """Move the tag `live` to the staged version, and name it `release-N` so that it is kept.
 
-    Raises DataError, and leaves `live` where it is, unless every check passed, and when another release was published
-    since this one was staged.
+    Everything that the version consists of is on the disk before, and the tags are afterwards. Raises DataError, and
+    leaves `live` where it is, unless every check passed, and when another release was published since this one was
+    staged.
     """
     failed = [check for check in checks if not check.passed]
     if failed or not checks:
@@ -216,6 +227,7 @@ def publish(storage: Storage, staged: Staged, checks: Sequence[Check], action: A
     if staged.version != tags(storage.lance_uri).get(LIVE):
         note_move(storage, action, staged.version, staged.live)
     tag = release_tag(staged.version)
+    flush_table(storage.lance_uri)
     if tag not in tags(storage.lance_uri):
         with writing(storage.lance_uri):
             table.tags.create(tag, staged.version)
@@ -241,6 +253,7 @@ def _move_live(storage: Storage, version: int) -> None:
             table.tags.update(LIVE, version)
         else:
             table.tags.create(LIVE, version)
+    flush_table(storage.lance_uri)
 
 
 def prune(storage: Storage, keep: int = 3, younger_than: timedelta = _LONGEST_READ) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from latent_assets.generated import inbox
 from latent_assets.generated.projecting import forget
 from latent_assets.generated.table import GeneratedTable
-from latent_assets.layout import ORIGINALS, QUARANTINE
+from latent_assets.layout import ORIGINALS, QUARANTINE, VECTORS
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
@@ -58,7 +58,7 @@ def _drop_originals(storage: Storage, sha256: set[str]) -> int:
     if not sha256:
         return 0
     images = forget(storage, sorted(sha256))
-    for folder in (ORIGINALS, QUARANTINE):
+    for folder in (ORIGINALS, QUARANTINE, VECTORS):
         for file in list(storage.files(folder)):
             if file.name.removeprefix(f"{folder}/").partition(".")[0] in sha256:
                 storage.delete(file.name)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from latent_assets.errors import LatentAssetsError
-from latent_assets.layout import picture_folder, table_file
+from latent_assets.layout import TILES, picture_folder, table_file
 from latent_assets.pipeline.manifests import WHOLE, Manifest, Recipe
 from latent_assets.pipeline.states import View
 from latent_assets.storage import fingerprint
@@ -261,6 +261,19 @@ class Restamping:
                 self.pictures["atlas_table", WHOLE] = pictures
         return removal
 
+    def _tiles(self) -> None:
+        """Those of releases that are gone go, and the pictures that releases shared; the live one's are made anew."""
+        lineage = self._lineage
+        lineage.storage.delete(TILES)
+        lineage.manifests.forget("atlas_tiles", WHOLE)
+        if WHOLE in self._current.get("atlas_tiles", ()):
+            lineage.known_whole.clear()
+            result = lineage.ensure(["atlas_tiles"])["atlas_tiles"]
+            if not isinstance(result, Exception):
+                self.pictures["atlas_tiles", WHOLE] = dict(result.pictures)
+                return
+        self.rebuilt.append("atlas_tiles")
+
     def _calibration(self) -> None:
         """What is usual between real images stays so when few of them are gone; else it is measured anew."""
         from latent_assets.atlas.card import ReleaseInfo
@@ -300,6 +313,7 @@ class Restamping:
         "embedding_manifest": _manifest,
         "umap_model": _model,
         "umap_projection": _coordinates,
+        "atlas_tiles": _tiles,
         "placement_calibration": _calibration,
     }
 

@@ -17,7 +17,7 @@ from latent_assets.atlas.release import stage
 from latent_assets.atlas.table import LIVE, tags
 from latent_assets.client import Atlas
 from latent_assets.pipeline.makers.atlas import _contents
-from latent_assets_tests.e2e.conftest import Built
+from latent_assets_tests.conftest import Built
 from latent_assets_tests.e2e.small_atlas import SmallAtlas, small_atlas, write_profile
 
 Run = Callable[..., tuple[int, str, str]]

@@ -36,8 +36,7 @@ from latent_assets.pipeline.lineage import Lineage
 from latent_assets.pipeline.states import State
 from latent_assets.pipeline.takedown import match, records, unfinished
 from latent_assets.profile import Profile
-from latent_assets_tests.conftest import Gallery, drawing, profile_over, serving_gallery
-from latent_assets_tests.e2e.conftest import Built
+from latent_assets_tests.conftest import Built, Gallery, drawing, profile_over, serving_gallery
 from latent_assets_tests.e2e.decoded import Wanted, mentions, versions
 from latent_assets_tests.e2e.small_atlas import SmallAtlas, small_atlas, write_profile
 
