@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
+from functools import wraps
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, SupportsIndex, TypeVar, cast
 
 from latent_assets.atlas.card import ReleaseInfo
+from latent_assets.atlas.history import ReleaseSummary, releases
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import LIVE, nearest, open_table, reading, row_filter
+from latent_assets.atlas.table import LIVE, is_absent, nearest, open_table, reading, row_filter
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.generated.placement.placed import Neighbour, Placed, Placement, PossibleCopy, Share, Verdict
 from latent_assets.layout import ATLAS_TABLE, LANCE, table_folder
@@ -34,10 +37,13 @@ if TYPE_CHECKING:
 
     from latent_assets.generated.placement.placing import ImagePlacer
     from latent_assets.models.clip import ClipEncoder
+    from latent_assets.models.encoder import Encoder
 
 Measure = Literal["cosine similarity", "L2 distance"]
 Point = tuple[float, float, float]
 
+Parameters = ParamSpec("Parameters")
+Answer = TypeVar("Answer")
 __all__ = [
     "Atlas",
     "Hit",
@@ -48,11 +54,14 @@ __all__ = [
     "Point",
     "PossibleCopy",
     "QueryError",
+    "ReleaseSummary",
     "Row",
     "Share",
     "Verdict",
 ]
 
+
+_LOOKS_EVERY = 0.5  # seconds between looks at a tag that is followed
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_RESULTS = 10_000
 _LONGEST_TEXT = 10_000
@@ -100,50 +109,140 @@ class Hit:
     xyz: dict[str, Point]
 
 
+@dataclass(frozen=True)
+class _View:
+    """One release, opened, with the models that were asked for."""
+
+    table: LanceTable
+    info: ReleaseInfo
+    encoders: dict[str, Encoder] = field(default_factory=dict)
+    placers: list[ImagePlacer] = field(default_factory=list)  # one, once it was asked for
+    loading: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def version(self) -> int:
+        return int(self.table.version)
+
+    def encoder(self, embedding: str) -> Encoder:
+        with self.loading:
+            if embedding not in self.encoders:
+                self.encoders[embedding] = self.info.load_encoder(embedding)
+            return self.encoders[embedding]
+
+    def placer(self, uri: str) -> ImagePlacer:
+        from latent_assets.generated.placement.placing import ImagePlacer
+        from latent_assets.storage import Storage
+
+        root, _, folder = uri.rpartition("/")
+        if folder != LANCE:
+            raise NotBuiltError(
+                f"{uri} is not below the root of an atlas: its maps are not beside it. Open the root to place images."
+            )
+        with self.loading:
+            if not self.placers:
+                self.placers.append(ImagePlacer(Storage(root), self.table))
+            return self.placers[0]
+
+
+def _in_one_release(
+    method: Callable[Concatenate[Atlas, Parameters], Answer],
+) -> Callable[Concatenate[Atlas, Parameters], Answer]:
+    """All that a method reads is of the release that was current when it was called.
+
+    A release that is taken away meanwhile, after a takedown, is asked for once more as the one that is there then.
+    """
+
+    @wraps(method)
+    def call(self: Atlas, /, *arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
+        here = self._here
+        if getattr(here, "view", None) is not None:
+            return method(self, *arguments, **named)
+        here.view = view = self._now()
+        try:
+            return method(self, *arguments, **named)
+        except (OSError, RuntimeError, ValueError, NotBuiltError) as error:
+            if not (isinstance(error, NotBuiltError) or is_absent(error)) or not self._has_moved(view):
+                raise
+            here.view = self._view
+            return method(self, *arguments, **named)
+        finally:
+            here.view = None
+
+    return call
+
+
 _ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name != "xyz")
 _HIT_COLUMNS = ("id", "caption", "category", "url", "source_url")
 
 
 class Atlas:
-    """One release of an atlas, opened for reading. It stays that release when a newer one is published."""
+    """One release of an atlas, opened for reading. It stays that release when a newer one is published.
 
-    def __init__(self, table: LanceTable, uri: str) -> None:
-        self._table = table
+    Opened with `follow=True` it is whatever release `live` names when a method is called: each answer comes from one
+    release, two answers may come from two. `current` gives a release that stays, for answers that belong together.
+    Threads may share one.
+    """
+
+    def __init__(self, table: LanceTable, uri: str, tag: str | int = LIVE, follow: bool = False) -> None:
         self.uri = uri
-        self.info = ReleaseInfo.of_schema(table.schema, uri)
+        self._tag, self._follow = tag, follow
+        self._here = threading.local()
+        self._opening = threading.Lock()
+        self._view = _View(table, ReleaseInfo.of_schema(table.schema, uri))
+        self._tags = open_table(uri, None).tags if follow else None
+        self._looked = time.monotonic()
 
     @classmethod
-    def open(cls, uri: str | Path, tag: str | int = LIVE) -> Atlas:
-        """Open the release that `tag` (or a version number) names.
+    def open(cls, uri: str | Path, tag: str | int = LIVE, *, follow: bool = False) -> Atlas:
+        """Open the release that `tag` (or a version number) names; with `follow`, also those it names later.
 
         `uri` is a LanceDB directory, an s3:// address of one, the table in it (`atlas.lance`), or the root of a
-        profile. Credentials for S3 come from the usual AWS variables. Raises NotBuiltError when there is no such
-        atlas or release.
+        profile. Credentials for S3 come from the usual AWS variables. A tag that moved is followed within half a
+        second. Raises NotBuiltError when there is no such atlas or release, QueryError for a version to follow.
         """
+        if follow and not isinstance(tag, str):
+            raise QueryError(f"tag = {tag!r}: a version stays what it is; follow a tag, for example `live`.")
         text = str(uri).rstrip("/").removesuffix(f"/{table_folder(ATLAS_TABLE)}")
         if "://" not in text:
             folder = Path(text).expanduser().absolute()
             chosen = str(folder / LANCE if (folder / LANCE).is_dir() else folder)
-            return cls(open_table(chosen, tag), chosen)
+            return cls(open_table(chosen, tag), chosen, tag, follow)
         try:
-            return cls(open_table(text, tag), text)
+            return cls(open_table(text, tag), text, tag, follow)
         except NotBuiltError:
-            return cls(open_table(f"{text}/{LANCE}", tag), f"{text}/{LANCE}")
+            return cls(open_table(f"{text}/{LANCE}", tag), f"{text}/{LANCE}", tag, follow)
 
+    def current(self) -> Atlas:
+        """The release that this is now, opened so that it stays that one."""
+        view = self._now()
+        return Atlas(view.table, self.uri, view.version)
+
+    def releases(self) -> list[ReleaseSummary]:
+        """The releases that can be opened, the newest first; `Atlas.open(uri, tag=release.tag)` opens one."""
+        return releases(self.uri)
+
+    @property
+    def info(self) -> ReleaseInfo:
+        """What the release says of itself."""
+        return self._now().info
+
+    @_in_one_release
     def __len__(self) -> int:
         with self._reading():
             return int(self._table.count_rows())
 
+    @_in_one_release
     def __repr__(self) -> str:
         return f"Atlas({self.uri!r}, version={self.version}, rows={len(self)})"
 
     @property
     def version(self) -> int:
         """Version of the table that this release is."""
-        return int(self._table.version)
+        return self._now().version
 
     # -- searching -----------------------------------------------------------------------------------
 
+    @_in_one_release
     def search_text(
         self, text: str, k: int = 10, *, category: str | None = None, domain: str | None = None
     ) -> list[Hit]:
@@ -156,6 +255,7 @@ class Atlas:
         vector = self.clip.encode_text([checked_text(text)])[0]
         return self._nearest("clip", vector, k, where=row_filter(category, domain))
 
+    @_in_one_release
     def search_image(self, image: str | Path | bytes | Image.Image, k: int = 10, space: str = "clip") -> list[Hit]:
         """The `k` images nearest to `image` (a path, a file's bytes or a PIL image) in `space`, best first.
 
@@ -168,9 +268,10 @@ class Atlas:
         self._dims(space)
         picture = self._picture(image)
         return self._nearest(
-            space, encode_images(self.info.load_encoder(space), [picture])[self.info.features[space]][0], k
+            space, encode_images(self._now().encoder(space), [picture])[self.info.features[space]][0], k
         )
 
+    @_in_one_release
     def search_vector(self, vector: np.ndarray, k: int = 10, space: str = "clip") -> list[Hit]:
         """The `k` images nearest to a vector of the space's own column (`clip`, `vae`, ...), best first."""
         import numpy as np
@@ -181,6 +282,7 @@ class Atlas:
             raise QueryError(f"A {space} vector has {dims} finite values; this one has the shape {wide.shape}.")
         return self._nearest(space, wide, k)
 
+    @_in_one_release
     def neighbors(self, id: str, k: int = 10, space: str = "clip") -> list[Hit]:
         """The `k` other images nearest to the image `id` in `space` (an embedding of the atlas), best first.
 
@@ -193,16 +295,17 @@ class Atlas:
         vector = np.asarray(self._one(id, [space])[space], dtype=np.float32)
         return [hit for hit in self._nearest(space, vector, k, besides=1) if hit.id != id][:k]
 
-    @cached_property
+    @property
     def clip(self) -> ClipEncoder:
         """The CLIP model of the release, loaded at first use.
 
         Raises ModelError when it is not on this machine or its weights are not those the atlas was made with.
         """
-        return cast("ClipEncoder", self.info.load_encoder("clip"))
+        return cast("ClipEncoder", self._now().encoder("clip"))
 
     # -- placing -------------------------------------------------------------------------------------
 
+    @_in_one_release
     def place(self, image: str | Path | bytes | Image.Image) -> Placed:
         """Where an image (a path, a file's bytes or a PIL image) falls on the maps of this release, and what is near.
 
@@ -226,27 +329,20 @@ class Atlas:
         placed = placer.place_stored(stored)
         return placed if isinstance(data, bytes) else replace(placed, generated_id=None)
 
-    @cached_property
+    @property
     def placer(self) -> ImagePlacer:
         """What places images on this release; its models load at the first image. Raises NotBuiltError as `place`."""
-        from latent_assets.generated.placement.placing import ImagePlacer
-        from latent_assets.storage import Storage
-
-        root, _, folder = self.uri.rpartition("/")
-        if folder != LANCE:
-            raise NotBuiltError(
-                f"{self.uri} is not below the root of an atlas: its maps are not beside it. Open the root to place "
-                "images."
-            )
-        return ImagePlacer(Storage(root), self._table)
+        return self._now().placer(self.uri)
 
     # -- reading -------------------------------------------------------------------------------------
 
+    @_in_one_release
     def row(self, id: str) -> Row:
         """The row of an image. Raises QueryError for a malformed id, NotBuiltError for an unknown one."""
         found = self._one(id, [*_ROW_COLUMNS, *self._places])
         return Row(**{name: found[name] for name in _ROW_COLUMNS}, xyz=self._xyz(found))
 
+    @_in_one_release
     def to_polars(self, columns: Sequence[str] | None = None, limit: int | None = None) -> pl.DataFrame:
         """Rows as a polars frame: the named columns (all without), the first `limit` rows (all without)."""
         import polars as pl
@@ -274,6 +370,36 @@ class Atlas:
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(self.uri, self.version)
+
+    @property
+    def _table(self) -> LanceTable:
+        return self._now().table
+
+    def _now(self) -> _View:
+        """The release that is asked: of a method that is under way the one it began with."""
+        begun: _View | None = getattr(self._here, "view", None)
+        if begun is not None:
+            return begun
+        if self._tags is not None and time.monotonic() - self._looked >= _LOOKS_EVERY:
+            self._look()
+        return self._view
+
+    def _look(self) -> None:
+        """See whether the tag has moved, and open what it names now."""
+        assert self._tags is not None
+        with self._opening:
+            version = int(self._tags.get_version(str(self._tag)))
+            if version != self._view.version:
+                table = open_table(self.uri, version)
+                info, before = ReleaseInfo.of_schema(table.schema, self.uri), self._view
+                same = {n: e for n, e in before.encoders.items() if info.models.get(n) == before.info.models[n]}
+                self._view = _View(table, info, same)
+            self._looked = time.monotonic()
+
+    def _has_moved(self, view: _View) -> bool:
+        if self._tags is not None:
+            self._look()
+        return self._view is not view
 
     @property
     def _places(self) -> list[str]:

@@ -10,6 +10,9 @@
     lance/                                      the LanceDB tables `atlas` and `generated`
     tiles/{release}/                            what the viewer reads; tiles/sprites/ are thumbnails of all releases
     generated/                                  inbox, batches, accepted, images, vectors, quarantine, calibration
+    releases/{number}.json                      moves of the tag `live`
+    takedowns/                                  tombstones.json; {key}.json is the record of one, {key}.plan.json what
+                                                one that has not ended yet takes out
     manifests/{stage}/{key}.json                what has been made; notes on what failed or is damaged
     claims/{name}/                              who makes what
     pictures/{asset}/                           what the Dagster UI shows
@@ -95,6 +98,20 @@ def model_of(coordinates: str) -> str:
     return coordinates.split("/")[1]
 
 
+# rooms whose files lie below the fingerprint of what made them
+BY_FINGERPRINT = ("embeddings", "thumbnails", "projection")
+
+
+def fingerprint_folder(name: str) -> str:
+    """The folder of the artefacts of one fingerprint, `{room}/{fingerprint}`, that a file lies in."""
+    return "/".join(name.split("/")[:2])
+
+
+def projection_folder(fingerprint: str) -> str:
+    """The folder of fitted maps and of the coordinates on them."""
+    return f"projection/{fingerprint}"
+
+
 # -- tables --------------------------------------------------------------------------------------------
 
 LANCE = "lance"
@@ -105,6 +122,34 @@ GENERATED_TABLE = "generated"
 def table_folder(table: str) -> str:
     """The folder of a table below a LanceDB directory."""
     return f"{table}.lance"
+
+
+RELEASES = "releases"
+
+
+def move_name(number: int) -> str:
+    """The note of a move of the tag `live`; in the order of their numbers."""
+    return f"{RELEASES}/{number:08d}.json"
+
+
+TAKEDOWNS = "takedowns"
+TOMBSTONES = f"{TAKEDOWNS}/tombstones.json"
+PLAN_SUFFIX = ".plan.json"
+
+
+def takedown_name(key: str) -> str:
+    """The record of a takedown that has ended."""
+    return f"{TAKEDOWNS}/{key}.json"
+
+
+def plan_name(key: str) -> str:
+    """What a takedown that has not ended yet takes out."""
+    return f"{TAKEDOWNS}/{key}{PLAN_SUFFIX}"
+
+
+def table_name(table: str) -> str:
+    """The folder of a table, from the root."""
+    return f"{LANCE}/{table_folder(table)}"
 
 
 def table_file(table: str, file: str) -> str:
@@ -207,6 +252,14 @@ def claims_folder(name: str) -> str:
     return f"{CLAIMS}/{name}"
 
 
+PICTURES = "pictures"
+
+
+def picture_folder(asset: str) -> str:
+    """The pictures of an asset."""
+    return f"{PICTURES}/{asset}"
+
+
 def picture_name(asset: str, name: str, kind: str) -> str:
     """A picture that the Dagster UI shows of an asset. kind: the file's extension."""
-    return f"pictures/{asset}/{name.replace(' ', '-')}.{kind}"
+    return f"{picture_folder(asset)}/{name.replace(' ', '-')}.{kind}"

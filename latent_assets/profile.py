@@ -267,6 +267,10 @@ class Table(_Section):
     index_above_rows: Annotated[int, Field(ge=1)] = Field(
         default=1_000_000, description="build a vector index above this"
     )
+    keep: Annotated[int, Field(ge=1, le=1000)] = Field(default=3, description="newest releases that are kept")
+    keep_days: Annotated[float, Field(ge=0)] = Field(
+        default=2.0, description="releases that were live less than so many days ago are kept: the longest read"
+    )
 
 
 class Generated(_Section):

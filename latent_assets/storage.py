@@ -335,6 +335,17 @@ class Storage:
         else:
             Path(path).unlink()
 
+    def keeps_versions(self) -> bool | None:
+        """Whether what is removed or replaced stays as an older version of an object; None when S3 does not say."""
+        if self.is_local:
+            return False
+        bucket = self.root.partition("://")[2].partition("/")[0]
+        try:
+            status = self._fs.call_s3("get_bucket_versioning", Bucket=bucket).get("Status")
+        except Exception:  # no right to ask, or a store that knows no versions
+            return None
+        return status in ("Enabled", "Suspended")
+
     def check_writable(self) -> None:
         """Raise StorageError, with the remedy, when nothing can be stored below the root."""
         self.write_bytes(_PROBE, b"latent-assets")

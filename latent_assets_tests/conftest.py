@@ -157,11 +157,12 @@ def small_profile(gallery: Gallery, small_models: dict[str, dict[str, Any]], tmp
 
 @dataclass(frozen=True)
 class Built:
-    """A finished atlas: its profile, the profile's file and the home directory of its Dagster instance."""
+    """A finished atlas: its profile, the profile's file, the home directory of its Dagster instance, its images."""
 
     profile: Profile
     file: Path
     home: Path
+    gallery: Gallery
 
 
 @pytest.fixture(scope="session")
@@ -179,7 +180,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, small_models: dict[str, dict
             results = atlas.build()
         patch.undo()
         assert not any(result.failed for result in results.values())
-        yield Built(profile, write_profile(profile, folder / "profile.toml"), folder / "home")
+        yield Built(profile, write_profile(profile, folder / "profile.toml"), folder / "home", gallery)
 
 
 def pytest_configure() -> None:

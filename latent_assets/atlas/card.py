@@ -6,10 +6,15 @@ they were written today.
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +23,7 @@ from latent_assets import spaces as registered
 from latent_assets.atlas.rows import placed_rows, read_maps
 from latent_assets.atlas.schema import RELEASE_KEY
 from latent_assets.errors import DataError, ModelError, NotBuiltError, QueryError
+from latent_assets.processes import host_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +33,11 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 FORMAT = 2
+USER_VARIABLE = "LATENT_ASSETS_USER"
+_PACKAGES = (
+    *("latent-assets", "torch", "open_clip_torch", "diffusers", "transformers", "umap-learn", "cuml-cu13", "numpy"),
+    *("pillow", "simplejpeg", "opencv-python-headless", "lancedb", "pylance", "pyarrow", "polars", "dagster"),
+)
 # where files of the package lay when cards of the first format were written, and where they lie now
 _MOVED = ("package:latent_assets/demo/models/", "package:latent_assets/openmoji/models/")
 
@@ -53,6 +64,9 @@ class ReleaseInfo:
     there was a choice, per candidate the share of true neighbours it keeps.
     `images`: how the images were stored whose vectors these are (keys of [fetch]); empty in cards that do not say.
     `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
+    `content`: hash over the rows, equal for equal rows whatever files they lie in (see `content`); "" in cards that do
+    not say. `packages`: versions of what made it, Python's among them. `made_by`: user and machine. `settings`: the
+    profile, without its root and its models, which are in `models`.
     """
 
     profile: str
@@ -75,6 +89,10 @@ class ReleaseInfo:
     feature_recall: dict[str, dict[str, float]]
     format: int = FORMAT
     images: dict[str, Any] = field(default_factory=dict)
+    content: str = ""
+    packages: dict[str, str] = field(default_factory=dict)
+    made_by: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def model_settings(self, embedding: str) -> Any:
         """The settings of the model that made the vectors of `embedding`, as its row's `load` takes them.
@@ -209,7 +227,30 @@ def describe_release(
         features=maps.features,
         feature_recall=maps.feature_recall,
         images=profile.fetch.model_dump(mode="json", include=set(HOW_STORED)),
+        packages=package_versions(),
+        made_by=who(),
+        settings=profile.model_dump(mode="json", exclude={"root", "models"}),
     )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide what is in a release, and of Python."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def who() -> str:
+    """Whoever works here: $LATENT_ASSETS_USER, else the user's name and this machine's."""
+    if named := os.environ.get(USER_VARIABLE):
+        return named
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user without a name
+        user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    return f"{user}@{host_name()}"
 
 
 def portable(spec: Mapping[str, Any]) -> dict[str, Any]:

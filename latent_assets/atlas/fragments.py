@@ -3,7 +3,7 @@
 Every shard is one fragment of two data files: its rows without their places, and the places. A file is never changed;
 its name tells shard, part and content key, so that a later version takes over what is the same:
 
-    lance/atlas.lance/data/{shard}.{part}.{content key}.{random}.lance       part: rows, coords
+    lance/atlas.lance/data/{shard}.{part}.{content key}.{digest of its rows}{random}.lance       part: rows, coords
 
 A commit makes a version of the table out of files. Which files are needed is decided in `release`.
 """
@@ -11,15 +11,16 @@ A commit makes a version of the table out of files. Which files are needed is de
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 import pyarrow as pa
 
+from latent_assets.atlas.content import digest_rows
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import LIVE, lance_address, open_table, table_options, table_uri, writing
 from latent_assets.storage import filesystem, fingerprint
@@ -32,17 +33,22 @@ if TYPE_CHECKING:
 Part = Literal["rows", "coords"]
 
 _FORMAT = (2, 2)  # of Lance's files; what the installed version writes by default
-_REVISION = 1  # of what stands in a file besides its content key
+_REVISION = 2  # of what stands in a file besides its content key
+_DIGEST, _RANDOM = 32, 12  # digits in a file's name
 
 
 @dataclass(frozen=True)
 class StoredPart:
-    """One data file of a shard: `name` in the table's folder `data`, bytes, the content key it was made for."""
+    """One data file of a shard: `name` in the table's folder `data`, bytes, the content key it was made for.
+
+    `digest`: `content.digest_rows` of what is in it.
+    """
 
     name: str
     size: int
     key: str
     count: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def known_parts(lance_uri: str, versions: Iterable[int | str | None]) -> Known:
     Files that were not written shard by shard, are gone or have lost bytes are left out.
     """
     found: Known = {}
-    sizes = _stored_sizes(lance_uri)
+    sizes = stored_sizes(lance_uri)
     for version in versions:
         for fragment in _dataset(lance_uri, version).get_fragments():
             metadata = fragment.metadata
@@ -98,27 +104,31 @@ def known_parts(lance_uri: str, versions: Iterable[int | str | None]) -> Known:
             for file in metadata.files:
                 shard, *rest = str(file.path).split(".")
                 whole = file.file_size_bytes and file.file_size_bytes == sizes.get(str(file.path))
-                if len(rest) == 4 and rest[0] in ("rows", "coords") and whole:
-                    part = StoredPart(str(file.path), file.file_size_bytes, rest[1], metadata.physical_rows)
+                if len(rest) == 4 and rest[0] in ("rows", "coords") and len(rest[2]) == _DIGEST + _RANDOM and whole:
+                    digest = rest[2][:_DIGEST]
+                    part = StoredPart(str(file.path), file.file_size_bytes, rest[1], metadata.physical_rows, digest)
                     found.setdefault((shard, rest[0], rest[1]), part)  # type: ignore[arg-type]
     return found
 
 
-def write_part(lance_uri: str, shard: str, part: Part, key: str, rows: pa.Table, schema: pa.Schema) -> StoredPart:
-    """Write a data file; no version has it yet. Raises StorageError when the storage refuses."""
+def write_part(
+    lance_uri: str, shard: str, part: Part, key: str, ids: pa.Array, rows: pa.Table, schema: pa.Schema
+) -> StoredPart:
+    """Write a data file of the rows `ids`; no version has it yet. Raises StorageError when the storage refuses."""
     from lance.file import LanceFileWriter
 
     fields = pa.schema([schema.field(name) for name in columns_of(schema, part)])
-    name = f"{shard}.{part}.{key}.{uuid4().hex[:12]}.lance"
     version = ".".join(map(str, _FORMAT))
     table = rows.select(fields.names).cast(fields)
+    digest = digest_rows(ids, table)
+    name = f"{shard}.{part}.{key}.{digest}{uuid4().hex[:_RANDOM]}.lance"
     with writing(lance_uri):
         path = f"{table_uri(lance_address(lance_uri))}/data/{name}"
         with LanceFileWriter(path, fields, version=version, storage_options=table_options(lance_uri)) as writer:
             for batch in table.to_batches():
                 writer.write_batch(batch)
     assert writer.size_bytes is not None  # closed without an error
-    return StoredPart(name, writer.size_bytes, key, table.num_rows)
+    return StoredPart(name, writer.size_bytes, key, table.num_rows, digest)
 
 
 def read_part_ids(lance_uri: str, part: StoredPart) -> pa.Array:
@@ -154,18 +164,44 @@ def _data_file(schema: pa.Schema, part: Part, stored: StoredPart) -> lance.fragm
     return DataFile(stored.name, fields, list(range(len(fields))), major, minor, stored.size)
 
 
+def fragment_parts(
+    lance_uri: str, version: int | str | None
+) -> Iterator[tuple[lance.fragment.LanceFragment, PreparedShard | None]]:
+    """The fragments of a version, each with the files of its shard; None for one not written shard by shard."""
+    known = known_parts(lance_uri, [version])
+    by_name = {part.name: (shard, kind, part) for (shard, kind, _), part in known.items()}
+    for fragment in _dataset(lance_uri, version).get_fragments():
+        found = {}
+        for file in fragment.metadata.files:
+            if str(file.path) in by_name:
+                shard, kind, part = by_name[str(file.path)]
+                found[kind] = part
+        whole = set(found) == {"rows", "coords"} and fragment.metadata.deletion_file is None
+        yield fragment, PreparedShard(shard, found["rows"], found["coords"], 0) if whole else None
+
+
+def read_part_table(lance_uri: str, name: str, columns: list[str]) -> pa.Table | None:
+    """Columns of any data file of the table by its name; None for one that has not all of them."""
+    from lance.file import LanceFileReader
+
+    path, options = f"{table_uri(lance_uri)}/data/{name}", table_options(lance_uri)
+    if not set(columns) <= set(LanceFileReader(path, storage_options=options).metadata().schema.names):
+        return None
+    return LanceFileReader(path, storage_options=options, columns=columns).read_all().to_table()
+
+
 def table_files(storage: Storage, version: int | str | None = LIVE) -> list[TableFile]:
     """The data files of a version of the table, with the bytes they should have and have. None of them is read.
 
     Raises NotBuiltError when there is no such version, StorageError when the storage refuses.
     """
     fragments = _dataset(storage.lance_uri, version).get_fragments()
-    sizes = _stored_sizes(storage.lance_uri)
+    sizes = stored_sizes(storage.lance_uri)
     files = [file for fragment in fragments for file in fragment.metadata.files]
     return [TableFile(str(file.path), sizes.get(str(file.path)), file.file_size_bytes) for file in files]
 
 
-def _stored_sizes(lance_uri: str) -> dict[str, int]:
+def stored_sizes(lance_uri: str) -> dict[str, int]:
     """Bytes of everything in the table's folder of data files, by name."""
     folder = f"{table_uri(lance_uri)}/data"
     if "://" not in folder:
@@ -178,13 +214,23 @@ def _stored_sizes(lance_uri: str) -> dict[str, int]:
     return {}
 
 
-def drop_old_versions(lance_uri: str, older_than: timedelta) -> int:
+def version_times(lance_uri: str) -> dict[int, datetime]:
+    """When each version of the table was made, UTC."""
+    found = open_table(lance_uri, None).list_versions()
+    # Lance gives local time without its zone
+    return {int(version["version"]): version["timestamp"].astimezone(UTC) for version in found}
+
+
+def drop_old_versions(lance_uri: str, older_than: timedelta, unverified: bool = False) -> int:
     """Remove untagged versions of that age and the files only they have; returns the bytes freed.
 
-    Files that no version ever had (a build was killed) go when they are seven days old.
+    Files that no version ever had (a build was killed) go when they are seven days old; with `unverified` at once,
+    also those of a process that is writing now.
     """
     with writing(lance_uri):
-        stats = _dataset(lance_uri, None).cleanup_old_versions(older_than, error_if_tagged_old_versions=False)
+        stats = _dataset(lance_uri, None).cleanup_old_versions(
+            older_than, delete_unverified=unverified, error_if_tagged_old_versions=False
+        )
     return int(stats.bytes_removed)
 
 

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from latent_assets.atlas.card import ReleaseInfo
+from latent_assets.atlas.content import content_hash
 from latent_assets.atlas.fragments import (
     Known,
     PreparedShard,
+    StoredPart,
     commit_shards,
     content_key,
     drop_old_versions,
     known_parts,
     read_part_ids,
+    version_times,
     write_part,
 )
+from latent_assets.atlas.history import Action, note_move, superseded
 from latent_assets.atlas.rows import ShardContent, read_places, read_rows
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.table import (
@@ -37,7 +41,7 @@ from latent_assets.atlas.table import (
     tags,
     writing,
 )
-from latent_assets.errors import DataError, NotBuiltError
+from latent_assets.errors import DataError, NotBuiltError, QueryError
 from latent_assets.progress import report
 
 if TYPE_CHECKING:
@@ -45,8 +49,8 @@ if TYPE_CHECKING:
     from latent_assets.profile import Profile
     from latent_assets.storage import Storage
 
-# commits in flight are never older than this
-_UNPUBLISHED_FOR = timedelta(days=2)
+# longer than any read or commit takes
+_LONGEST_READ = timedelta(days=2)
 # from so many rows, or files that would have to be opened, a B-tree answers for an id sooner than reading all ids does
 _IDS_INDEXED_ABOVE, _FILES_INDEXED_ABOVE = 10_000, 128
 _BITS = 4  # of a quantized vector, for each dimension
@@ -101,12 +105,12 @@ def stage(
             prepared.append(prepare(storage, content, release, known))
             done += prepared[-1].rows.count
     report("atlas_table", done, release.rows)
-    version, indexed = commit(profile, storage, release, prepared)
+    version, indexed, described = commit(profile, storage, release, prepared)
     rewritten = sum(shard.written > shard.coords.size for shard in prepared)
     return Staged(
         version,
         live,
-        release,
+        described,
         indexed,
         round(time.monotonic() - started, 3),
         sum(shard.written for shard in prepared),
@@ -143,24 +147,34 @@ def prepare(storage: Storage, content: ShardContent, release: ReleaseInfo, known
     # places stand beside rows by their order alone
     if rows is None or not read_part_ids(uri, rows).equals(ids):
         table = read_rows(storage, content, ids, release.features)
-        rows = write_part(uri, content.shard, "rows", rows_key, table, schema)
+        rows = write_part(uri, content.shard, "rows", rows_key, ids, table, schema)
         written = rows.size
-    coords = write_part(uri, content.shard, "coords", coords_key, places, schema)
+    coords = write_part(uri, content.shard, "coords", coords_key, ids, places, schema)
     return PreparedShard(content.shard, rows, coords, written + coords.size)
 
 
 def commit(
     profile: Profile, storage: Storage, release: ReleaseInfo, shards: Sequence[PreparedShard]
-) -> tuple[int, bool]:
-    """Make a version of the table out of prepared shards; returns its number, and whether vectors are indexed."""
-    schema = arrow_schema(release.dims, release.spaces, release.to_json())
+) -> tuple[int, bool, ReleaseInfo]:
+    """Make a version of the table out of prepared shards.
+
+    Returns its number, whether vectors are indexed, and the release as it says of itself: with the hash of its rows.
+    """
+    columns = arrow_schema(release.dims, release.spaces)
+    digests = [{shard.shard: part.digest for shard, part in parts} for parts in _parts(shards)]
+    described = replace(release, content=content_hash(columns, *digests))
+    schema = arrow_schema(release.dims, release.spaces, described.to_json())
     version = commit_shards(storage.lance_uri, schema, shards)
     rows = sum(shard.rows.count for shard in shards)
     vectors = rows > profile.table.index_above_rows
     if vectors or rows > _IDS_INDEXED_ABOVE or len(shards) > _FILES_INDEXED_ABOVE:
         with writing(storage.lance_uri):
             version = _index(storage.lance_uri, release, vectors)
-    return version, vectors and bool(release.dims)
+    return version, vectors and bool(release.dims), described
+
+
+def _parts(shards: Sequence[PreparedShard]) -> list[list[tuple[PreparedShard, StoredPart]]]:
+    return [[(shard, shard.rows) for shard in shards], [(shard, shard.coords) for shard in shards]]
 
 
 def _index(lance_uri: str, release: ReleaseInfo, vectors: bool) -> int:
@@ -179,11 +193,28 @@ def _index(lance_uri: str, release: ReleaseInfo, vectors: bool) -> int:
     return int(table.version)
 
 
-def publish(storage: Storage, staged: Staged, checks: Sequence[Check]) -> Release:
+def staged_version(storage: Storage, version: int) -> Staged:
+    """A version that was staged before, to be checked and published now.
+
+    Raises NotBuiltError when there is no such version, QueryError for one that is a release already.
+    """
+    table = open_table(storage.lance_uri, version)
+    named = tags(storage.lance_uri)
+    if release_tag(version) in named:
+        raise QueryError(
+            f"Version {version} is a release already: `latent-assets releases rollback {version}` shows it to readers."
+        )
+    info = ReleaseInfo.of_schema(table.schema, storage.lance_uri)
+    indexed = {index.columns[0] for index in table.list_indices()} >= set(info.dims)
+    return Staged(version, named.get(LIVE), info, indexed, 0.0, 0, 0, 0)
+
+
+def publish(storage: Storage, staged: Staged, checks: Sequence[Check], action: Action = "publish") -> Release:
     """Move the tag `live` to the staged version, and name it `release-N` so that it is kept.
 
     Everything that the version consists of is on the disk before, and the tags are afterwards. Raises DataError, and
-    leaves `live` where it is, unless every check passed.
+    leaves `live` where it is, unless every check passed, and when another release was published since this one was
+    staged.
     """
     failed = [check for check in checks if not check.passed]
     if failed or not checks:
@@ -193,21 +224,28 @@ def publish(storage: Storage, staged: Staged, checks: Sequence[Check]) -> Releas
             f"Readers keep {'the release before' if staged.live else 'no release'}."
         )
     table = open_table(storage.lance_uri, staged.version)
+    if staged.version != tags(storage.lance_uri).get(LIVE):
+        note_move(storage, action, staged.version, staged.live)
     tag = release_tag(staged.version)
-    named = tags(storage.lance_uri)
     flush_table(storage.lance_uri)
-    if tag not in named:
+    if tag not in tags(storage.lance_uri):
         with writing(storage.lance_uri):
             table.tags.create(tag, staged.version)
-    rollback(storage, staged.version)
-    return Release(staged.version, tag, named.get(LIVE), table_uri(storage.lance_uri), staged.release)
+    _move_live(storage, staged.version)
+    return Release(staged.version, tag, staged.live, table_uri(storage.lance_uri), staged.release)
 
 
 def rollback(storage: Storage, version: int) -> None:
-    """Point the tag `live` at a version that is there: the one step readers see, forwards or back.
+    """Point the tag `live` at a version that is there, back or forwards again: the one step readers see.
 
-    Raises NotBuiltError when there is no such version.
+    Raises NotBuiltError when there is no such version, DataError when another process moved the tag just now.
     """
+    open_table(storage.lance_uri, version)
+    note_move(storage, "rollback", version, tags(storage.lance_uri).get(LIVE))
+    _move_live(storage, version)
+
+
+def _move_live(storage: Storage, version: int) -> None:
     table = open_table(storage.lance_uri, version)
     present = LIVE in tags(storage.lance_uri)
     with writing(storage.lance_uri):
@@ -218,17 +256,28 @@ def rollback(storage: Storage, version: int) -> None:
     flush_table(storage.lance_uri)
 
 
-def prune(storage: Storage, keep: int = 3, unpublished_for: timedelta = _UNPUBLISHED_FOR) -> int:
+def prune(storage: Storage, keep: int = 3, younger_than: timedelta = _LONGEST_READ) -> int:
     """Drop versions that nobody needs, and the files only they have; returns how many bytes that freed.
 
-    Kept: `live`, the newest `keep` releases, and every version younger than `unpublished_for`.
+    Kept: `live`, the newest `keep` releases, those that were `live` less than `younger_than` ago (somebody may still
+    read them), and every version made less than that ago.
     """
     if not table_exists(storage.lance_uri):
         raise NotBuiltError(f"{storage.lance_uri} has no atlas table yet. Run `latent-assets build`.")
     table = open_table(storage.lance_uri, None)
+    for tag in dropped_by(storage, keep, younger_than).values():
+        table.tags.delete(tag)
+    return drop_old_versions(storage.lance_uri, younger_than)
+
+
+def dropped_by(storage: Storage, keep: int = 3, younger_than: timedelta = _LONGEST_READ) -> dict[int, str]:
+    """The releases that `prune` drops: version -> tag."""
     named = tags(storage.lance_uri)
-    releases = sorted((version, tag) for tag, version in named.items() if tag == release_tag(version))
-    for version, tag in releases[: -keep if keep else None]:
-        if version != named.get(LIVE):
-            table.tags.delete(tag)
-    return drop_old_versions(storage.lance_uri, unpublished_for)
+    found = sorted((version, tag) for tag, version in named.items() if tag == release_tag(version))
+    made = version_times(storage.lance_uri)
+    left, since = superseded(storage), datetime.now(UTC) - younger_than
+    return {
+        version: tag
+        for version, tag in found[: -keep if keep else None]
+        if version != named.get(LIVE) and max(made[version], left.get(version, made[version])) <= since
+    }

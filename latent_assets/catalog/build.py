@@ -30,6 +30,7 @@ from latent_assets.catalog.removals import read_removals
 from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA, shard_key
 from latent_assets.catalog.sharding import ShardWriter, shard_rows
 from latent_assets.catalog.shards import ShardEntry, catalog_version, read_index, shard_files, stored_shard
+from latent_assets.catalog.tombstones import read_tombstones
 from latent_assets.catalog.webdataset import parse_member
 from latent_assets.errors import SourceError
 
@@ -139,7 +140,7 @@ def _read(profile: Profile, storage: Storage, rows: Buckets, total: int | None) 
     """Pass the source's rows through the filters into the buckets."""
     removals = read_removals(profile.filters.remove)
     findings = Findings(profile.source.skip_bad_rows)
-    row_filter = RowFilter(profile.filters, removals)
+    row_filter = RowFilter(profile.filters, removals, read_tombstones(storage))
     funnel = row_filter.funnel
     for batch in read_rows(profile, storage, findings, ids=len(removals.ids) > 0):
         rows.add(row_filter.apply(batch.frame, batch.captioned))

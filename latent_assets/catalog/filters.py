@@ -15,12 +15,14 @@ import polars as pl
 from latent_assets.catalog.hashing import id_heads, mixed, row_ids
 from latent_assets.catalog.links import hosts, removal_keys, requested
 from latent_assets.catalog.removals import Removals, is_listed
+from latent_assets.catalog.tombstones import NONE, Tombstones, hashed
 
 if TYPE_CHECKING:
     from latent_assets.profile import Filters
 
 DUPLICATE = "duplicate_url"
 NOT_SAMPLED = "not_sampled"
+TAKEN_DOWN = "taken_down"
 NO_CAPTION = "no_caption"
 
 _KEY = "key"  # of `removal_keys`
@@ -49,13 +51,15 @@ class Funnel:
 class RowFilter:
     """The rules of a profile that look at one row at a time, with their funnel."""
 
-    def __init__(self, filters: Filters, removals: Removals) -> None:
+    def __init__(self, filters: Filters, removals: Removals, tombstones: Tombstones = NONE) -> None:
         self._rules = list(_rules(filters, removals))
         self._captions_needed = filters.require_caption
-        self._removals = removals
+        self._removals, self._tombstones = removals, tombstones
         self.funnel = Funnel(0, {reason: 0 for reason, _ in self._rules})
         if removals.domains:
             self.funnel.dropped["removed_domain"] = 0
+        if tombstones:
+            self.funnel.dropped[TAKEN_DOWN] = 0
 
     def apply(self, frame: pl.DataFrame, captioned: bool = True) -> pl.DataFrame:
         """The rows of `frame` (columns of the catalog, with `id`) that no rule drops; counts the others.
@@ -76,7 +80,8 @@ class RowFilter:
             for (reason, _), count in zip(self._rules, counts, strict=True):
                 self.funnel.drop(reason, int(count))
             kept = frame.filter(hits.is_null())
-        return self._drop_domains(kept) if self._removals.domains else kept
+        kept = self._drop_domains(kept) if self._removals.domains else kept
+        return self._drop_taken_down(kept) if self._tombstones else kept
 
     def _with_keys(self, frame: pl.DataFrame) -> pl.DataFrame:
         """With the columns that only removal lists look at, where there are such lists."""
@@ -91,6 +96,28 @@ class RowFilter:
         listed = [host for host in found.unique().drop_nulls() if is_listed(host, self._removals.domains)]
         kept = frame.filter(~found.is_in(listed).fill_null(False))
         self.funnel.drop("removed_domain", frame.height - kept.height)
+        return kept
+
+    def _drop_taken_down(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Rows whose link, domain or id has a tombstone."""
+        buried = self._tombstones
+        links = requested(frame["url"])
+        columns = pl.DataFrame(
+            {"url": removal_keys(links), "id": row_ids(links), "written": row_ids(frame["url"]), "given": frame["id"]},
+            schema_overrides={"given": pl.String},
+        )
+        hits = columns.select(
+            pl.any_horizontal(
+                hashed("url", "url").is_in(list(buried.url)),
+                *(hashed("id", name).is_in(list(buried.id)) for name in ("id", "written", "given")),
+            ).fill_null(False)
+        ).to_series()
+        if buried.domain:
+            found = hosts(links)
+            listed = [host for host in found.unique().drop_nulls() if buried.has_host(host)]
+            hits = hits | found.is_in(listed).fill_null(False)
+        kept = frame.filter(~hits)
+        self.funnel.drop(TAKEN_DOWN, frame.height - kept.height)
         return kept
 
 

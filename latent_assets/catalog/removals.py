@@ -23,9 +23,10 @@ from latent_assets.errors import SourceError
 from latent_assets.text import MARK, decode_text, utf8_file
 from latent_assets.urls import UrlError, request_url
 
-_KINDS = ("url", "domain", "hash", "id")
+_KINDS = ("url", "domain", "hash", "id", "sha256")
 _TABLES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _ID = re.compile(r"[0-9a-f]{32}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]{4,}|[0-9]+\.[0-9]*(?:e[-+]?[0-9]+)?|[0-9]+e[-+]?[0-9]+)", re.IGNORECASE)
 _COMMENT = re.compile(r"(?:^|\s)#.*|^!.*|^\[Adblock.*\]$")
 _ADBLOCK = re.compile(r"\|\|([^|^$/]+)[\^/]?\|?")  # a whole domain; rules with options say something else
@@ -39,13 +40,15 @@ _EXACT = 2**53  # the whole numbers up to here have a float each
 class Removals:
     """What must never be fetched, from the profile's removal lists. Empty series when there is nothing.
 
-    `urls` are the `removal_keys` of links, `domains` names in ASCII and addresses, `hashes` signed 64-bit integers.
+    `urls` are the `removal_keys` of links, `domains` names in ASCII and addresses, `hashes` signed 64-bit integers,
+    `images` SHA-256 of the bytes as fetched: known only once an image was fetched, so filters do not take them.
     """
 
     urls: pl.Series
     domains: frozenset[str]
     hashes: pl.Series
     ids: pl.Series
+    images: frozenset[str] = frozenset()
 
 
 class _Entry(NamedTuple):
@@ -54,42 +57,85 @@ class _Entry(NamedTuple):
     place: str
 
 
-def read_removals(paths: Iterable[str]) -> Removals:
+def read_removals(paths: Iterable[str], images: bool = False) -> Removals:
     """Read the removal lists: one URL, domain, LAION hash or row id per line, or a column named so.
 
     Text files hold one entry per line (`#` starts a comment), also in the forms of ad blockers (`||domain^`) and of
     hosts files (`0.0.0.0 domain`); csv, tsv and parquet files columns named `url`, `domain`, `hash` or `id`. A URL
-    without a path means its domain. Raises SourceError, with file and line, for what is none of these: an entry that
-    is taken for something else would remove nothing.
+    without a path means its domain. With `images` also the SHA-256 of images' bytes. Raises SourceError, with file and
+    line, for what is none of these: an entry that is taken for something else would remove nothing.
     """
-    urls = pl.Series("url", [], pl.String)
-    domains: set[str] = set()
-    hashes: list[int] = []
-    ids: list[str] = []
+    found = _Collected()
     for path in paths:
-        links: list[_Entry] = []
         with local_copy(SourceFile(path, path.rsplit("/", 1)[-1], -1, "")) as file:
             if not file.is_file():
-                raise SourceError(f"The removal list {path} is not there: correct `filters.remove` of the profile.")
-            for entry in _entries(file, path):
-                if entry.kind == "url":
-                    links.append(entry)
-                elif entry.kind == "domain":
-                    domains.add(_domain(entry))
-                elif entry.kind == "hash":
-                    hashes.append(_hash(entry))
-                elif _ID.fullmatch(entry.value.lower()):
-                    ids.append(entry.value.lower())
-                else:
-                    raise _refusal(entry, "is no row id")
-        keys, sites = _keys(links)
-        urls, domains = urls.append(keys), domains | sites
+                raise SourceError(f"The removal list {path} is not there: correct the path.")
+            found.add(_entries(file, path), images)
+    return found.removals()
+
+
+def removals_of(
+    urls: Iterable[str] = (), domains: Iterable[str] = (), ids: Iterable[str] = (), images: Iterable[str] = ()
+) -> Removals:
+    """What is named by hand, read as a list's entries are. Raises SourceError for what is none of its kind."""
+    found = _Collected()
+    named = (("url", urls), ("domain", domains), ("id", ids), ("sha256", images))
+    found.add((_Entry(kind, value.strip(), f"--{kind}") for kind, values in named for value in values), images=True)
+    return found.removals()
+
+
+def together(first: Removals, second: Removals) -> Removals:
+    """Everything that one of two lists names."""
     return Removals(
-        urls=urls.unique(),
-        domains=frozenset(domains),
-        hashes=pl.Series("hash", hashes, pl.Int64).unique(),
-        ids=pl.Series("id", ids, pl.String).unique(),
+        urls=first.urls.append(second.urls).unique(),
+        domains=first.domains | second.domains,
+        hashes=first.hashes.append(second.hashes).unique(),
+        ids=first.ids.append(second.ids).unique(),
+        images=first.images | second.images,
     )
+
+
+class _Collected:
+    """Entries of lists, by kind, understood one by one."""
+
+    def __init__(self) -> None:
+        self._urls = pl.Series("url", [], pl.String)
+        self._domains: set[str] = set()
+        self._hashes: list[int] = []
+        self._ids: list[str] = []
+        self._images: set[str] = set()
+
+    def add(self, entries: Iterable[_Entry], images: bool) -> None:
+        links: list[_Entry] = []
+        for entry in entries:
+            value = entry.value.lower()
+            if entry.kind == "url":
+                links.append(entry)
+            elif entry.kind == "domain":
+                self._domains.add(_domain(entry))
+            elif entry.kind == "hash":
+                self._hashes.append(_hash(entry))
+            elif entry.kind == "sha256" and not images:
+                raise _refusal(
+                    entry, "is the SHA-256 of an image, which is known only once it was fetched: take it down"
+                )
+            elif entry.kind == "sha256" and _SHA256.fullmatch(value):
+                self._images.add(value)
+            elif entry.kind == "id" and _ID.fullmatch(value):
+                self._ids.append(value)
+            else:
+                raise _refusal(entry, "is no row id" if entry.kind == "id" else "is no SHA-256 (64 hexadecimal digits)")
+        keys, sites = _keys(links)
+        self._urls, self._domains = self._urls.append(keys), self._domains | sites
+
+    def removals(self) -> Removals:
+        return Removals(
+            urls=self._urls.unique(),
+            domains=frozenset(self._domains),
+            hashes=pl.Series("hash", self._hashes, pl.Int64).unique(),
+            ids=pl.Series("id", self._ids, pl.String).unique(),
+            images=frozenset(self._images),
+        )
 
 
 def is_listed(host: str, domains: frozenset[str]) -> bool:
@@ -112,6 +158,8 @@ def _of_line(line: str, place: str) -> Iterator[_Entry]:
     words = line.split()
     if "://" in line:
         yield _Entry("url", line, place)
+    elif _SHA256.fullmatch(line.lower()):
+        yield _Entry("sha256", line, place)
     elif _ID.fullmatch(line.lower()):
         yield _Entry("id", line, place)
     elif _NUMBER.fullmatch(line):

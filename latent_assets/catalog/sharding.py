@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow.parquet as pq
 
-from latent_assets.catalog.hashing import DIGEST, hash_of_digests
+from latent_assets.catalog.hashing import DIGEST, hash_of_digests, row_digests
 from latent_assets.catalog.schema import CATALOG_COLUMNS, empty_catalog, shard_key
-from latent_assets.catalog.shards import HASH_KEY, INDEX_SCHEMA, ShardEntry
+from latent_assets.catalog.shards import HASH_KEY, INDEX_SCHEMA, ShardEntry, read_index, stored_shard
 from latent_assets.errors import SourceError
 from latent_assets.layout import CATALOG_INDEX, catalog_name
 
@@ -126,11 +127,8 @@ class ShardWriter:
         while self._writing:
             self._note(self._writing.popleft().result())
         shards = dict(sorted(self.shards.items()))
-        frame = pl.DataFrame(
-            [(key, entry.rows, entry.hash) for key, entry in shards.items()], schema=INDEX_SCHEMA, orient="row"
-        )
         if shards != self._index:
-            self._storage.write_parquet(CATALOG_INDEX, frame)
+            _write_index(self._storage, shards)
         return shards
 
     def _place(self, rows: pl.DataFrame, previous: pl.DataFrame) -> pl.DataFrame:
@@ -161,10 +159,7 @@ class ShardWriter:
         name = catalog_name(shard)
         new = self._stored.get(shard) != entry
         if new:
-            table = frame.select(CATALOG_COLUMNS).to_arrow()
-            with self._storage.writing(name) as path, pq.ParquetWriter(path, table.schema, **_ENCODING) as file:
-                file.write_table(table)
-                file.add_key_value_metadata({HASH_KEY: entry.hash})
+            _write_file(self._storage, shard, frame, entry)
         return _Written(shard, entry, new, self._storage.size(name))
 
     def _note(self, written: _Written) -> None:
@@ -172,6 +167,48 @@ class ShardWriter:
         self.bytes += written.bytes
         if written.new:
             self.written.append(written.shard)
+
+
+def write_shards(storage: Storage, shards: Mapping[str, pl.DataFrame]) -> dict[str, ShardEntry]:
+    """Store rows (CATALOG_SCHEMA) as these shards, and the index: a catalog that no list was read for."""
+    entries = {shard: ShardEntry(rows.height, hash_of_digests(row_digests(rows))) for shard, rows in shards.items()}
+    for shard, rows in shards.items():
+        _write_file(storage, shard, rows, entries[shard])
+    _write_index(storage, entries)
+    return entries
+
+
+def _write_file(storage: Storage, shard: str, frame: pl.DataFrame, entry: ShardEntry) -> None:
+    table = frame.select(CATALOG_COLUMNS).to_arrow()
+    with storage.writing(catalog_name(shard)) as path, pq.ParquetWriter(path, table.schema, **_ENCODING) as file:
+        file.write_table(table)
+        file.add_key_value_metadata({HASH_KEY: entry.hash})
+
+
+def drop_rows(storage: Storage, shards: Iterable[str], ids: Collection[str]) -> dict[str, ShardEntry]:
+    """Write stored shards again without the rows `ids`, and the index; returns the entries of the shards written.
+
+    A file that is damaged is removed: what is in it cannot be told, and the next build writes it again.
+    """
+    index = read_index(storage)
+    written: dict[str, ShardEntry] = {}
+    for shard in shards:
+        found = stored_shard(storage, shard, index.get(shard))
+        if found is None:
+            storage.delete(catalog_name(shard))
+            continue
+        frame = found[0].filter(~pl.col("id").is_in(list(ids)))
+        if frame.height < found[0].height:
+            written[shard] = ShardEntry(frame.height, hash_of_digests(row_digests(frame)))
+            _write_file(storage, shard, frame, written[shard])
+    if written and index:
+        _write_index(storage, index | written)
+    return written
+
+
+def _write_index(storage: Storage, shards: dict[str, ShardEntry]) -> None:
+    rows = [(key, entry.rows, entry.hash) for key, entry in sorted(shards.items())]
+    storage.write_parquet(CATALOG_INDEX, pl.DataFrame(rows, schema=INDEX_SCHEMA, orient="row"))
 
 
 @dataclass(frozen=True)

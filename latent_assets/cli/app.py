@@ -11,6 +11,8 @@ from latent_assets.cli import asking, building, generating, placing, serving
 from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
 from latent_assets.cli.inbox import inbox_app
 from latent_assets.cli.profiles import profile_app
+from latent_assets.cli.releases import releases_app
+from latent_assets.cli.takedown import takedown
 
 app = typer.Typer(
     help="Build, inspect and search a versioned 3D atlas of latent space.",
@@ -36,6 +38,7 @@ for _command in (
     serving.serve,
     building.verify,
     building.automate,
+    takedown,
     asking.search,
     asking.neighbors,
     placing.place,
@@ -45,6 +48,7 @@ for _command in (
     asking.models,
 ):
     app.command()(_command)
+app.add_typer(releases_app, name="releases")
 app.add_typer(inbox_app, name="inbox")
 app.add_typer(profile_app, name="profile")
 

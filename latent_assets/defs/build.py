@@ -28,6 +28,7 @@ from latent_assets.pipeline.lineage import Lineage
 from latent_assets.pipeline.makers.atlas import recover_table
 from latent_assets.pipeline.manifests import WHOLE
 from latent_assets.pipeline.states import DUE, ArtifactStatus, State
+from latent_assets.pipeline.takedown import refuse_unfinished
 from latent_assets.processes import Process, this_process
 
 _JUST_NOW = 60.0  # seconds
@@ -71,8 +72,9 @@ class Builder:
             yield from self._build(announce, retry)
 
     def _build(self, announce: Announce, retry: Sequence[str]) -> Iterator[StageResult]:
+        refuse_unfinished(self.lineage.storage)
         self.lineage.storage.sweep(self.lineage.claims.gone)
-        self._end_dead_runs()
+        end_dead_runs(self.lineage, self.instance)
         recover_table(self.lineage)
         announce("sources", 0, 0)
         self._observe()
@@ -217,22 +219,27 @@ class Builder:
         for found in observe_sources(self.instance, self.lineage, names):
             self.instance.report_runless_asset_event(found)
 
-    def _end_dead_runs(self) -> None:
-        """Close the runs of builds that were killed, so that the UI does not show them as running."""
-        unfinished = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
-        me = this_process()
-        for record in self.instance.get_run_records(dg.RunsFilter(statuses=unfinished)):
-            run = record.dagster_run
-            process = Process.parse(run.tags.get(tags.PROCESS, ""))
-            if process is None:
-                continue
-            ended = process.has_ended()
-            if ended is None:  # of another container or machine: it says that it lives, unless it began just now
-                began = record.create_timestamp.timestamp()
-                ended = time.time() - began > _JUST_NOW and self.lineage.claims.gone(process)
-            # of this process, and not of this build: no run of it has begun yet
-            if ended or process == me:
-                self.instance.report_run_failed(run, "The process of this run ended before the run did.")
+
+def end_dead_runs(lineage: Lineage, instance: dg.DagsterInstance) -> list[str]:
+    """Close the runs of processes that were killed, so that the UI does not show them as running.
+
+    Call it before this process begins a run. Returns the ids of those that go on, or may: queued ones do not.
+    """
+    begun = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
+    going: list[str] = []
+    for record in instance.get_run_records(dg.RunsFilter(statuses=begun)):
+        run = record.dagster_run
+        process = Process.parse(run.tags.get(tags.PROCESS, ""))
+        ended = None if process is None else process == this_process() or process.has_ended()
+        if process is not None and ended is None:
+            # of another container or machine: it says that it lives, unless it began just now
+            old = time.time() - record.create_timestamp.timestamp() > _JUST_NOW
+            ended = old and lineage.claims.gone(process)
+        if ended:
+            instance.report_run_failed(run, "The process of this run ended before the run did.")
+        else:
+            going.append(run.run_id)
+    return going
 
 
 def _contiguous(keys: list[str], order: Sequence[str], per_run: int) -> Iterator[list[str]]:

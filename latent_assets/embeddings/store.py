@@ -11,13 +11,14 @@ no others; latents in small ones, so that single rows can be read. What a column
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from latent_assets.layout import latents_name
 from latent_assets.storage import explained
@@ -161,6 +162,38 @@ def writing_thumbnails(storage: Storage, name: str) -> Iterator[ThumbnailWriter]
     with storage.writing(name) as path, pa.OSFile(str(path), "wb") as sink:
         file = _File(sink, [pa.field("thumbnail", pa.binary(), nullable=False)], _THUMBNAIL_BATCH_ROWS, {})
         yield ThumbnailWriter(file)
+        file.close()
+
+
+# -- taking out ----------------------------------------------------------------------------------------
+
+
+def drop_rows(storage: Storage, name: str, ids: Collection[str]) -> int | None:
+    """Write a file of this room anew without the rows `ids`; how many that were. One that has none is left alone.
+
+    A file that cannot be read is removed, for nobody can tell what it holds: then None.
+    """
+    wanted = pa.array(sorted(ids), pa.string())
+    try:
+        found = pc.is_in(read_id_array(storage, name), value_set=wanted)
+        dropped = int(pc.sum(found).as_py() or 0)
+        if dropped:
+            _write_without(storage, name, wanted)
+    except (pa.ArrowException, KeyError, ValueError, OSError):
+        storage.delete(name)
+        return None
+    return dropped
+
+
+def _write_without(storage: Storage, name: str, ids: pa.Array) -> None:
+    with _opened(storage, name, None) as source, storage.writing(name) as path, pa.OSFile(str(path), "wb") as sink:
+        metadata = {key.decode(): value.decode() for key, value in (source.schema.metadata or {}).items()}
+        fields = [field for field in source.schema if field.name != "id"]
+        file = _File(sink, fields, source.batch_rows, metadata)
+        for index in range(source.batches):
+            batch = source.batch(index)
+            kept = batch.filter(pc.invert(pc.is_in(batch.column("id"), value_set=ids)))
+            file.append([kept.column(field.name) for field in source.schema])
         file.close()
 
 

@@ -246,6 +246,19 @@ class GeneratedTable:
                     table.delete(f"id IN ({listed})")
             flush_table(self._uri, GENERATED_TABLE)
 
+    def replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the table anew with these rows, and remove every version before, whoever reads it."""
+        table = self.open()
+        if table is None:
+            return
+        import lancedb
+
+        with _explained(self._uri):
+            data = pa.Table.from_pylist([dict(row) for row in rows], table.schema)
+            database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
+            fresh = database.create_table(GENERATED_TABLE, data, mode="overwrite")
+            fresh.to_lance().cleanup_old_versions(timedelta(0), delete_unverified=True)
+
     def compact(self) -> None:
         """Join many small pieces into few, and drop versions that are older than a day."""
         table = self.open()

@@ -320,12 +320,13 @@ class _Fetcher:
 def _read_files(profile: Profile, storage: Storage, part: str, rows: list[FetchRequest], count: _Count) -> None:
     """Images that are here already, in the order of their paths (tars are read front to back)."""
     from latent_assets.catalog.source import base_path
+    from latent_assets.catalog.tombstones import read_tombstones
     from latent_assets.images.files import read_file
     from latent_assets.images.store.journal import Journal
     from latent_assets.images.store.recorder import Recorder
 
     base = base_path(profile)
-    recorder = Recorder(profile.fetch, Journal(storage, part))
+    recorder = Recorder(profile.fetch, Journal(storage, part), read_tombstones(storage))
     faults = FaultWatch(patience(profile.fetch.timeout))
 
     def one(row: FetchRequest) -> None:

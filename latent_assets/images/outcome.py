@@ -62,6 +62,8 @@ class Reason(StrEnum):
     ROBOTS_UNREACHABLE = "robots_txt_unreachable"
     X_ROBOTS_TAG = "x_robots_tag"
     TDM_RESERVATION = "tdm_reservation"
+    # its bytes are those of an image that was taken down
+    TAKEN_DOWN = "taken_down"
 
 
 _REFUSED = {
@@ -71,7 +73,7 @@ _REFUSED = {
     Reason.TOO_MANY_PIXELS,
     Reason.ANIMATION_TOO_LARGE,
 }
-_OPTED_OUT = {Reason.ROBOTS, Reason.X_ROBOTS_TAG, Reason.TDM_RESERVATION}
+_OPTED_OUT = {Reason.ROBOTS, Reason.X_ROBOTS_TAG, Reason.TDM_RESERVATION, Reason.TAKEN_DOWN}
 
 OUTCOME_OF: dict[Reason, Outcome] = {
     reason: Outcome.OK

@@ -1,5 +1,8 @@
 """Claims: who makes an artefact right now. Whoever else wants to make it waits, and takes over from the dead.
 
+Work that must meet none at all (a takedown, old artefacts being dropped) is done `alone`: it waits for every holder,
+and while it goes on nobody becomes one.
+
 A claim is a file that only one process can create (`Storage.create`), on disk and on S3 alike. Its holder renews it;
 one whose process has ended, or that was not renewed for a while, is dead. Nothing here knows what is made.
 
@@ -25,6 +28,7 @@ from latent_assets.storage import Storage
 
 WAIT_VARIABLE = "LATENT_ASSETS_WAIT"
 _PRESENT = "present"  # claims of nothing, by which processes are seen
+_ALONE = "alone"  # the claim of whoever works alone
 _WAIT = 6 * 3600.0  # seconds; longer than any stage of an atlas takes
 
 
@@ -55,6 +59,8 @@ class Claims:
         self._wait = float(os.environ.get(WAIT_VARIABLE, _WAIT)) if wait is None else wait
         self._here: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
+        self._alone_here = False  # this very object works alone: what it holds besides is part of that work
+        self._beats: dict[str, tuple[Holder | None, float]] = {}
 
     @contextmanager
     def holding(self, name: str, waiting: Callable[[Holder], None] = lambda holder: None) -> Iterator[None]:
@@ -62,6 +68,55 @@ class Claims:
 
         Raises StorageError naming the holder when it has not let go in time.
         """
+        while True:
+            with self._holding(name, waiting):
+                # whoever works alone looks for claims after having its own: one of the two sees the other
+                if name == _ALONE or self._alone_here or (holder := self.holder(_ALONE)) is None:
+                    yield
+                    return
+            waiting(holder)
+            with self._holding(_ALONE, waiting):
+                pass
+
+    @contextmanager
+    def alone(self, why: str, waiting: Callable[[Holder], None] = lambda holder: None) -> Iterator[None]:
+        """Work while no artefact is made: wait for all holders of claims, and keep others from becoming one.
+
+        Claims can be held inside the block. Raises StorageError as `holding` does; `why` is named in it.
+        """
+        with self.holding(_ALONE, waiting):
+            deadline = time.monotonic() + self._wait
+            while busy := self._busy():
+                waiting(busy[1])
+                if time.monotonic() > deadline:
+                    raise StorageError(
+                        f"{why} waits until nothing is made any more, and {busy[0]} is being made by {busy[1]}; waited "
+                        f"{self._wait:.0f} s. Wait for that process or stop it, then start again."
+                    )
+                time.sleep(0.2)
+            self._alone_here = True
+            try:
+                yield
+            finally:
+                self._alone_here = False
+
+    def _busy(self) -> tuple[str, Holder] | None:
+        """A claim that a living process holds, other than that of whoever works alone."""
+        names = {file.name.removeprefix(f"{CLAIMS}/").rpartition("/")[0] for file in self._storage.files(CLAIMS)}
+        for name in sorted(names - {_ALONE, _PRESENT}):
+            holder = self.holder(name)
+            if holder is None or _has_ended(holder):
+                continue
+            seen, since = self._beats.get(name, (None, 0.0))
+            if seen != holder:
+                self._beats[name] = (holder, time.monotonic())
+            elif time.monotonic() - since > self._lease:
+                continue  # on another host, and not renewed any more
+            return name, holder
+        return None
+
+    @contextmanager
+    def _holding(self, name: str, waiting: Callable[[Holder], None]) -> Iterator[None]:
         with self._guard:
             own = self._here.setdefault(name, threading.Lock())
         if not own.acquire(timeout=self._wait):

@@ -124,6 +124,7 @@ _FETCHED = {
     # what decides outcomes: rows that a changed one would decide otherwise are asked again
     *("max_bytes", "max_pixels", "max_redirects", "timeout", "robots", "respect_opt_out", "allow_origins"),
 }
+_RETENTION = {"keep", "keep_days"}  # what is kept beside a release decides nothing in it
 _THUMBNAIL = {"thumbnail_size", "thumbnail_format", "thumbnail_quality"}
 
 
@@ -357,7 +358,7 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             ),
             revision=2,
             settings=lambda chosen: {
-                **_section(chosen, "table", exclude=_THUMBNAIL),
+                **_section(chosen, "table", exclude=_THUMBNAIL | _RETENTION),
                 "title": chosen.title,
                 "attribution": chosen.attribution,
             },

@@ -156,8 +156,8 @@ def test_shards_are_prepared_in_any_order_by_several_at_once(built: Built) -> No
         makes = [pool.submit(prepare, built.storage, shard, built.release, {}) for shard in reversed(built.shards)]
         prepared = sorted((make.result() for make in makes), key=lambda shard: shard.shard)
     assert not table_exists(built.storage.lance_uri)
-    version, indexed = commit(built.profile, built.storage, built.release, prepared)
-    assert (version, indexed) == (1, False)
+    version, indexed, described = commit(built.profile, built.storage, built.release, prepared)
+    assert (version, indexed, described.rows) == (1, False, 60)
     assert open_table(built.storage.lance_uri, 1).to_arrow()["id"].to_pylist() == built.ids
 
 

@@ -29,11 +29,12 @@ def test_cleaning_keeps_live_the_newest_releases_and_young_versions(built: Built
     abandoned = staged(built)
     rollback(built.storage, 1)
     prune(built.storage, keep=2)
-    assert tags(built.storage.lance_uri) == {LIVE: 1, "release-00001": 1, "release-00003": 3, "release-00004": 4}
     # nothing is old enough yet: every version can still be opened, also the unpublished one
+    assert tags(built.storage.lance_uri) == {LIVE: 1, **{f"release-{n:05d}": n for n in (1, 2, 3, 4)}}
     assert open_table(built.storage.lance_uri, abandoned.version).count_rows() == 60
-    freed = prune(built.storage, keep=1, unpublished_for=timedelta(0))
+    freed = prune(built.storage, keep=1, younger_than=timedelta(0))
     assert freed > 0
+    assert tags(built.storage.lance_uri) == {LIVE: 1, "release-00001": 1, "release-00004": 4}
     assert live(built).count_rows() == 60 and len(live(built).to_arrow()) == 60
     assert open_table(built.storage.lance_uri, "release-00004").count_rows() == 60
     for dropped in (2, 3):
@@ -51,7 +52,7 @@ def test_what_a_kept_release_needs_is_never_removed(built: Built) -> None:
         published(built)
         truth.append(live(built).to_arrow().to_pylist())
     before = data_files(built)
-    freed = prune(built.storage, keep=2, unpublished_for=timedelta(0))
+    freed = prune(built.storage, keep=2, younger_than=timedelta(0))
     gone = sorted(set(before) - set(data_files(built)))
     # of the first two releases: the rows of the changed shard and all places; the other shards' rows serve all four
     assert sorted(name.split(".")[1] for name in gone) == ["coords"] * 6 + ["rows"] * 2
@@ -68,12 +69,12 @@ def test_files_of_a_killed_build_go_in_time(built: Built) -> None:
     prepare(built.storage, built.shards[0], built.release, {})
     left = [name for name in data_files(built) if name.startswith("00000.")]
     assert len(left) == 4
-    prune(built.storage, unpublished_for=timedelta(0))
+    prune(built.storage, younger_than=timedelta(0))
     assert len(data_files(built)) == 8  # it may be another build's work
     week_ago = time.time() - 8 * 24 * 3600
     for name in data_files(built):
         os.utime(Path(table_uri(built.storage.lance_uri)) / "data" / name, (week_ago, week_ago))
-    prune(built.storage, unpublished_for=timedelta(0))
+    prune(built.storage, younger_than=timedelta(0))
     assert len(data_files(built)) == 6
     assert live(built).to_arrow()["id"].to_pylist() == built.ids
 

@@ -91,6 +91,6 @@ def test_an_interrupted_or_failed_shard_remembers_what_decided(world: World, sit
     assert world.run().reasons == {"ok": 3}
 
 
-def test_every_refusal_but_of_schemes_names_its_setting() -> None:
+def test_every_refusal_that_a_setting_decides_names_it() -> None:
     refused = {reason for reason in Reason if OUTCOME_OF[reason] in (Outcome.REFUSED, Outcome.OPTED_OUT)}
-    assert refused - set(SETTING_OF) == {Reason.SCHEME}
+    assert refused - set(SETTING_OF) == {Reason.SCHEME, Reason.TAKEN_DOWN}

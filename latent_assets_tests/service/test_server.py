@@ -86,7 +86,13 @@ def test_a_record_is_for_its_owner_and_goes_with_its_service(tmp_path: Path) -> 
     assert file.exists()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for text in (json.dumps({**vars(record), "process": f"{host_name()}+{ended.pid}+"}), "{", "[]", '{"root": "/root"}', "\x00"):
+    for text in (
+        json.dumps({**vars(record), "process": f"{host_name()}+{ended.pid}+"}),
+        "{",
+        "[]",
+        '{"root": "/root"}',
+        "\x00",
+    ):
         file.write_text(text)
         assert read_record("/root") is None
 

@@ -66,8 +66,24 @@ def read_part(storage: Storage, part: str) -> pl.DataFrame:
         what = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{name} cannot be read ({what}): fetch the shard again.") from error
     if dict(frame.schema) != LEDGER_SCHEMA:
-        raise DataError(f"{name} has not the columns of a ledger: fetch the shard again.")
+        if not _of_an_earlier_version(frame):
+            raise DataError(f"{name} has not the columns of a ledger: fetch the shard again.")
+        frame = frame.cast(LEDGER_SCHEMA)  # type: ignore[arg-type]
     return frame
+
+
+def _of_an_earlier_version(frame: pl.DataFrame) -> bool:
+    """Whether a ledger differs from those of now by outcomes or reasons only that there were not yet."""
+    if frame.columns != list(LEDGER_SCHEMA):
+        return False
+    for name, kind in LEDGER_SCHEMA.items():
+        found = frame.schema[name]
+        if isinstance(kind, pl.Enum) and isinstance(found, pl.Enum):
+            if not set(found.categories) <= set(kind.categories):
+                return False
+        elif found != kind:
+            return False
+    return True
 
 
 def ledger_rows(frame: pl.DataFrame) -> Iterator[LedgerRow]:

@@ -17,6 +17,7 @@ from latent_assets.images.download.request import FetchResult
 from latent_assets.images.outcome import FetchError, LedgerRow, Reason, outcome_of
 
 if TYPE_CHECKING:
+    from latent_assets.catalog.tombstones import Tombstones
     from latent_assets.images.store.journal import Journal
     from latent_assets.profile import Fetch
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class Recorder:
     """Makes ledger rows and images of results, and puts them into a journal."""
 
-    def __init__(self, settings: Fetch, journal: Journal) -> None:
-        self._settings = settings
+    def __init__(self, settings: Fetch, journal: Journal, tombstones: Tombstones) -> None:
+        self._settings, self._tombstones = settings, tombstones
         self._journal = journal
 
     def record(self, results: Sequence[FetchResult]) -> None:
@@ -56,6 +57,9 @@ class Recorder:
         except FetchError as problem:
             problem.status, problem.redirects, problem.body_bytes = result.status, result.redirects, len(body)
             return self._problem_row(result, problem), b""
+        if self._tombstones.has_image(image.sha256):
+            buried = FetchError(Reason.TAKEN_DOWN, status=result.status, redirects=result.redirects)
+            return self._problem_row(result, buried), b""
         recorded = _row(
             result,
             Reason.OK,

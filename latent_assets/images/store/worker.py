@@ -135,6 +135,7 @@ def _limited_time() -> Iterator[None]:
 
 
 def _recorder(job: Job, environment: dict[str, str]) -> Recorder:
+    from latent_assets.catalog.tombstones import read_tombstones
     from latent_assets.images.decode.image import load_decoders
     from latent_assets.images.store.journal import Journal
     from latent_assets.images.store.recorder import Recorder
@@ -145,7 +146,9 @@ def _recorder(job: Job, environment: dict[str, str]) -> Recorder:
     if dict(os.environ) != environment:  # where S3 is and what is shown to it
         os.environ.clear()
         os.environ.update(environment)
-    return Recorder(cast("Fetch", SimpleNamespace(**job.settings)), Journal(Storage(job.root), job.part))
+    storage = Storage(job.root)
+    settings = cast("Fetch", SimpleNamespace(**job.settings))
+    return Recorder(settings, Journal(storage, job.part), read_tombstones(storage))
 
 
 def _mapped(file: int, size: int) -> memoryview:

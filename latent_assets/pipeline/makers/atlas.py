@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from latent_assets import progress
@@ -73,7 +74,7 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
         written=staged.written,
         rewritten=staged.rewritten,
         moved=staged.moved,
-        freed=prune(storage),
+        freed=prune(storage, profile.table.keep, timedelta(days=profile.table.keep_days)),
         checks=[{"name": c.name, "found": c.found, "expected": c.expected} for c in checks],
     )
     files = [table_file(ATLAS_TABLE, file.name) for file in table_files(storage, published.version)]

@@ -45,8 +45,13 @@ class ShardDetails:
 
 
 def removal_digests(profile: Profile) -> dict[str, Any]:
-    """Digests of the removal lists: their content counts, not their names. Raises SourceError for an unreadable one."""
+    """Digests of the removal lists (their content counts, not their names) and of what was taken down.
+
+    Raises SourceError for a list that cannot be read, DataError for tombstones that cannot.
+    """
     from latent_assets.catalog.source import read_range
+    from latent_assets.catalog.tombstones import read_tombstones
+    from latent_assets.storage import Storage
 
     digests = []
     for path in profile.filters.remove:
@@ -57,7 +62,9 @@ def removal_digests(profile: Profile) -> dict[str, Any]:
                 f"filters.remove: {path} cannot be read ({error.strerror or error}). Correct the path: nothing is "
                 "fetched without its removal lists."
             ) from error
-    return {"removal lists": digests}
+    tombstones = read_tombstones(Storage(profile.root))
+    buried = bool(tombstones.url or tombstones.domain or tombstones.id)
+    return {"removal lists": digests} | ({"taken down": tombstones.version} if buried else {})
 
 
 def make_metadata(

@@ -60,7 +60,7 @@ def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
         unmatched=report.unmatched,
     )
     findings = _findings(details, report.rows)
-    pictures = {"map": _picture(lineage, wanted, details.spaces)} if findings[0].passed and report.rows else {}
+    pictures = {"map": model_picture(lineage, wanted, details.spaces)} if findings[0].passed and report.rows else {}
     # the fit is stored under its fingerprint: another fingerprint is another version, even with the same content
     version = fingerprint(wanted, report.version)
     return {"umap_model": Output(version, report.rows, [model_name(wanted)], details, findings, pictures)}
@@ -98,7 +98,7 @@ def _findings(details: ModelDetails, rows: int) -> list[Finding]:
     ]
 
 
-def _picture(lineage: Lineage, model_fingerprint: str, spaces: Mapping[str, Any]) -> bytes:
+def model_picture(lineage: Lineage, model_fingerprint: str, spaces: Mapping[str, Any]) -> bytes:
     """The fitted maps, coloured by category; at most 20,000 rows."""
     import numpy as np
     import polars as pl
