@@ -99,6 +99,11 @@ export class Images {
     this.material.uniforms["depths"]!.value = depths;
   }
 
+  /** Whether nothing is loaded and nothing grows. */
+  get idle(): boolean {
+    return !this.asked.size && !this.bitmaps.length && performance.now() / 1000 >= this.until;
+  }
+
   /** How many images are on the map. */
   get count(): number {
     return (this.object.geometry as THREE.InstancedBufferGeometry).instanceCount;
