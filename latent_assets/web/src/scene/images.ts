@@ -213,12 +213,13 @@ export class Images {
   private ask(row: number): void {
     this.asked.add(row);
     void this.sprites.load(row).then((bitmap) => {
-      this.asked.delete(row);
-      if (!bitmap) this.without.add(row);
-      else if (this.wanted.has(row)) {
-        this.bitmaps.push([row, bitmap]);
-        this.changed();
-      } else bitmap.close();
+      if (bitmap && this.wanted.has(row)) this.bitmaps.push([row, bitmap]);
+      else {
+        if (!bitmap) this.without.add(row);
+        this.asked.delete(row);
+        bitmap?.close();
+      }
+      this.changed();
     });
   }
 
@@ -226,6 +227,7 @@ export class Images {
   update(now: number): boolean {
     const came = this.bitmaps.splice(0, 24);
     for (const [row, bitmap] of came) {
+      this.asked.delete(row);
       if (this.wanted.has(row) && bitmap.width <= SLOT && bitmap.height <= SLOT) this.store(row, bitmap, now);
       bitmap.close();
     }
