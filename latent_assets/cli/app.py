@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latent_assets.cli import asking, building, generating, placing, serving
+from latent_assets.cli import asking, building, exporting, generating, placing, serving
 from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
 from latent_assets.cli.inbox import inbox_app
 from latent_assets.cli.profiles import profile_app
@@ -46,6 +46,7 @@ for _command in (
     asking.info,
     asking.schema,
     asking.models,
+    exporting.export,
 ):
     app.command()(_command)
 app.add_typer(releases_app, name="releases")

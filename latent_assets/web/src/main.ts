@@ -2,6 +2,7 @@
 
 import * as THREE from "three";
 import { address, api, ApiError, STARTING, type Placed, type Release } from "./data/api";
+import { Facts } from "./data/facts";
 import { Tiles } from "./data/tiles";
 import { AtlasMap } from "./scene/map";
 import type { Pin } from "./scene/labels";
@@ -153,12 +154,14 @@ async function start(): Promise<void> {
   const title = tiles?.info.title || release.title || release.profile || t("title");
   document.title = title;
 
+  const facts = tiles && !live ? new Facts(tiles) : null;
   const context: Context = {
     store,
     release,
     live,
     tiles,
     map: null,
+    image: live ? api.image : (id) => facts!.image(id),
     say: announce.say,
     problem: (error) => announce.say(error instanceof Error && error.message ? error.message : t("unreachable"), true),
     flyTo: (positions, reach = 0) => {
@@ -170,8 +173,8 @@ async function start(): Promise<void> {
     },
     select: (id, fly = false) => {
       store.set({ selected: id });
-      if (id && fly && live) {
-        api.image(id).then((facts) => store.state.selected === id && context.flyTo(facts.positions), () => undefined);
+      if (id && fly) {
+        context.image(id).then((facts) => store.state.selected === id && context.flyTo(facts.positions), () => undefined);
       }
     },
     link: () => writeLink(store.state, String(release.release)),
@@ -299,9 +302,8 @@ function openMap(context: Context, tip: HTMLElement, summary: HTMLElement): Atla
 const names = new Map<number, string>();
 
 async function nameRow(context: Context, row: number, tip: HTMLElement, current: () => boolean): Promise<void> {
-  if (!context.live) return;
   try {
-    if (!names.has(row)) names.set(row, (await api.image(await context.tiles!.id(row))).caption ?? t("caption_none"));
+    if (!names.has(row)) names.set(row, (await context.image(await context.tiles!.id(row))).caption ?? t("caption_none"));
   } catch {
     return;
   }
@@ -353,7 +355,7 @@ let chosenPlace: { id: string; positions: Record<string, Place> } | null = null;
 
 /** Results, the chosen image, and generated images with their paths, halos and lines to their nearest. */
 function drawMarks(context: Context): void {
-  const { store, map, live } = context;
+  const { store, map } = context;
   if (!map) return;
   const { results, selected, made } = store.state;
   const colour = (text: string): THREE.Color => new THREE.Color().setStyle(text, THREE.LinearSRGBColorSpace);
@@ -391,8 +393,8 @@ function drawMarks(context: Context): void {
     const placement = one.placed?.placements[space];
     if (placement) halos.push({ place: end, radius: (placement.uncertainty / info.edge) * 2, colour: own });
   });
-  if (selected && chosenPlace?.id !== selected && live) {
-    api.image(selected).then(
+  if (selected && chosenPlace?.id !== selected) {
+    context.image(selected).then(
       (facts) => {
         chosenPlace = { id: selected, positions: facts.positions };
         if (store.state.selected === selected) drawMarks(context);
@@ -463,13 +465,14 @@ async function restoreMade(context: Context, link: Link): Promise<void> {
 const LINES = 6; // to its nearest images
 
 /** Look up where the nearest images of what was made are, for the lines that lead to them. */
-function findNearest({ store, live }: Context): void {
+function findNearest(context: Context): void {
+  const { store, live } = context;
   const { space, made } = store.state;
   for (const one of made) {
     const neighbours = one.placed?.placements[space]?.neighbours.slice(0, LINES);
     if (!live || !neighbours || one.near[space]) continue;
     one.near[space] = [];
-    void Promise.allSettled(neighbours.map(({ id }) => api.image(id))).then((found) => {
+    void Promise.allSettled(neighbours.map(({ id }) => context.image(id))).then((found) => {
       const near = found.flatMap((each) => (each.status === "fulfilled" ? [each.value.positions[space]] : []));
       const places = near.filter((place) => place !== undefined);
       store.set({

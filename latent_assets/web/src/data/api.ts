@@ -180,13 +180,15 @@ export const api = {
       body: JSON.stringify(wanted),
       signal,
     });
+    let made: Placed | null = null;
     for await (const { event, data } of serverEvents(response)) {
       if (event === "queued") events.queued(Number(data.position));
       else if (event === "step") events.step(data as unknown as Step);
-      else if (event === "result") return data as unknown as Placed;
+      else if (event === "result") made = data as unknown as Placed;
       else if (event === "problem") throw new ApiError(String(data.detail ?? data.title ?? ""), Number(data.status ?? 500));
     }
-    throw new ApiError("", UNREACHABLE);
+    if (!made) throw new ApiError("", UNREACHABLE);
+    return made;
   },
 };
 

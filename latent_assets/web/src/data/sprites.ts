@@ -15,7 +15,7 @@ interface Pack {
 interface Wanted {
   row: number;
   index: number;
-  resolve(bitmap: ImageBitmap | null): void;
+  resolve(file: Blob | null): void;
 }
 
 export class Sprites {
@@ -28,8 +28,18 @@ export class Sprites {
     this.firsts = tiles.info.shards.map((shard) => shard.first);
   }
 
-  /** The thumbnail of a row; null when it has none or it cannot be had. */
-  load(row: number): Promise<ImageBitmap | null> {
+  /** The thumbnail of a row, decoded; null when it has none or it cannot be had. */
+  async load(row: number): Promise<ImageBitmap | null> {
+    const file = await this.file(row);
+    try {
+      return file && (await createImageBitmap(file));
+    } catch {
+      return null;
+    }
+  }
+
+  /** The file of a row's thumbnail; null when it has none or it cannot be had. */
+  file(row: number): Promise<Blob | null> {
     return new Promise((resolve) => {
       const shard = this.shardOf(row);
       if (shard < 0 || !this.tiles.info.shards[shard]!.sprites) return resolve(null);
@@ -89,7 +99,7 @@ export class Sprites {
       await Promise.all(
         run.map(async (wanted) => {
           const [start, end] = [pack.offsets[wanted.index]! - shift, pack.offsets[wanted.index + 1]! - shift];
-          wanted.resolve(await this.decode(wanted.row, data.slice(start, end)));
+          wanted.resolve(await this.checked(wanted.row, data.slice(start, end)));
         }),
       );
     } catch {
@@ -97,14 +107,10 @@ export class Sprites {
     }
   }
 
-  private async decode(row: number, entry: ArrayBuffer): Promise<ImageBitmap | null> {
-    if (entry.byteLength <= 16) return null;
-    if (hex(new Uint8Array(entry, 0, 16)) !== (await this.tiles.id(row))) return null;
-    try {
-      return await createImageBitmap(new Blob([entry.slice(16)]));
-    } catch {
-      return null;
-    }
+  /** The file of an entry, when it is that of the row. */
+  private async checked(row: number, entry: ArrayBuffer): Promise<Blob | null> {
+    if (entry.byteLength <= 16 || hex(new Uint8Array(entry, 0, 16)) !== (await this.tiles.id(row))) return null;
+    return new Blob([entry.slice(16)]);
   }
 
   private pack(shard: number): Promise<Pack | null> {

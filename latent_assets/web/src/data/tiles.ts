@@ -132,6 +132,16 @@ export class Tiles {
     return hex(new Uint8Array(await found, (row - page * IDS_PAGE) * 16, 16));
   }
 
+  /** Row of an id, -1 for one that is not there. Reads all ids. */
+  async rowOf(id: string): Promise<number> {
+    const all = new Uint8Array(await this.ids.bytes(0, this.info.rows * 16));
+    const wanted = Array.from({ length: 16 }, (_, at) => parseInt(id.slice(2 * at, 2 * at + 2), 16));
+    for (let row = 0; row < this.info.rows; row++) {
+      if (all[row * 16] === wanted[0] && wanted.every((byte, at) => all[row * 16 + at] === byte)) return row;
+    }
+    return -1;
+  }
+
   /** Values of a column by row. */
   column(name: string): Promise<Uint16Array> {
     let found = this.columns.get(name);

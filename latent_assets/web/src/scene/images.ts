@@ -99,6 +99,11 @@ export class Images {
     this.material.uniforms["depths"]!.value = depths;
   }
 
+  /** Whether nothing is loaded and nothing grows. */
+  get idle(): boolean {
+    return !this.asked.size && !this.bitmaps.length && performance.now() / 1000 >= this.until;
+  }
+
   /** How many images are on the map. */
   get count(): number {
     return (this.object.geometry as THREE.InstancedBufferGeometry).instanceCount;
@@ -208,12 +213,13 @@ export class Images {
   private ask(row: number): void {
     this.asked.add(row);
     void this.sprites.load(row).then((bitmap) => {
-      this.asked.delete(row);
-      if (!bitmap) this.without.add(row);
-      else if (this.wanted.has(row)) {
-        this.bitmaps.push([row, bitmap]);
-        this.changed();
-      } else bitmap.close();
+      if (bitmap && this.wanted.has(row)) this.bitmaps.push([row, bitmap]);
+      else {
+        if (!bitmap) this.without.add(row);
+        this.asked.delete(row);
+        bitmap?.close();
+      }
+      this.changed();
     });
   }
 
@@ -221,6 +227,7 @@ export class Images {
   update(now: number): boolean {
     const came = this.bitmaps.splice(0, 24);
     for (const [row, bitmap] of came) {
+      this.asked.delete(row);
       if (this.wanted.has(row) && bitmap.width <= SLOT && bitmap.height <= SLOT) this.store(row, bitmap, now);
       bitmap.close();
     }

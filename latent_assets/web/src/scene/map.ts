@@ -68,7 +68,7 @@ export class AtlasMap {
     const software = isSoftware(this.renderer);
     const small = Math.min(screen.width, screen.height) < 600;
     this.most = software ? 220_000 : small ? 600_000 : 2_000_000;
-    this.budget = software ? 90_000 : small ? 300_000 : 900_000;
+    this.budget = software ? 70_000 : small ? 300_000 : 900_000;
     this.material = this.pointMaterial();
     const slots = software ? 220 : small ? 300 : 900;
     this.images = new Images(this.renderer, new Sprites(tiles), slots, () => this.invalidate(), still);
@@ -361,7 +361,7 @@ export class AtlasMap {
   }
 
   get complete(): boolean {
-    return !!this.current?.complete && !this.morphing && !this.controls.flying;
+    return !!this.current?.complete && !this.morphing && !this.controls.flying && !this.dirty && this.images.idle;
   }
 
   get imagesShown(): number {

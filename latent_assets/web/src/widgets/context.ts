@@ -1,6 +1,6 @@
 // What every widget is given: the state, what can be asked, and what can be done.
 
-import type { Release } from "../data/api";
+import type { ImageFacts, Release } from "../data/api";
 import type { Tiles } from "../data/tiles";
 import type { AtlasMap } from "../scene/map";
 import type { Key } from "../text";
@@ -14,6 +14,8 @@ export interface Context {
   live: boolean;
   tiles: Tiles | null;
   map: AtlasMap | null;
+  /** All that is known of an image of the atlas. */
+  image(id: string, signal?: AbortSignal): Promise<ImageFacts>;
   say(text: string, serious?: boolean): void;
   problem(error: unknown): void;
   /** Where an image is on the map shown, in the scene; null when it is not known. */

@@ -1,6 +1,7 @@
 // One image: what it shows, where it comes from, what is near it on each map.
 
-import { address, api, ApiError, type ImageFacts } from "../data/api";
+import { address, ApiError, type ImageFacts } from "../data/api";
+import { MissingTile } from "../data/tiles";
 import { number, t } from "../text";
 import { spaceName, type Context } from "./context";
 import { button, h, webAddress } from "./dom";
@@ -25,13 +26,13 @@ export function imagePanel(context: Context): HTMLElement {
     const own = (asking = new AbortController());
     body.replaceChildren(h("p", { class: "note" }, "…"));
     try {
-      const facts = await api.image(id, own.signal);
+      const facts = await context.image(id, own.signal);
       if (own.signal.aborted) return;
       title.textContent = facts.caption ?? t("image");
       body.replaceChildren(...content(context, facts));
     } catch (error) {
       if (own.signal.aborted) return;
-      const gone = error instanceof ApiError && (error.status === 404 || error.status === 422 || error.status === 400);
+      const gone = error instanceof MissingTile || (error instanceof ApiError && [400, 404, 422].includes(error.status));
       title.textContent = t("image");
       body.replaceChildren(h("p", { class: "bad", role: "alert" }, gone ? t("goneImage") : t("unreachable")), h("p", { class: "note" }, id));
     }
@@ -74,8 +75,7 @@ function content(context: Context, facts: ImageFacts): HTMLElement[] {
       ...pair(t("attribution"), facts.attribution),
       ...scores.flatMap(([name, value]) => pair(name, number(value!, 3))),
     ),
-    h("h3", {}, t("neighbours")),
-    h("p", { class: "note" }, t("neighboursNote")),
+    ...(neighbours.length ? [h("h3", {}, t("neighbours")), h("p", { class: "note" }, t("neighboursNote"))] : []),
     h(
       "div",
       { class: "neighbours" },
