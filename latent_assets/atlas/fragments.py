@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import LIVE, lance_address, open_table, table_options, table_uri, writing
-from latent_assets.storage import filesystem_options, fingerprint
+from latent_assets.storage import filesystem, fingerprint
 
 if TYPE_CHECKING:
     import lance
@@ -172,9 +172,7 @@ def _stored_sizes(lance_uri: str) -> dict[str, int]:
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries}
         return {}
-    import fsspec
-
-    store = fsspec.filesystem(folder.partition("://")[0], **filesystem_options(folder))
+    store, _ = filesystem(folder)
     with suppress(FileNotFoundError):
         return {item["name"].rsplit("/", 1)[-1]: int(item["size"]) for item in store.ls(folder, detail=True)}
     return {}

@@ -22,7 +22,7 @@ from latent_assets.catalog.local_files import HIDDEN, below, split_pattern, walk
 from latent_assets.catalog.names import whole
 from latent_assets.errors import SourceError
 from latent_assets.layout import OWNER
-from latent_assets.storage import filesystem_options, fingerprint
+from latent_assets.storage import filesystem, fingerprint
 
 if TYPE_CHECKING:
     import fsspec
@@ -167,8 +167,8 @@ def read_range(path: str, offset: int, size: int) -> bytes:
         with open_regular(path) as file:
             file.seek(offset)
             return file.read(size)
-    filesystem, inner = _filesystem(path)
-    return bytes(filesystem.cat_file(inner, start=offset, end=None if size < 0 else offset + size))
+    store, inner = _filesystem(path)
+    return bytes(store.cat_file(inner, start=offset, end=None if size < 0 else offset + size))
 
 
 def open_regular(path: str) -> IO[bytes]:
@@ -184,15 +184,12 @@ def open_regular(path: str) -> IO[bytes]:
 
 
 def _filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    import fsspec
-
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path, **filesystem_options(path))
+        return filesystem(path)
     except (ImportError, ValueError) as error:
         raise SourceError(
             f"`source.path` = {path}: {error}. Write a local path or one of s3://, hf:// and https://."
         ) from error
-    return filesystem, str(inner)
 
 
 def _suffixes(profile: Profile) -> tuple[str, ...]:

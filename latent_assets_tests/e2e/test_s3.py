@@ -36,15 +36,3 @@ def test_an_atlas_on_s3(
             events = [str(entry) for run in atlas.instance.get_runs() for entry in atlas.instance.all_logs(run.run_id)]
             assert events and not any(SECRET in text for text in events), "credentials stay out of logs and metadata"
     assert not Path(str(tmp_path / "root")).exists()
-
-
-def test_a_server_that_is_down_is_named(small_profile: Callable[..., Profile], monkeypatch: pytest.MonkeyPatch) -> None:
-    from latent_assets.errors import StorageError
-    from latent_assets.storage import Storage
-
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL"):
-        Storage("s3://nobucket/small").exists("manifests")
