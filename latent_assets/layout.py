@@ -199,9 +199,12 @@ def manifest_name(stage: str, key: str) -> str:
     return f"{manifests_folder(stage)}/{key}.json"
 
 
+CLAIMS = "claims"
+
+
 def claims_folder(name: str) -> str:
     """Who makes the artefact of a name."""
-    return f"claims/{name}"
+    return f"{CLAIMS}/{name}"
 
 
 def picture_name(asset: str, name: str, kind: str) -> str:

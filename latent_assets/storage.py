@@ -12,10 +12,8 @@ import json
 import os
 import re
 import shutil
-import socket
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from latent_assets.errors import LatentAssetsError, StorageError
 from latent_assets.layout import LANCE
 from latent_assets.limits import shortage
+from latent_assets.processes import Process, temporary_folder, this_process
 
 if TYPE_CHECKING:
     import fsspec
@@ -33,7 +32,10 @@ if TYPE_CHECKING:
 _PARTIAL = ".partial-"
 _LARGE = 1 << 20  # bytes; smaller files are read again soon
 _PLAIN = re.compile(r"[A-Za-z0-9_/.@+=,: -]+")  # paths that are neither patterns nor cut by what reads URLs
+_PARTIAL_NAME = re.compile(r"\.partial-(?P<host>[^+]+)\+(?P<number>\d+)\+(?:(?P<begun>[0-9a-f]*\.\d+\.\d+|)\+)?\d+-")
+_PROBE = f"{_PARTIAL}probe"
 _FOREIGN_FOR = 7 * 24 * 3600  # seconds
+_IDLE_FOR = 60.0  # seconds
 
 
 def filesystem(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -205,8 +207,8 @@ class Storage:
         if self.is_local:
             yield Path(self.uri(name))
             return
-        with tempfile.TemporaryDirectory(prefix="latent-assets-") as folder:
-            target = Path(folder) / name.rsplit("/", 1)[-1]
+        with temporary_folder() as folder:
+            target = folder / name.rsplit("/", 1)[-1]
             with explained(self, name):
                 self._fs.get_file(self.uri(name), str(target))
             yield target
@@ -244,8 +246,8 @@ class Storage:
                 finally:
                     temporary.unlink(missing_ok=True)
             else:
-                with tempfile.TemporaryDirectory(prefix="latent-assets-") as folder:
-                    temporary = Path(folder) / name.rsplit("/", 1)[-1]
+                with temporary_folder() as folder:
+                    temporary = folder / name.rsplit("/", 1)[-1]
                     yield temporary
                     self._fs.put_file(str(temporary), self.uri(name))
 
@@ -334,29 +336,41 @@ class Storage:
 
     def check_writable(self) -> None:
         """Raise StorageError, with the remedy, when nothing can be stored below the root."""
-        probe = _partial_name("probe")
-        self.write_bytes(probe, b"latent-assets")
-        self.delete(probe)
+        self.write_bytes(_PROBE, b"latent-assets")
+        with suppress(FileNotFoundError):  # another process looked, too
+            self.delete(_PROBE)
 
-    def sweep(self) -> int:
-        """Remove temporary files that killed processes of this host left behind; return how many. Local roots only.
+    def sweep(self, gone: Callable[[Process], bool] | None = None) -> int:
+        """Remove temporary files that killed processes left behind; return how many. Local roots only.
 
-        Those of other hosts, whose processes cannot be seen from here, go after a week.
+        Of processes that cannot be seen from here (another machine, another container) `gone` tells, for files that
+        were not written to for a minute; without it they go after a week.
         """
         removed = 0
         if self.is_local and Path(self.root).is_dir():
             for path in Path(self.root).rglob(f"{_PARTIAL}*"):
-                host, _, rest = path.name.removeprefix(_PARTIAL).partition("+")
-                process = rest.partition("+")[0]
-                if host == host_name() and process.isdigit():
-                    gone = not process_lives(int(process))
-                else:
-                    with suppress(FileNotFoundError):
-                        gone = time.time() - path.stat().st_mtime > _FOREIGN_FOR
-                if gone:
-                    path.unlink(missing_ok=True)
-                    removed += 1
+                with suppress(FileNotFoundError):
+                    idle = time.time() - path.stat().st_mtime
+                    if _is_left(_writer(path.name), idle, gone):
+                        path.unlink()
+                        removed += 1
         return removed
+
+
+def _writer(name: str) -> Process | None:
+    """The process that writes a temporary file; None when its name does not say."""
+    found = _PARTIAL_NAME.match(name)
+    return found and Process(found["host"], int(found["number"]), found["begun"] or "")
+
+
+def _is_left(writer: Process | None, idle: float, gone: Callable[[Process], bool] | None) -> bool:
+    """Whether nobody writes a temporary file any more, to which nothing was written for `idle` seconds."""
+    ended = writer.has_ended() if writer is not None else None
+    if ended is not None:
+        return ended
+    if gone is None or writer is None:
+        return idle > _FOREIGN_FOR
+    return idle > _IDLE_FOR and gone(writer)
 
 
 def _flush(path: Path) -> None:
@@ -464,25 +478,9 @@ def _link_folders() -> Iterator[Path]:
             yield found.absolute()
 
 
-def host_name() -> str:
-    """This machine's name as a part of file names: letters, digits, `-` and `_`."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())
-
-
 def _partial_name(name: str) -> str:
     """A temporary name beside `name` that says which process of which host writes it."""
-    return f"{_PARTIAL}{host_name()}+{os.getpid()}+{time.monotonic_ns()}-{name}"
-
-
-def process_lives(process: int) -> bool:
-    """Whether a process of this machine with that id exists."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return f"{_PARTIAL}{this_process()}+{time.monotonic_ns()}-{name}"
 
 
 @contextmanager

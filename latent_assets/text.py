@@ -11,13 +11,13 @@ import gzip
 import io
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from latent_assets.errors import LatentAssetsError, SourceError
+from latent_assets.processes import temporary_folder
 
 MARK = "\ufeff"
 # that of UTF-16 is the beginning of that of UTF-32
@@ -90,8 +90,8 @@ def utf8_file(path: Path, name: str) -> Iterator[Path]:
             raise SourceError(_zero_bytes(name))
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="latent-assets-text-") as folder:
-        copy = Path(folder) / path.name.removesuffix(".gz")
+    with temporary_folder() as folder:
+        copy = folder / path.name.removesuffix(".gz")
         try:
             with (
                 open_text(path) as file,

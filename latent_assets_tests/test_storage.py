@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from latent_assets.errors import StorageError
-from latent_assets.storage import Storage, fingerprint, host_name
+from latent_assets.processes import Process, host_name, this_process
+from latent_assets.storage import Storage, fingerprint
 
 
 @pytest.fixture
@@ -57,6 +58,45 @@ def test_half_written_files_of_dead_processes_are_swept(storage: Storage) -> Non
     assert storage.sweep() == 2
     assert not dead.exists() and not forgotten.exists()
     assert alive.exists() and elsewhere.exists(), "a process of another host may still be writing"
+
+
+def test_what_other_containers_left_is_swept_when_they_are_gone(storage: Storage) -> None:
+    """The first process of every container has the number 1, which always lives."""
+    storage.write_bytes("a/b.txt", b"whole")
+    me = this_process()
+    boot, namespace, ticks = me.begun.split(".")
+    other = Process("f00df00d", 1, f"{boot}.4026599999.77")
+    writers = {
+        "mine": (me, 3600.0),
+        "given again": (Process(me.host, me.number, f"{boot}.{namespace}.{int(ticks) - 1}"), 0.0),
+        "gone": (other, 3600.0),
+        "just written": (other, 0.0),
+        "at work": (Process("cafecafe", 1, f"{boot}.4026588888.99"), 3600.0),
+        "another machine": (Process("elsewhere", 1, "0123456789ab.4026599999.5"), 3600.0),
+    }
+    files = {}
+    for name, (writer, idle) in writers.items():
+        files[name] = Path(storage.uri("a")) / f".partial-{writer}+1-{name}"
+        files[name].write_bytes(b"half")
+        then = time.time() - idle
+        os.utime(files[name], (then, then))
+    asked: list[Process] = []
+
+    def gone(process: Process) -> bool:
+        asked.append(process)
+        return process.host != "cafecafe"
+
+    assert storage.sweep(gone) == 3
+    assert {name for name, file in files.items() if file.exists()} == {"mine", "just written", "at work"}
+    assert me not in asked
+
+
+def test_looking_whether_a_root_can_be_written_leaves_nothing(storage: Storage) -> None:
+    left = Path(storage.uri(".partial-probe"))
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a process that was killed")
+    storage.check_writable()
+    assert not list(Path(storage.root).iterdir()), "the name is always the same"
 
 
 def test_what_is_being_written_names_host_and_process(storage: Storage) -> None:

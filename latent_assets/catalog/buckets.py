@@ -5,7 +5,6 @@ Temporary files only; what is kept is written by `sharding`.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
@@ -23,6 +22,7 @@ import pyarrow as pa
 
 from latent_assets.catalog.hashing import HEAD, id_heads, id_starts, ids_and_heads
 from latent_assets.layout import CATALOG
+from latent_assets.processes import Process, temporary_folder, this_process
 from latent_assets.storage import explained
 
 if TYPE_CHECKING:
@@ -193,13 +193,18 @@ def _with_nulls(frame: pl.DataFrame, schema: dict[str, type[pl.DataType]]) -> pl
 @contextmanager
 def spill_folder(storage: Storage) -> Iterator[Path]:
     """A directory for buckets beside the catalog (in the system's temporary directory when the root is remote)."""
-    parent = Path(storage.uri(CATALOG)) if storage.is_local else Path(tempfile.gettempdir())
+    if not storage.is_local:
+        with temporary_folder() as folder:
+            yield folder
+        return
+    parent = Path(storage.uri(CATALOG))
     with explained(storage, CATALOG, reading=False):
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{this_process()}+", dir=parent))
     for left in parent.glob(f"{_PREFIX}*"):
-        owner = left.name.removeprefix(_PREFIX).split("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+        owner = Process.parse(left.name.removeprefix(_PREFIX).rpartition("+")[0])
+        # whoever builds the catalog has claimed it: what another container left is nobody's
+        if owner is None or owner.has_ended() is not False:
             shutil.rmtree(left, ignore_errors=True)
     try:
         yield folder

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from latent_assets.catalog.local_files import HIDDEN, below, split_pattern, walk
 from latent_assets.catalog.names import whole
 from latent_assets.errors import SourceError
 from latent_assets.layout import OWNER
+from latent_assets.processes import temporary_folder
 from latent_assets.storage import filesystem, fingerprint
 
 if TYPE_CHECKING:
@@ -129,8 +129,8 @@ def local_copy(file: SourceFile) -> Iterator[Path]:
         yield Path(file.path)
         return
     filesystem, inner = _filesystem(file.path)
-    with tempfile.TemporaryDirectory(prefix="latent-assets-source-") as folder:
-        target = Path(folder) / (file.name.replace("/", "_")[-120:] or "source")
+    with temporary_folder() as folder:
+        target = folder / (file.name.replace("/", "_")[-120:] or "source")
         try:
             filesystem.get_file(inner, str(target))
         except Exception as error:

@@ -7,7 +7,6 @@ nothing here does work that an asset would not do.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,9 @@ from latent_assets.pipeline.lineage import Lineage
 from latent_assets.pipeline.makers.atlas import recover_table
 from latent_assets.pipeline.manifests import WHOLE
 from latent_assets.pipeline.states import DUE, ArtifactStatus, State
-from latent_assets.storage import host_name, process_lives
+from latent_assets.processes import Process, this_process
+
+_JUST_NOW = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,11 @@ class Builder:
         """
         self.lineage.refresh()
         self.lineage.storage.check_writable()
-        self.lineage.storage.sweep()
+        with self.lineage.claims.present():
+            yield from self._build(announce, retry)
+
+    def _build(self, announce: Announce, retry: Sequence[str]) -> Iterator[StageResult]:
+        self.lineage.storage.sweep(self.lineage.claims.gone)
         self._end_dead_runs()
         recover_table(self.lineage)
         announce("sources", 0, 0)
@@ -154,7 +159,7 @@ class Builder:
             self._execute([asset_key(self.lineage.profile, stage) for stage in stages], labels, partition_key, ops)
 
     def _run_tags(self) -> dict[str, str]:
-        found = {tags.PROCESS: f"{host_name()}:{os.getpid()}", **run_tags(self.lineage.profile)}
+        found = {tags.PROCESS: str(this_process()), **run_tags(self.lineage.profile)}
         return found | ({"dagster/parent_run_id": self._parent_run} if self._parent_run else {})
 
     def _execute(
@@ -209,11 +214,18 @@ class Builder:
     def _end_dead_runs(self) -> None:
         """Close the runs of builds that were killed, so that the UI does not show them as running."""
         unfinished = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
-        for run in self.instance.get_runs(dg.RunsFilter(statuses=unfinished)):
-            host, _, process = run.tags.get(tags.PROCESS, "").rpartition(":")
-            gone = process.isdigit() and (int(process) == os.getpid() or not process_lives(int(process)))
-            # of this machine, and not of this build: no run of it has begun yet
-            if host == host_name() and gone:
+        me = this_process()
+        for record in self.instance.get_run_records(dg.RunsFilter(statuses=unfinished)):
+            run = record.dagster_run
+            process = Process.parse(run.tags.get(tags.PROCESS, ""))
+            if process is None:
+                continue
+            ended = process.has_ended()
+            if ended is None:  # of another container or machine: it says that it lives, unless it began just now
+                began = record.create_timestamp.timestamp()
+                ended = time.time() - began > _JUST_NOW and self.lineage.claims.gone(process)
+            # of this process, and not of this build: no run of it has begun yet
+            if ended or process == me:
                 self.instance.report_run_failed(run, "The process of this run ended before the run did.")
 
 

@@ -4,7 +4,6 @@ What is to do follows from files and rows (`generated.projecting.pending`), neve
 cursor that slipped back or a cleared instance repeats nothing and loses nothing.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,8 @@ from latent_assets.defs.metadata import OWNERS, metadata_value, picture_metadata
 from latent_assets.defs.partitions import asset_key, op_name
 from latent_assets.layout import INBOX, ORIGINALS
 from latent_assets.pipeline.lineage import Lineage
-from latent_assets.storage import fingerprint, host_name, process_lives
+from latent_assets.processes import Process, this_process
+from latent_assets.storage import fingerprint
 
 GROUP = "generated"
 IMAGES, PROJECTION = "generated_images", "generated_projection"
@@ -207,7 +207,7 @@ def _check(
 def _begin(context: dg.AssetExecutionContext, lineage: Lineage) -> None:
     accept_run(context, lineage.profile)
     if tags.PROCESS not in context.run.tags:
-        context.instance.add_run_tags(context.run.run_id, {tags.PROCESS: f"{host_name()}:{os.getpid()}"})
+        context.instance.add_run_tags(context.run.run_id, {tags.PROCESS: str(this_process())})
 
 
 # -- by itself -----------------------------------------------------------------------------------------
@@ -273,8 +273,8 @@ def _unfinished(instance: dg.DagsterInstance, profile: str, job: str) -> str | N
     """A run of the job that goes on, by its id. One whose process has ended is closed."""
     filters = dg.RunsFilter(job_name=job, statuses=_UNFINISHED, tags={tags.PROFILE: profile})
     for run in instance.get_runs(filters):
-        host, _, process = run.tags.get(tags.PROCESS, "").rpartition(":")
-        if host == host_name() and process.isdigit() and not process_lives(int(process)):
+        process = Process.parse(run.tags.get(tags.PROCESS, ""))
+        if process is not None and process.has_ended():
             instance.report_run_failed(run, "The process of this run ended before the run did.")
         else:
             return run.run_id[:8]

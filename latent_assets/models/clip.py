@@ -7,7 +7,6 @@ encoder kept elsewhere. Which rows are encoded, and where the vectors go, is not
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +25,7 @@ from latent_assets.errors import ModelError
 from latent_assets.models.device import best_device, dtype_on
 from latent_assets.models.preprocessing import square
 from latent_assets.models.weights import clip_files, open_clip_weights, quiet_loading
+from latent_assets.processes import temporary_folder
 from latent_assets.profile import ClipModel, resolve_path
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -129,7 +129,7 @@ def build_open_clip(config_file: Path, text_encoder: str | None) -> tuple[Any, A
         if text_encoder is None:
             raise ModelError(f"{config_file}: the text tower is a Hugging Face encoder: set models.clip.text_encoder.")
         text["hf_model_name"] = text["hf_tokenizer_name"] = text_encoder
-    with tempfile.TemporaryDirectory(prefix="latent-assets-") as folder, quiet_loading():
+    with temporary_folder() as folder, quiet_loading():
         Path(folder, "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     length = text.get("context_length", 77)

@@ -16,14 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from uuid import uuid4
 
 from latent_assets.errors import StorageError
-from latent_assets.layout import claims_folder
-from latent_assets.storage import Storage, host_name, process_lives
+from latent_assets.layout import CLAIMS, claims_folder
+from latent_assets.processes import Process, this_process
+from latent_assets.storage import Storage
 
 WAIT_VARIABLE = "LATENT_ASSETS_WAIT"
+_PRESENT = "present"  # claims of nothing, by which processes are seen
 _WAIT = 6 * 3600.0  # seconds; longer than any stage of an atlas takes
 
 
@@ -84,6 +85,50 @@ class Claims:
         newest = self._newest(claims_folder(name))
         return newest[1] if newest else None
 
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Let others see, inside the block, that this process works below the root, whatever it holds."""
+        folder = claims_folder(_PRESENT)
+        for name in self._storage.list(folder, ".json"):
+            if not self._is_live(f"{folder}/{name}"):
+                self._storage.delete(f"{folder}/{name}")
+        place = f"{folder}/{uuid4().hex}.json"
+        self._storage.create(place, _mine())
+        ended = threading.Event()
+        renewal = threading.Thread(target=self._renew, args=(place, ended), name="presence", daemon=True)
+        renewal.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            renewal.join()
+            with suppress(StorageError, OSError):
+                self._storage.delete(place)
+
+    def gone(self, process: Process) -> bool:
+        """Whether a process does not work below the root any more: it has ended, or says nothing and holds nothing.
+
+        One that cannot be seen from here says that it lives by renewing its claims.
+        """
+        ended = process.has_ended()
+        if ended is not None:
+            return ended
+        for file in self._storage.files(CLAIMS):
+            holder = self._read(file.name)
+            if (
+                holder is not None
+                and Process(holder.host, holder.process, holder.begun) == process
+                and self._is_live(file.name)
+            ):
+                return False
+        return True
+
+    def _is_live(self, place: str) -> bool:
+        holder, file = self._read(place), self._storage.stored_file(place)
+        if holder is None or file is None or _has_ended(holder):
+            return False
+        return time.time() - file.modified <= self._lease
+
     def _acquire(self, name: str, waiting: Callable[[Holder], None]) -> str:
         """The file of the claim, once it is ours."""
         folder, deadline = claims_folder(name), time.monotonic() + self._wait
@@ -115,8 +160,7 @@ class Claims:
     def _create(self, folder: str, generation: int, dead: Holder | None) -> str | None:
         """Try to become the holder. Another that came by at the same moment makes both step back and try again."""
         place = f"{folder}/{generation:09}.json"
-        mine = Holder(uuid4().hex, host_name(), os.getpid(), _begun(os.getpid()), time.time())
-        if not self._storage.create(place, json.dumps(asdict(mine)).encode()):
+        if not self._storage.create(place, _mine()):
             return None
         for name in self._storage.list(folder, ".json"):
             other = f"{folder}/{name}"
@@ -157,18 +201,11 @@ class Claims:
                 self._storage.write_bytes(place, json.dumps(asdict(renewed)).encode())
 
 
+def _mine() -> bytes:
+    me = this_process()
+    return json.dumps(asdict(Holder(uuid4().hex, me.host, me.number, me.begun, time.time()))).encode()
+
+
 def _has_ended(holder: Holder) -> bool:
-    """Whether a holder is a process of this host that is no more."""
-    if holder.host != host_name():
-        return False
-    return not process_lives(holder.process) or _begun(holder.process) != holder.begun
-
-
-def _begun(process: int) -> str:
-    """When a process of this machine began, in the kernel's ticks since boot; "" where the system does not tell."""
-    try:
-        text = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-    return f"{boot}:{text.rpartition(')')[2].split()[19]}"
+    """Whether it can be seen from here that a holder is no more."""
+    return bool(Process(holder.host, holder.process, holder.begun).has_ended())

@@ -41,6 +41,7 @@ from latent_assets.generated.table import GeneratedTable, generated_schema, gene
 from latent_assets.images.decode.image import decode_as_stored
 from latent_assets.layout import ORIGINALS
 from latent_assets.pipeline.lineage import Lineage
+from latent_assets.processes import host_name
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
 from latent_assets_tests.conftest import Built
@@ -405,7 +406,7 @@ def test_one_run_at_a_time_and_failed_work_is_tried_again_later(
     job = build_defs(atlas.profile).resolve_job_def("small__place_generated")
     going = atlas.instance.create_run_for_job(job, tags={**request.tags, tags.PROFILE: "small"})
     assert "has not ended" in skipped(atlas)
-    atlas.instance.add_run_tags(going.run_id, {tags.PROCESS: f"{defs_generated.host_name()}:999999999"})
+    atlas.instance.add_run_tags(going.run_id, {tags.PROCESS: f"{host_name()}:999999999"})
     # its process is gone: it is closed, and counts as an attempt
     assert "next begins in" in skipped(atlas)
     closed = atlas.instance.get_run_by_id(going.run_id)

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 import s3fs
 
+from latent_assets import processes
 from latent_assets.errors import StorageError
 from latent_assets.pipeline.claims import Claims, Holder
-from latent_assets.storage import Storage, host_name
+from latent_assets.processes import Process, host_name, this_process
+from latent_assets.storage import Storage
 from latent_assets_tests.s3_server import BUCKET, s3_server
 
 HOLD = """
@@ -138,3 +140,83 @@ def test_a_number_that_a_later_process_got_is_not_taken_for_the_holder(tmp_path:
     assert storage.create("claims/x/1/000000001.json", earlier.encode())
     with Claims(storage, wait=5).holding("x/1"):
         pass
+
+
+# -- who works below a root ------------------------------------------------------------------------------
+
+PRESENT = """
+import sys, time
+from latent_assets.pipeline.claims import Claims
+from latent_assets.processes import this_process
+from latent_assets.storage import Storage
+with Claims(Storage(sys.argv[1]), lease=4.0).present():
+    print(this_process(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_process_of_another_container_is_gone_when_it_says_nothing(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which processes can be seen is all that differs between containers of one machine."""
+    claims = Claims(storage, lease=4.0)
+    child = subprocess.Popen(
+        [sys.executable, "-c", PRESENT, storage.root], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    assert child.stdout is not None
+    process = Process.parse(child.stdout.readline().strip())
+    assert process is not None and not claims.gone(process)
+    # from here on, nothing of it can be seen but its claim
+    monkeypatch.setattr(Process, "has_ended", lambda self: None if self == process else False)
+    time.sleep(6)
+    assert not claims.gone(process), "it renews its claim"
+    child.kill()
+    child.wait()
+    time.sleep(6)
+    assert claims.gone(process)
+    with claims.present():
+        assert len(storage.list("claims/present")) == 1, "what it left is removed"
+    assert storage.list("claims/present") == []
+
+
+def test_identity_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = this_process()
+    assert Process.parse(str(me)) == me and me.has_ended() is False
+    boot, namespace, ticks = me.begun.split(".")
+
+    def other(host: str = me.host, number: int = me.number, begun: str = me.begun) -> bool | None:
+        return Process(host, number, begun).has_ended()
+
+    assert other(number=999_999_999) is True
+    assert other(begun=f"{boot}.{namespace}.1") is True, "the number was given again"
+    assert other(host="renamed") is False, "the machine has another name since"
+    assert other(begun=f"{boot}.4026599999.{ticks}") is None, "another container"
+    assert other(host="elsewhere", begun=f"0123456789ab.{namespace}.{ticks}") is None, "another machine"
+    assert Process.parse(f"{me.host}:{os.getpid()}") == Process(me.host, os.getpid(), ""), "of earlier versions"
+    assert Process.parse(f"{me.host}:999999999").has_ended() is True  # type: ignore[union-attr]
+    assert Process.parse("") is Process.parse("nonsense") is None
+    monkeypatch.setattr(processes, "_OF_THE_MACHINE", namespace)
+    assert other(begun=f"0123456789ab.{namespace}.{ticks}") is True, "this machine was started anew"
+
+
+def test_temporary_folders_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.tempfile, "tempdir", str(tmp_path))
+    script = """
+import sys, tempfile, time
+tempfile.tempdir = sys.argv[1]
+from latent_assets.processes import temporary_folder
+with temporary_folder() as folder:
+    (folder / "large").write_bytes(b"x")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    left = Path(child.stdout.readline().strip())
+    with processes.temporary_folder() as mine:
+        assert left.exists() and mine.parent == left.parent and mine.parent.stat().st_mode & 0o077 == 0
+    child.kill()
+    child.wait()
+    with processes.temporary_folder() as mine:
+        assert [folder.name for folder in mine.parent.iterdir()] == [mine.name]
+    assert not list(mine.parent.iterdir())
