@@ -19,9 +19,9 @@ Lookup = Callable[[str, int], Awaitable[list[str]]]
 
 LOOKUPS_AT_ONCE = 64
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
-_TRIES = 3  # of a name, while others are answered, before it is the name's fault
+_TRIES = 4  # of a name that fails while another is answered, one after the other, before it is the name's fault
 _FEW_NAMES = 3  # so many that fail, and none that was ever answered for, are the name server's fault
-_CONTROL_HOLDS = 0.25  # seconds
+_RAISED = 0.25  # by how much more is asked at a time when as many as that were answered
 _NOTICED = 0.05  # seconds
 _MUCH = 0.1  # of the time that an attempt had
 _DESCRIPTORS = 4  # that a lookup needs to be sure of its answer
@@ -33,6 +33,10 @@ class NameLookupError(OSError):
     def __init__(self, message: str, final: bool) -> None:
         super().__init__(message)
         self.final = final
+
+
+class _SilentError(Exception):
+    """The name server did not answer for a name."""
 
 
 class Lookups:
@@ -68,33 +72,49 @@ class Lookups:
             self._waited[host] = began, entered
         self._asked[host] += 1
         try:
+            return await self._answer(host, port)
+        finally:
+            self._asked -= Counter([host])
+            self._leave()
+
+    async def _answer(self, host: str, port: int) -> list[str]:
+        try:
+            return await self._once(host, port)
+        except _SilentError as silent:
+            if not await self._others_are_answered(host):
+                self._failures[host] = 0
+                raise self._fault(str(silent)) from silent
+        try:
+            return await self._once(host, port)  # as little is asked of the name server as when it answered for another
+        except _SilentError as silent:
+            self._failures[host] = strikes = self._failures.get(host, 0) + 1
+            if strikes >= _TRIES:
+                raise NameLookupError(str(silent), False) from silent
+            raise self._fault(str(silent)) from silent
+
+    async def _once(self, host: str, port: int) -> list[str]:
+        """As `ask`, but for _SilentError when the name server does not answer."""
+        try:
             addresses = await self._lookup(host, port)
         except (OSError, UnicodeError, RuntimeError, MemoryError) as error:
             if (fault := shortage(error)) is not None:
                 raise fault from error
-            if _is_final(error):
-                if free_descriptors() < _DESCRIPTORS:  # the system says "no such name" when it cannot open its files
-                    raise resource_error(FILES, f"none was left to look up {host}") from error
-                self._succeeded(host, port)
-                raise NameLookupError(f"{host}: {error}", True) from error
-            failed: Exception = error
-        else:
+            if not _is_final(error):
+                raise _SilentError(f"{host}: {error}") from error
+            if free_descriptors() < _DESCRIPTORS:  # the system says "no such name" when it cannot open its files
+                raise resource_error(FILES, f"none was left to look up {host}") from error
             self._succeeded(host, port)
-            return addresses
-        finally:
-            self._asked -= Counter([host])
-            self._leave()
-        if await self._others_are_answered(host):
-            self._failures[host] += 1
-            if self._failures[host] >= _TRIES:
-                raise NameLookupError(f"{host}: {failed}", False) from failed
-        raise self._fault(f"{host}: {failed}") from failed
+            raise NameLookupError(f"{host}: {error}", True) from error
+        self._succeeded(host, port)
+        return addresses
 
     def stuck(self, host: str, since: float) -> ResourceError | None:
         """The fault of this side for which a name that was wanted since then (loop time) has no answer yet.
 
         Or had it late: what waits for its turn to be looked up waits for this side.
         """
+        if self._asked[host] and host in self._failures:
+            return self._fault(f"{host} is asked for again")
         if self._queued[host]:
             return self._fault(f"{len(self._queued)} names wait for it, {host} is one of them")
         began, entered = self._waited.get(host, (0.0, 0.0))
@@ -135,7 +155,7 @@ class Lookups:
         self._failures.pop(host, None)
         self._control = (host, port)
         self._answered_at = asyncio.get_running_loop().time()
-        self._limit = min(self._most, self._limit + 1 / self._limit)
+        self._limit = min(self._most, self._limit + _RAISED / self._limit)
         self._answered()
 
     async def _others_are_answered(self, host: str) -> bool:
@@ -144,11 +164,12 @@ class Lookups:
         if self._control is None and len(self._failures) < _FEW_NAMES:
             return True
         now = asyncio.get_running_loop().time
+        failed = now()
         async with self._controlling:
             at, answered = self._controlled
-            if now() - at >= _CONTROL_HOLDS:
-                answered = await self._control_question()
-                self._controlled = now(), answered
+            if at < failed:  # asked before this name failed: it may have been another load
+                at, answered = now(), await self._control_question()
+                self._controlled = at, answered
                 if not answered:
                     self._limit = max(1.0, self._limit / 2)
             return answered
