@@ -25,7 +25,9 @@ def explaining(run: Callable[[], Any]) -> Callable[[], None]:
         except Exception as error:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
-            shown = error if isinstance(error, LatentAssetsError) else shortage(error) or error
+            shown = (
+                error if isinstance(error, LatentAssetsError) else shortage(error) or _of_the_instance(error) or error
+            )
             known = isinstance(shown, LatentAssetsError)
             text = str(shown) if known else f"unexpected {type(error).__name__}: {error} (more with --debug)"
             err.print("error:", style="bold red", end=" ")
@@ -33,3 +35,12 @@ def explaining(run: Callable[[], Any]) -> Callable[[], None]:
             sys.exit(shown.exit_code if isinstance(shown, LatentAssetsError) else 70)
 
     return main
+
+
+def _of_the_instance(error: Exception) -> LatentAssetsError | None:
+    """An error of Dagster's record of runs, if Dagster was there to raise one."""
+    if "dagster" not in sys.modules:
+        return None
+    from latent_assets.defs.instance import unrecorded_because
+
+    return unrecorded_because(error)

@@ -19,6 +19,7 @@ import dagster as dg
 from latent_assets.defs import partitions, tags
 from latent_assets.defs.assets import all_assets, run_tags
 from latent_assets.defs.generated import IMAGES, PROJECTION, generated_assets
+from latent_assets.defs.instance import unrecorded_because
 from latent_assets.defs.partitions import asset_key, op_name, partitions_name
 from latent_assets.defs.provenance import observe_sources, unrecorded
 from latent_assets.errors import LatentAssetsError
@@ -183,12 +184,17 @@ class Builder:
 
     @contextmanager
     def _noting_failures(self, stages: Sequence[str], keys: Sequence[str]) -> Iterator[None]:
-        """Swallow a run's error; note it for artefacts that it left undone without a reason of their own."""
+        """Swallow a run's error; note it for artefacts that it left undone without a reason of their own.
+
+        Raises StorageError when runs cannot be recorded any more.
+        """
         try:
             yield
         except Exception as error:
             if self.lineage.exhausted is not None:
                 return  # what was not begun has not failed
+            if (problem := unrecorded_because(error)) is not None:
+                raise problem from error
             for stage, statuses in self.lineage.status(stages).items():
                 for found in statuses:
                     if found.key in keys and found.state in (State.MISSING, State.STALE, State.DAMAGED):

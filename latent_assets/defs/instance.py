@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import dagster as dg
 from filelock import FileLock
 
 from latent_assets.errors import StorageError
+from latent_assets.limits import causes
 from latent_assets.profile import Profile, home
 from latent_assets.storage import fingerprint, plain_path
 
@@ -62,7 +65,40 @@ def open_instance(profile: Profile) -> dg.DagsterInstance:
             raise StorageError(
                 f"{folder} cannot be written ({error.strerror}): set LATENT_ASSETS_HOME to a directory that can."
             ) from error
-        return dg.DagsterInstance.get()
+        try:
+            return dg.DagsterInstance.get()
+        except Exception as error:
+            raise unrecorded_because(error) or error from error
+
+
+def unrecorded_because(error: BaseException) -> StorageError | None:
+    """What a disk's refusal to keep what Dagster records means, instead of the SQL that met it; None for other errors.
+
+    SQLite says it in its own words; a log that could not be written, in the system's.
+    """
+    folder = os.environ.get("DAGSTER_HOME", "Dagster's directory")
+    remedy = "set LATENT_ASSETS_HOME (or DAGSTER_HOME, where that is set) to a directory that"
+    for cause in causes(error):
+        says = str(cause) if isinstance(cause, sqlite3.Error) else ""
+        number = cause.errno if isinstance(cause, OSError) and str(cause.filename or "").startswith(folder) else None
+        closed = "unable to open database file" in says
+        if "readonly database" in says or number == errno.EROFS or (closed and _is_read_only(folder)):
+            return StorageError(f"{folder}, where Dagster keeps its runs, is read-only: {remedy} can be written.")
+        if "disk is full" in says or "disk I/O error" in says or number == errno.ENOSPC:
+            return StorageError(
+                f"{folder}, where Dagster keeps its runs, is full: free space, or {remedy} has some, then build again; "
+                "what is finished is kept."
+            )
+        if closed:
+            return StorageError(f"{folder}, where Dagster keeps its runs, is full or cannot be written: {remedy} can.")
+    return None
+
+
+def _is_read_only(folder: str) -> bool:
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _alone(folder: Path) -> AbstractContextManager[object]:

@@ -51,7 +51,7 @@ def test_silent_name_server_stops_the_run_with_its_name(
     strict_world: World, site: Site, links: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faults, "_SHORTEST_PATIENCE", 0.5)
-    strict_world.settings |= {"timeout": 0.2}
+    strict_world.settings |= {"timeout": 1.0}
     strict_world.network = network(site, NameServer(lambda server, host: True))
     strict_world.catalog(links)
     with pytest.raises(ResourceError, match=r"name server does not answer .* build again") as caught:
