@@ -49,10 +49,10 @@ class Process:
         if not ticks or not mine.begun:
             if self.host != mine.host:
                 return None
-            return not _lives(self.number) or (bool(self.begun) and _begun(self.number) != self.begun)
+            return not process_lives(self.number) or (bool(self.begun) and _begun(self.number) != self.begun)
         my_boot, my_namespace, _ = mine.begun.split(".")
         if (boot, namespace) == (my_boot, my_namespace):
-            return not _lives(self.number) or _begun(self.number) != self.begun
+            return not process_lives(self.number) or _begun(self.number) != self.begun
         if self.host == mine.host and namespace == my_namespace == _OF_THE_MACHINE:
             return True  # the machine was started anew
         return None
@@ -69,7 +69,8 @@ def host_name() -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())
 
 
-def _lives(number: int) -> bool:
+def process_lives(number: int) -> bool:
+    """Whether a process of this machine with that number exists."""
     try:
         os.kill(number, 0)
     except ProcessLookupError:

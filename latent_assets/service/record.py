@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from latent_assets.processes import process_lives
 from latent_assets.profile import home
-from latent_assets.storage import process_lives
 
 
 @dataclass(frozen=True)
