@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from operator import index
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import LIVE, nearest, open_table, row_filter
+from latent_assets.atlas.table import LIVE, nearest, open_table, reading, row_filter
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.generated.placement.placed import Neighbour, Placed, Placement, PossibleCopy, Share, Verdict
 from latent_assets.layout import ATLAS_TABLE, LANCE, table_folder
@@ -131,7 +131,8 @@ class Atlas:
             return cls(open_table(f"{text}/{LANCE}", tag), f"{text}/{LANCE}")
 
     def __len__(self) -> int:
-        return int(self._table.count_rows())
+        with self._reading():
+            return int(self._table.count_rows())
 
     def __repr__(self) -> str:
         return f"Atlas({self.uri!r}, version={self.version}, rows={len(self)})"
@@ -263,12 +264,16 @@ class Atlas:
             if (asked := _whole(limit)) is None:
                 raise QueryError(f"limit = {limit!r}: limit has to be a whole number of rows, or None for all.")
             rows = min(rows, asked)
-        found = self._table.search().limit(max(1, rows)).select(names).to_arrow()  # Lance takes 0 for all
+        with self._reading():
+            found = self._table.search().limit(max(1, rows)).select(names).to_arrow()  # Lance takes 0 for all
         frame = pl.from_arrow(found.slice(0, rows))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
     # -- inside --------------------------------------------------------------------------------------
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.uri, self.version)
 
     @property
     def _places(self) -> list[str]:
@@ -288,14 +293,9 @@ class Atlas:
         return self.info.dims[space]
 
     def _one(self, row_id: str, columns: Iterable[str]) -> dict[str, Any]:
-        found = (
-            self._table.search()
-            .where(f"id = '{checked_id(row_id)}'")
-            .select(list(columns))
-            .limit(1)
-            .to_arrow()
-            .to_pylist()
-        )
+        search = self._table.search().where(f"id = '{checked_id(row_id)}'").select(list(columns)).limit(1)
+        with self._reading():
+            found = search.to_arrow().to_pylist()
         if not found:
             raise NotBuiltError(f"The atlas {self.info.profile} (version {self.version}) has no row {row_id}.")
         return dict(found[0])
@@ -304,7 +304,8 @@ class Atlas:
         metric = self.info.metrics[space]
         search = nearest(self._table, space, metric, vector, _checked_k(k) + besides)
         search = search.where(where, prefilter=True) if where else search
-        found = search.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
+        with self._reading():
+            found = search.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
         return [self._hit(row, _MEASURES[metric]) for row in found.to_pylist()]
 
     def _hit(self, row: Mapping[str, Any], measure: Measure) -> Hit:

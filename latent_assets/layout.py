@@ -1,5 +1,6 @@
 """Where everything lies below an atlas's root: the one place that knows its folders and file names.
 
+    latent-assets.json                          which source all of this is made from
     source/                                     the built-in data set (a root on S3: below the home directory)
     catalog/{shard}.parquet, index.parquet      rows
     images/{part}.tar, {part}.parquet           images and their ledger; {part}.partial/ is the journal
@@ -7,6 +8,7 @@
     embeddings/{fingerprint}/{shard}.arrow      ids and features; {shard}.latents.arrow the whole latents
     projection/{fingerprint}/                   model.safetensors and coords/{shard}.parquet
     lance/                                      the LanceDB tables `atlas` and `generated`
+    tiles/{release}/                            what the viewer reads; tiles/sprites/ are thumbnails of all releases
     generated/                                  inbox, batches, accepted, images, vectors, quarantine, calibration
     manifests/{stage}/{key}.json                what has been made; notes on what failed or is damaged
     claims/{name}/                              who makes what
@@ -18,6 +20,7 @@ to the root and are given to `storage.Storage`.
 
 from __future__ import annotations
 
+OWNER = "latent-assets.json"  # also tells a root from other directories
 SOURCE = "source"
 
 # -- catalog -------------------------------------------------------------------------------------------
@@ -107,6 +110,23 @@ def table_folder(table: str) -> str:
 def table_file(table: str, file: str) -> str:
     """A data file of a table."""
     return f"{LANCE}/{table_folder(table)}/data/{file}"
+
+
+# -- tiles ---------------------------------------------------------------------------------------------
+
+TILES = "tiles"
+TILES_INDEX = f"{TILES}/releases.json"
+SPRITES = f"{TILES}/sprites"
+
+
+def tile_name(release: str, name: str) -> str:
+    """A file of a release's tiles."""
+    return f"{TILES}/{release}/{name}"
+
+
+def sprites_name(key: str) -> str:
+    """The thumbnails of a shard."""
+    return f"{SPRITES}/{key}.bin"
 
 
 # -- generated images ----------------------------------------------------------------------------------

@@ -68,10 +68,20 @@ class Source(_Section):
     origin: Origin | None = Field(
         default=None, description="http://127.0.0.1:PORT on which a builtin data set is served"
     )
-    format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
+    format: Literal["auto", "parquet", "csv", "jsonl", "txt"] = Field(
+        default="auto", description="by default what the name says; txt is one URL a line"
+    )
     # "auto" recognises the known schemas by their columns
     schema_name: Literal["auto", "laion", "laion-aesthetic", "relaion", "datacomp", "coyo"] = "auto"
     columns: dict[str, str] = Field(default_factory=dict, description="catalog column -> column of the source")
+    skip_bad_rows: bool = Field(
+        default=False, description="leave out, and count, lines and sidecars that cannot be read, instead of stopping"
+    )
+    caption: Annotated[str, Field(pattern=r"^(auto|whole|first_line|key:[^=\s]+)$")] = Field(
+        default="auto",
+        description="which part of a .txt beside an image is its caption: `whole`, `first_line`, or `key:NAME`, the "
+        "value of a line NAME=value. `auto`: the first line, where all lines behind it are key=value, else the whole",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Source:
@@ -90,7 +100,10 @@ class Filters(_Section):
     max_pwatermark: Probability | None = None
     min_width: Annotated[int, Field(ge=1)] | None = None
     min_height: Annotated[int, Field(ge=1)] | None = None
-    require_caption: bool = True
+    require_caption: bool | None = Field(
+        default=None,
+        description="drop rows without a caption; by default all but those of lists that have no column of captions",
+    )
     sample: Annotated[int, Field(ge=1)] | None = Field(default=None, description="keep this many rows, chosen by seed")
     seed: int = 0
     remove: tuple[str, ...] = Field(default=(), description="files of URLs, domains, hashes or ids never to fetch")

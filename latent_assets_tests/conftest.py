@@ -24,6 +24,7 @@ from latent_assets.profile import Profile, parse_profile
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees or leaves anything outside its own directory."""
     monkeypatch.setenv("LATENT_ASSETS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("LATENT_ASSETS_PROFILE", raising=False)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -33,7 +34,7 @@ def open_atlas(profile: str | None) -> Atlas:
     try:
         return Atlas.open(Storage(chosen.root).lance_uri)
     except NotBuiltError as error:
-        option = f" -p {profile}" if profile else ""
+        option = f" -p {shlex.quote(profile)}" if profile else ""
         raise NotBuiltError(f"{error} Build it with `latent-assets build{option}`.") from error
 
 

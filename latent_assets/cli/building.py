@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -28,6 +29,9 @@ def build(
     retry: Annotated[
         list[str] | None, typer.Option(help="Fetch rows that failed for this reason once more (repeatable).")
     ] = None,
+    replace_source: Annotated[
+        bool, typer.Option("--replace-source", help="Let this source take over a root that belongs to another one.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring the atlas up to date: only what is missing or stale is redone."""
@@ -37,10 +41,13 @@ def build(
     from latent_assets.defs.display import BuildDisplay
     from latent_assets.defs.instance import open_instance
     from latent_assets.pipeline.lineage import Lineage
+    from latent_assets.pipeline.ownership import take_root
 
     chosen = selected_profile(profile)
     lineage = Lineage(chosen)
     reasons = _checked_reasons(retry or [])
+    if replace_source:
+        take_root(lineage.storage, chosen)
     started = time.perf_counter()
     results = []
     try:
@@ -67,6 +74,8 @@ def build(
             }
         )
     elif not failed:
+        if any(result.done for result in results if result.stage == "laion_metadata"):
+            _print_notes(lineage)
         work = f"{done} artefacts made" if done else "nothing changed, nothing to do"
         out.print(chosen.title or chosen.name, style="bold", end=" ")
         out.print(f"is up to date: {work} ({seconds:.1f} s).")
@@ -109,13 +118,16 @@ def _checked_reasons(reasons: Sequence[str]) -> list[str]:
 
 def _show_examples(lineage: Lineage) -> None:
     """Where the atlas is, and queries to begin with."""
-    option = "" if lineage.profile.name == "demo" else f" -p {os.environ.get(PROFILE_VARIABLE, lineage.profile.name)}"
+    chosen = os.environ.get(PROFILE_VARIABLE, lineage.profile.name)
+    option = "" if lineage.profile.name == "demo" else f" -p {shlex.quote(chosen)}"
     program = Path(sys.argv[0])
-    name = program.name if shutil.which(program.name) else os.path.relpath(program)
+    name = program.name if shutil.which(program.name) else shlex.quote(os.path.relpath(program))
+    if program.name == "__main__.py":
+        name = f"{shlex.quote(sys.executable)} -m latent_assets.cli"
     out.print(f"Atlas (LanceDB): {lineage.storage.lance_uri}", highlight=False)
     out.print("Try:", highlight=False)
     for query in lineage.profile.examples:
-        out.print(f'  {name} search "{query}"{option}', highlight=False)
+        out.print(f"  {name} search {shlex.quote(query)}{option}", highlight=False)
 
 
 def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
@@ -172,6 +184,14 @@ def _print_losses(lineage: Lineage) -> None:
             out.print(
                 f"{title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()), highlight=False
             )
+    _print_notes(lineage)
+
+
+def _print_notes(lineage: Lineage) -> None:
+    """What was met in the source besides its rows."""
+    metadata = lineage.manifests.get("laion_metadata")
+    for note in lineage.details(metadata).notes if metadata else ():
+        out.print(f"note: {note}", highlight=False, markup=False)
 
 
 def verify(

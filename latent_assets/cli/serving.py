@@ -14,12 +14,14 @@ import typer
 
 from latent_assets.cli.building import build
 from latent_assets.cli.console import out
+from latent_assets.cli.generating import generate
 from latent_assets.cli.options import ProfileOption, profile_reference, selected_profile
 from latent_assets.errors import ProfileError
 from latent_assets.profile import PICTURES_VARIABLE, PROFILE_VARIABLE
 
 _HOST = "127.0.0.1"
 SERVICE_PORT = 3100
+_PROMPT, _SEED = "a red apple", 1
 _LINEAGE = "asset-groups"  # page of Dagster's webserver with the graph of all assets; the first page is a timeline
 PortOption = Annotated[int, typer.Option(min=1, max=65_535, help="Port of the UI, on loopback.")]
 
@@ -28,10 +30,12 @@ def demo(
     serve: Annotated[bool, typer.Option(help="Open the Dagster UI on the atlas when it is built.")] = True,
     port: PortOption = 3000,
 ) -> None:
-    """Build the embedded default atlas and open the Dagster UI on it."""
+    """Build the embedded default atlas, place an image made from a text on it, and open the Dagster UI on it."""
     if serve:
         check_port(port)
     build("demo")
+    out.print(f'\nlatent-assets generate "{_PROMPT}" --seed {_SEED}', highlight=False)
+    generate(_PROMPT, seed=_SEED, profile="demo")
     if serve:
         ui(["demo"], port)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import brief, is_absent, table_options
+from latent_assets.atlas.table import brief, flush_table, is_absent, lance_address, table_options
 from latent_assets.errors import StorageError
 from latent_assets.layout import GENERATED_TABLE
 from latent_assets.spaces import embeddings, spaces
@@ -172,7 +172,7 @@ class GeneratedTable:
         import lancedb
 
         with _explained(self._uri):
-            database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
+            database = lancedb.connect(lance_address(self._uri), storage_options=table_options(self._uri))
             try:
                 return database.open_table(GENERATED_TABLE)
             except (ValueError, OSError, RuntimeError) as error:
@@ -221,8 +221,9 @@ class GeneratedTable:
         with _explained(self._uri):
             table = self.open()
             if table is None:
-                database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
+                database = lancedb.connect(lance_address(self._uri), storage_options=table_options(self._uri))
                 database.create_table(GENERATED_TABLE, data)
+                flush_table(self._uri, GENERATED_TABLE)
                 return len(rows)
             self._widen(table, schema)
             whole = pa.schema([data.schema.field(f.name) if f.name in data.schema.names else f for f in table.schema])
@@ -232,6 +233,7 @@ class GeneratedTable:
             merge = table.merge_insert(["id", "release"])
             merge = merge.when_matched_update_all(where="target.calibration != source.calibration")
             result = merge.when_not_matched_insert_all().execute(data.select(whole.names))
+            flush_table(self._uri, GENERATED_TABLE)
             return int(result.num_inserted_rows + result.num_updated_rows)
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -242,6 +244,7 @@ class GeneratedTable:
                 for start in range(0, len(ids), 500):
                     listed = ", ".join(f"'{row_id}'" for row_id in ids[start : start + 500])
                     table.delete(f"id IN ({listed})")
+            flush_table(self._uri, GENERATED_TABLE)
 
     def compact(self) -> None:
         """Join many small pieces into few, and drop versions that are older than a day."""

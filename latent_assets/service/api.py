@@ -18,6 +18,7 @@ from starlette.responses import Response
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.table import LIVE, open_table, tags
 from latent_assets.images.decode.formats import sniff
+from latent_assets.layout import TILES, tile_name
 from latent_assets.profile import Fetch, Profile
 from latent_assets.service import looking, placements, static, uploads
 from latent_assets.service.access import HEALTH, Access, Guard, client_of
@@ -211,8 +212,8 @@ def _about(app: FastAPI, service: Service) -> None:
 
 def _tiles(storage: Storage, release: int) -> str | None:
     """Where the tiles of a release are, once they are all written: their description comes last."""
-    folder = f"{static.TILES}/{release}/"
-    return folder if storage.exists(f"{folder}tiles.json") else None
+    there = storage.exists(tile_name(str(release), "tiles.json"))
+    return f"{TILES}/{release}/" if there else None
 
 
 def _releases(storage: Storage, current: OpenRelease) -> Releases:

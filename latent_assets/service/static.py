@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 
+from latent_assets.layout import TILES, TILES_INDEX
 from latent_assets.service.problems import ProblemError
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
-TILES = "tiles"
 _NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _PIECE = 1 << 20
@@ -28,7 +28,8 @@ VIEWER_POLICY = (
     "frame-ancestors 'none'"
 )
 _NO_VIEWER = """<!doctype html><html lang="en"><meta charset="utf-8"><title>latent_assets</title>
-<h1>latent_assets</h1><p>The API is here: <a href="/api/openapi.json">/api/openapi.json</a>. The viewer was not built.
+<h1>latent_assets</h1><p>The API is here: <a href="/api/openapi.json">/api/openapi.json</a>. The viewer was not
+built: run <code>make viewer</code> in the checkout, or install the package again.
 """
 
 
@@ -42,8 +43,7 @@ def tile(storage: Storage, path: str, wanted: str | None, match: str | None) -> 
     headers = {
         "ETag": f'"{found.size:x}-{int(found.modified * 1e6):x}"',
         "Accept-Ranges": "bytes",
-        # what lies in the folder of a release stays as it is; beside the folders are lists of them
-        "Cache-Control": IMMUTABLE if "/" in path else "no-cache",
+        "Cache-Control": "no-cache" if found.name == TILES_INDEX else IMMUTABLE,
     }
     if match is not None and headers["ETag"] in match:
         return Response(status_code=304, headers=headers)

@@ -29,8 +29,14 @@ from latent_assets.defs import generated as defs_generated
 from latent_assets.defs import tags
 from latent_assets.defs.partitions import asset_key
 from latent_assets.errors import DataError, NotBuiltError, StorageError
-from latent_assets.generated import inbox, intake, projecting
-from latent_assets.generated.placement.placing import ImagePlacer
+from latent_assets.generated import checks, inbox, intake, projecting
+from latent_assets.generated.placement.calibration import (
+    Calibration,
+    Distances,
+    calibration_version,
+    write_calibration,
+)
+from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
 from latent_assets.generated.table import GeneratedTable, generated_schema, generated_schema_markdown
 from latent_assets.images.decode.image import decode_as_stored
 from latent_assets.layout import ORIGINALS
@@ -275,6 +281,27 @@ def test_a_new_release_places_all_anew_and_keeps_the_old(atlas: SmallAtlas, monk
     assert found["a.png", first]["xyz_clip"] != found["a.png", second]["xyz_clip"]
     assert found["a.png", first]["received"] == found["a.png", second]["received"]
     assert "generated_projection" not in atlas.build()
+
+
+def test_another_calibration_of_the_release_places_all_anew(atlas: SmallAtlas) -> None:
+    drop(atlas, "a.png", picture(1))
+    drop(atlas, "b.png", picture(2))
+    assert look_and_run(atlas).success
+    storage, before = atlas.lineage.storage, rows(atlas)
+    key = calibration_key(ImagePlacer.open(storage).info)
+    wide = np.linspace(1.0, 2.0, 200)
+    spaces = dict.fromkeys(("clip", "vae", "joint"), Distances(wide, wide, wide))
+    write_calibration(storage, key, Calibration({}, spaces, wide * 20, np.zeros(200)))
+    assert len(checks.placed_once(storage)) == 2 and "older calibration" in checks.placed_once(storage)[0]
+    assert look_and_run(atlas).success
+    after = rows(atlas)
+    assert {(row["id"], row["release"]) for row in after} == {(row["id"], row["release"]) for row in before}
+    assert len(after) == 2 and checks.placed_once(storage) == []
+    assert {row["verdict"] for row in before} == {"not calibrated"}
+    assert all(row["verdict"] != "not calibrated" and row["percentile_clip"] is not None for row in after)
+    assert {row["calibration"] for row in after} == {calibration_version(storage, key)}
+    assert {row["received"] for row in after} == {row["received"] for row in before}
+    assert "Nothing waits" in skipped(atlas)
 
 
 def test_an_original_that_is_lost_is_named_and_not_tried_for_ever(atlas: SmallAtlas) -> None:

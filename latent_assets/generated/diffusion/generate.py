@@ -38,7 +38,7 @@ Xyz = tuple[float, float, float]
 
 # of the steps are placed, besides the finished image: more cost more than they show (infra/bench/generate.py)
 _SHARE, _FEWEST, _MOST = 0.3, 2, 12
-_TOGETHER = 2  # decoded and encoded at once; the first alone, so that it is seen at once
+_TOGETHER = 3  # decoded and encoded at once; the first alone, so that it is seen at once
 
 
 class GenerationCancelledError(LatentAssetsError):
@@ -99,23 +99,7 @@ class ImageGenerator:
         `cancelled` is asked after every step. One image at a time is drawn in a process: others wait. Raises
         GenerationCancelledError, and what `TextToImage.draw` and `ImagePlacer.place` raise.
         """
-        pipeline = self.drawing.pipeline
-        with self.drawing.lock:
-            if cancelled():
-                raise GenerationCancelledError("The image is not wanted any more.")
-            path = _Path(self, request, on_point) if with_path and self._can_place_steps else None
-
-            def step(made: DenoisingStep) -> None:
-                if cancelled():
-                    raise GenerationCancelledError(f"Stopped after step {made.index + 1} of {made.calls}.")
-                if path is not None:
-                    path.add(made)
-
-            with watching(pipeline.scheduler, step):
-                image = self.drawing.draw(request)
-            if path is not None:
-                path.flush()
-            sampler = sampler_name(pipeline.scheduler)
+        image, points = self.draw(request, on_point, cancelled, with_path)
         generation = Generation(
             tool=TOOL,
             prompt=request.prompt,
@@ -123,13 +107,12 @@ class ImageGenerator:
             seed=request.seed,
             steps=request.steps,
             guidance=request.guidance,
-            sampler=sampler,
+            sampler=sampler_name(self.drawing.pipeline.scheduler),
             model=self.drawing.files.name,
             model_hash=self.drawing.files.digest[:10],
             width=image.width,
             height=image.height,
         )
-        points = tuple(path.points) if path is not None else ()
         png = write_image(image, generation)
         placed = self._placed(png)
         if placed is not None:
@@ -143,6 +126,31 @@ class ImageGenerator:
             self.latents,
         )
         return GeneratedImage(request, image, generation, written, points, placed, self._notes(request))
+
+    def draw(
+        self,
+        request: GenerationRequest,
+        on_point: OnPoint = lambda point: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        with_path: bool = True,
+    ) -> tuple[Image.Image, tuple[PathPoint, ...]]:
+        """The image of `generate` and its path, without the image's own place at the end."""
+        with self.drawing.lock:
+            if cancelled():
+                raise GenerationCancelledError("The image is not wanted any more.")
+            path = _Path(self, request, on_point) if with_path and self._can_place_steps else None
+
+            def step(made: DenoisingStep) -> None:
+                if cancelled():
+                    raise GenerationCancelledError(f"Stopped after step {made.index + 1} of {made.calls}.")
+                if path is not None:
+                    path.add(made)
+
+            with watching(self.drawing.pipeline.scheduler, step):
+                image = self.drawing.draw(request)
+            if path is not None:
+                path.flush()
+        return image, tuple(path.points) if path is not None else ()
 
     @cached_property
     def latents(self) -> str:

@@ -25,7 +25,6 @@ from safetensors.numpy import load, save_file
 
 from latent_assets.errors import NotBuiltError
 from latent_assets.layout import calibration_name
-from latent_assets.spaces import Metric
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
@@ -46,14 +45,10 @@ def least_held_out(spaces: int) -> int:
 class Distances:
     """Usual distances of one space.
 
-    radius: two images this near are taken for near-duplicates: 95 % of copies that were saved as poor JPEGs, made
-        smaller or slightly cropped stay this near to their original.
     nearest: of each held-out image to the nearest fitted one. other: to the nearest that is no near-duplicate of it.
     apart: of fitted images to the nearest other fitted one that is no near-duplicate of them, sorted.
     """
 
-    metric: Metric
-    radius: float
     nearest: np.ndarray
     other: np.ndarray
     apart: np.ndarray
@@ -71,10 +66,13 @@ class Distances:
 class Calibration:
     """What is usual in a release; empty for one whose fit held nothing out.
 
+    radii: by embedding; two images that are this near in every embedding are taken for near-duplicates: 95 % of copies
+        that were saved as poor JPEGs, made smaller or slightly cropped stay this near to their original.
     distances: by space. detail: `copies.Picture.detail` of each held-out image; correlation: of its pixels with those
     of the best of its neighbours that are no near-duplicates. Held-out images are in one order everywhere.
     """
 
+    radii: Mapping[str, float]
     distances: Mapping[str, Distances]
     detail: np.ndarray
     correlation: np.ndarray
@@ -111,7 +109,7 @@ class Calibration:
         return float((strangeness <= strangeness[-1]).mean())
 
 
-NOT_CALIBRATED = Calibration({}, np.zeros(0), np.zeros(0))
+NOT_CALIBRATED = Calibration({}, {}, np.zeros(0), np.zeros(0))
 
 
 def _percentile(values: np.ndarray, distance: float) -> float | None:
@@ -120,7 +118,7 @@ def _percentile(values: np.ndarray, distance: float) -> float | None:
 
 def write_calibration(storage: Storage, fingerprint: str, found: Calibration) -> None:
     """Store usual distances, atomically."""
-    header = json.dumps({"version": found.version, "spaces": _header(found)}, sort_keys=True)
+    header = json.dumps({"version": found.version, **_header(found)}, sort_keys=True)
     with storage.writing(calibration_name(fingerprint)) as path:
         save_file(_arrays(found), path, metadata={"calibration": header})
 
@@ -130,11 +128,8 @@ def read_calibration(storage: Storage, fingerprint: str) -> Calibration:
     data = storage.read_bytes(_there(storage, fingerprint))
     header = _parsed(data[8 : 8 + int.from_bytes(data[:8], "little")])
     arrays = load(data)
-    distances = {
-        name: Distances(item["metric"], item["radius"], *(arrays[f"{name}.{part}"] for part in _PARTS))
-        for name, item in header["spaces"].items()
-    }
-    return Calibration(distances, arrays["detail"], arrays["correlation"])
+    distances = {name: Distances(*(arrays[f"{name}.{part}"] for part in _PARTS)) for name in header["spaces"]}
+    return Calibration(header["radii"], distances, arrays["detail"], arrays["correlation"])
 
 
 def calibration_version(storage: Storage, fingerprint: str) -> str | None:
@@ -162,8 +157,8 @@ def _parsed(header: bytes) -> dict[str, Any]:
     return found
 
 
-def _header(found: Calibration) -> dict[str, dict[str, Any]]:
-    return {name: {"metric": item.metric, "radius": item.radius} for name, item in found.distances.items()}
+def _header(found: Calibration) -> dict[str, Any]:
+    return {"radii": dict(found.radii), "spaces": list(found.distances)}
 
 
 def _arrays(found: Calibration) -> dict[str, np.ndarray]:

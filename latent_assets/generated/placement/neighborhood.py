@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from latent_assets.atlas.table import nearest
 from latent_assets.generated.placement.background import background_columns
-from latent_assets.generated.placement.groups import distances_to, near_duplicates
+from latent_assets.generated.placement.groups import alike, distances_to, near_duplicates
 from latent_assets.generated.placement.placed import Neighbour
 from latent_assets.projection.features import typical_square
 
@@ -36,12 +36,14 @@ _OPTIONAL = ("aesthetic", "licence", "attribution")
 @dataclass(frozen=True)
 class Near:
     """Neighbours of an image in one space, nearest first: their columns, distances and similarities float64 [n], and
-    groups of near-duplicates int64 [n], numbered in order of appearance."""
+    groups of near-duplicates int64 [n], numbered in order of appearance. own: bool [n], which are near-duplicates of
+    the image itself."""
 
     rows: Sequence[Mapping[str, Any]]
     distances: np.ndarray
     similarities: np.ndarray
     groups: np.ndarray
+    own: np.ndarray
 
     def leaders(self, count: int) -> list[Mapping[str, Any]]:
         """The nearest member of each of the first groups."""
@@ -61,11 +63,12 @@ class Near:
             for row in self._firsts[:count]
         )
 
-    def beyond(self, radius: float) -> Near:
-        """Without those within `radius` of the image: its own near-duplicates."""
-        kept = np.flatnonzero(self.distances > radius)
+    def others(self) -> Near:
+        """Without the image's own near-duplicates."""
+        kept = np.flatnonzero(~self.own)
         groups = np.unique(self.groups[kept], return_inverse=True)[1]
-        return Near([self.rows[int(row)] for row in kept], self.distances[kept], self.similarities[kept], groups)
+        rows = [self.rows[int(row)] for row in kept]
+        return Near(rows, self.distances[kept], self.similarities[kept], groups, self.own[kept])
 
     @cached_property
     def _firsts(self) -> np.ndarray:
@@ -73,7 +76,7 @@ class Near:
 
 
 class Neighborhoods:
-    """Finds the neighbours of images in a release. `radii`: by space, within which rows are near-duplicates."""
+    """Finds the neighbours of images in a release. `radii`: by embedding, within which rows are near-duplicates."""
 
     def __init__(self, table: LanceTable, info: ReleaseInfo, model: MapModel, radii: Mapping[str, float]) -> None:
         self._table, self._info, self._model, self._radii = table, info, model, radii
@@ -89,6 +92,7 @@ class Neighborhoods:
         candidates = {name: matrix(found[name]) for name in self._model.features}
         query = {name: np.asarray(vectors[name])[None] for name in self._model.features}
         ids = np.array([row["id"] for row in rows])
+        same, own = alike(candidates, candidates, self._radii), alike(candidates, query, self._radii)[:, 0]
         near = {}
         for recipe in self._model.recipes:
             points = recipe.features(candidates)
@@ -98,7 +102,8 @@ class Neighborhoods:
                 [rows[row] for row in order],
                 distances[order],
                 self._similarities(recipe.space, distances[order]),
-                near_duplicates(points[order], self._radii.get(recipe.space, 0.0), recipe.metric),
+                near_duplicates(same[np.ix_(order, order)]),
+                own[order],
             )
         return near
 

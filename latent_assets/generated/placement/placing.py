@@ -92,8 +92,7 @@ class ImagePlacer:
     @cached_property
     def neighborhoods(self) -> Neighborhoods:
         """Finds what is near."""
-        radii = {space: usual.radius for space, usual in self.calibration.distances.items()}
-        return Neighborhoods(self.table, self.info, self.model, radii)
+        return Neighborhoods(self.table, self.info, self.model, self.calibration.radii)
 
     # -- placing -------------------------------------------------------------------------------------
 
@@ -227,7 +226,7 @@ class ImagePlacer:
 def calibration_key(info: ReleaseInfo) -> str:
     """Fingerprint of the usual distances of a release: its maps, models and rows decide them."""
     digests = {name: model.digest for name, model in info.models.items()}
-    return fingerprint("calibration", 2, info.fingerprint, info.projection, digests)
+    return fingerprint("calibration", 3, info.fingerprint, info.projection, digests)
 
 
 def _batches(encoder: Encoder, images: Sequence[Image.Image], feature: str) -> Iterator[tuple[int, np.ndarray]]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CalibrationDetails:
-    """release: version of the table. held_out: images that the fit did not see. radius: by space, within which two
-    images are near-duplicates. nearest: by space the quartiles of held-out images' nearest distances."""
+    """release: version of the table. held_out: images that the fit did not see. radius: by embedding, within which
+    two images are near-duplicates. nearest: by space the quartiles of held-out images' nearest distances."""
 
     release: int = 0
     held_out: int = 0
@@ -47,7 +47,7 @@ def make_calibration(
         release=release,
         held_out=len(calibration.detail),
         key=name,
-        radius={space: item.radius for space, item in found.items()},
+        radius=dict(calibration.radii),
         nearest={
             space: np.quantile(item.nearest, [0.25, 0.5, 0.75]).tolist()
             for space, item in found.items()

