@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
@@ -134,13 +134,13 @@ def create_app(service: Service, access: Access) -> FastAPI:
     _atlas(app, service)
     _generated(app, service)
     _files(app, service)
-    app.openapi = lambda: _schema(app, access)  # type: ignore[method-assign]
+    app.openapi = lambda: _schema(app, access, [row.name for row in service.profile.embeddings])  # type: ignore[method-assign]
     app.add_middleware(Guard, access=access)
     return app
 
 
-def _schema(app: FastAPI, access: Access) -> dict[str, Any]:
-    """OpenAPI, with problem details and, where there is one, the token."""
+def _schema(app: FastAPI, access: Access, embeddings: Sequence[str]) -> dict[str, Any]:
+    """OpenAPI, with problem details, the profile's embeddings and, where there is one, the token."""
     if app.openapi_schema is None:
         found = get_openapi(
             title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
@@ -151,6 +151,10 @@ def _schema(app: FastAPI, access: Access) -> dict[str, Any]:
         found["components"]["schemas"]["InvalidValue"] = found["components"]["schemas"]["Problem"].pop("$defs")[
             "InvalidValue"
         ]
+        operations = [route for methods in found["paths"].values() for route in methods.values()]
+        for parameter in (each for route in operations for each in route.get("parameters", ())):
+            if parameter["name"] == "space":
+                parameter["schema"]["enum"] = list(embeddings)
         if access.token is not None:
             found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             for path, methods in found["paths"].items():
@@ -338,7 +342,15 @@ def _generated(app: FastAPI, service: Service) -> None:
 
     # what is asked is limited as the profile says
     generate.__annotations__["asked"] = limited(service.profile.service)
-    events = {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    event = {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"enum": ["queued", "step", "result", "problem"]},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+    }
+    events = {"description": "server-sent events", "content": {"text/event-stream": {"schema": event}}}
     app.post(
         "/api/generate",
         tags=["generated"],
