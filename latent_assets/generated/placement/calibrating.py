@@ -35,8 +35,8 @@ def calibrate(placer: ImagePlacer) -> Calibration:
     rows = rows_of(placer.table, ids, ["id", *placer.model.features, "thumbnail"])
     vectors = {name: matrix(rows[name]) for name in placer.model.features}
     radii = copy_radii(placer, rows["thumbnail"].to_pylist()[:_ALTERED])
-    distances = {recipe.space: usual_distances(placer.model, recipe, vectors, radii) for recipe in placer.model.recipes}
     details, correlations = [], []
+    another: dict[str, list[float]] = {recipe.space: [] for recipe in placer.model.recipes}
     neighborhoods = Neighborhoods(placer.table, placer.info, placer.model, radii)
     for row, (row_id, file) in enumerate(zip(rows["id"].to_pylist(), rows["thumbnail"].to_pylist(), strict=True)):
         picture = Picture(decode_image(file))
@@ -45,23 +45,34 @@ def calibrate(placer: ImagePlacer) -> Calibration:
         match = best_match(picture, others, neighborhoods)
         details.append(picture.detail)
         correlations.append(match[1].correlation if match else 0.0)
+        for space, found in others.items():
+            another[space].append(float(found.distances[0] if len(found.distances) else near[space].distances[-1]))
+    distances = {
+        recipe.space: usual_distances(placer.model, recipe, vectors, np.array(another[recipe.space]), radii)
+        for recipe in placer.model.recipes
+    }
     return Calibration(radii, distances, np.array(details), np.array(correlations))
 
 
 def usual_distances(
-    model: MapModel, recipe: SpaceRecipe, held_out: Mapping[str, np.ndarray], radii: Mapping[str, float]
+    model: MapModel,
+    recipe: SpaceRecipe,
+    held_out: Mapping[str, np.ndarray],
+    other: np.ndarray,
+    radii: Mapping[str, float],
 ) -> Distances:
-    """Distances in a space of fitted rows, and of `held_out` vectors float [h, d] by embedding, to fitted ones."""
+    """Distances in a space of fitted rows, and of `held_out` vectors float [h, d] by embedding, to fitted ones.
+
+    other: float64 [h], those of held-out images to rows of the release that are no near-duplicates of them.
+    """
     index = model.placers[recipe.space].index
-    if len(index) < 2:
-        return Distances(np.zeros(0), np.zeros(0), np.zeros(0))
     sample = np.unique(np.linspace(0, len(index) - 1, min(len(index), _SAMPLE)).astype(np.int64))
     among = index.search(index.points[sample], min(_NEIGHBORS, len(index) - 1), exclude=sample)
-    found = index.search(recipe.features(held_out), min(_NEIGHBORS, len(index)))
+    found = index.search(recipe.features(held_out), 1)
     fitted = {name: values[sample] for name, values in model.vectors.items()}
     return Distances(
         nearest=found.distances[:, 0].astype(np.float32).astype(np.float64),  # as a placement tells them
-        other=_to_another(model, held_out, found, radii),
+        other=other,
         apart=np.sort(_to_another(model, fitted, among, radii)),
     )
 

@@ -45,7 +45,8 @@ def least_held_out(spaces: int) -> int:
 class Distances:
     """Usual distances of one space.
 
-    nearest: of each held-out image to the nearest fitted one. other: to the nearest that is no near-duplicate of it.
+    nearest: of each held-out image to the nearest fitted one. other: to the nearest row of the release, fitted or not,
+        that is no near-duplicate of it.
     apart: of fitted images to the nearest other fitted one that is no near-duplicate of them, sorted.
     """
 
@@ -94,8 +95,9 @@ class Calibration:
         return self._strange([*far, (self.detail, detail), (-self.detail, -detail)], len(distances))
 
     def chance(self, distances: Mapping[str, float], correlation: float) -> float | None:
-        """Conformal p-value that a real image is as near, in any of the spaces of `distances`, to one that is no
-        near-duplicate of it, or correlates as well with it: small for a copy. None as in `p_value`."""
+        """Conformal p-value that a real image is as near, in any of the spaces of `distances` (to the nearest row of
+        the release), to one that is no near-duplicate of it, or correlates as well with it: small for a copy. None as
+        in `p_value`."""
         close = [(-self.distances[space].other, -value) for space, value in distances.items()]
         return self._strange([*close, (self.correlation, correlation)], len(distances))
 

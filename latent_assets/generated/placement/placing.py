@@ -152,7 +152,7 @@ class ImagePlacer:
     def _placed(self, image: Image.Image, vectors: Vectors, located: Mapping[str, Located], row: int) -> Placed:
         picture, near = Picture(image), self.neighborhoods.around(vectors)
         distances = {space: float(found.distance[row]) for space, found in located.items()}
-        copy = self._possible_copy(picture, near, distances)
+        copy = self._possible_copy(picture, near)
         shown = {space: found.leaders(_SHOWN) for space, found in near.items()}
         p_value = self._p_value(distances, picture)
         return Placed(
@@ -184,7 +184,7 @@ class ImagePlacer:
         p_value = self._p_value({space: distance}, picture)
         if copy is not None:
             here = copy.id in _ids(near.leaders(_CANDIDATES))
-            copy = replace(copy, chance=self._chance({space: distance}, copy.correlation)) if here else None
+            copy = replace(copy, chance=self._chance({space: near}, copy.correlation)) if here else None
         return Placement(
             position=(x, y, z),
             uncertainty=float(located.spread[row]),
@@ -198,22 +198,21 @@ class ImagePlacer:
             behind=self.background.behind(near.leaders(_SHOWN)),
         )
 
-    def _possible_copy(
-        self, picture: Picture, near: Mapping[str, Near], distances: Mapping[str, float]
-    ) -> PossibleCopy | None:
+    def _possible_copy(self, picture: Picture, near: Mapping[str, Near]) -> PossibleCopy | None:
         """The neighbour whose pixels correlate best, and how unusual that is; None when none does well."""
         best = best_match(picture, near, self.neighborhoods)
         if best is None or best[1].correlation < _SAME:
             return None
         row_id, match = best
-        chance = self._chance(distances, match.correlation)
+        chance = self._chance(near, match.correlation)
         return PossibleCopy(row_id, match.correlation, chance, **vars(match.alteration))
 
     def _p_value(self, distances: Mapping[str, float], picture: Picture) -> float | None:
         known = self.calibration.distances.keys() >= distances.keys()
         return self.calibration.p_value(distances, picture.detail) if known else None
 
-    def _chance(self, distances: Mapping[str, float], correlation: float) -> float | None:
+    def _chance(self, near: Mapping[str, Near], correlation: float) -> float | None:
+        distances = {space: float(found.distances[0]) for space, found in near.items()}
         known = self.calibration.distances.keys() >= distances.keys()
         return self.calibration.chance(distances, correlation) if known else None
 
@@ -226,7 +225,7 @@ class ImagePlacer:
 def calibration_key(info: ReleaseInfo) -> str:
     """Fingerprint of the usual distances of a release: its maps, models and rows decide them."""
     digests = {name: model.digest for name, model in info.models.items()}
-    return fingerprint("calibration", 3, info.fingerprint, info.projection, digests)
+    return fingerprint("calibration", 4, info.fingerprint, info.projection, digests)
 
 
 def _batches(encoder: Encoder, images: Sequence[Image.Image], feature: str) -> Iterator[tuple[int, np.ndarray]]:

@@ -147,7 +147,7 @@ def test_a_re_upload_is_one_group_with_its_original(placer: ImagePlacer, calibra
         first = placed.placements["joint"].neighbours[0]
         assert first.url.startswith(f"fields/{seed:04}")
         grouped += first.group_size == 2
-    assert grouped >= 9
+    assert grouped >= 7  # 95 % of such copies are within the radius of each embedding
 
 
 # -- the answer itself -------------------------------------------------------------------------------------
