@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import functools
 import http.server
+import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from latent_assets.atlas.tiles.read import Tiles
+from latent_assets.atlas.tiles.rows import Codes, TileRows
 from latent_assets.atlas.tiles.site import export_site
+from latent_assets.atlas.tiles.write import list_releases, write_tiles
 from latent_assets.client import Atlas
 from latent_assets.errors import NotBuiltError, StorageError
 from latent_assets.profile import Profile
@@ -35,11 +41,8 @@ def site(emoji: Profile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     folder = tmp_path_factory.mktemp("site")
     made = export_site(Storage(emoji.root), folder / "atlas", viewer_folder())
     assert made.files == sum(path.is_file() for path in (folder / "atlas").rglob("*"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/atlas"
-    server.shutdown()
-    server.server_close()
+    with serving(folder) as url:
+        yield f"{url}/atlas"
 
 
 def test_a_site_shows_the_map_and_its_images(visit: Open, site: str, emoji: Profile) -> None:
@@ -62,6 +65,79 @@ def test_a_site_shows_the_map_and_its_images(visit: Open, site: str, emoji: Prof
     again.ready()
     assert again.page.evaluate("() => window.latentAtlas.store.state.space") == "vae"
     again.page.wait_for_function("() => window.latentAtlas.context.map.imagesShown > 0")
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A folder on loopback."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def synthetic(folder: Path, count: int, emoji: Profile) -> Tiles:
+    """A site over `count` rows in a line."""
+    shutil.copytree(viewer_folder(), folder, dirs_exist_ok=True)
+    draw = np.random.default_rng(1)
+    rows = TileRows(
+        draw.integers(0, 256, (count, 16), np.uint8),
+        {"clip": np.arange(count * 3, dtype=np.float32).reshape(-1, 3)},
+        {},
+        {
+            "category": Codes(np.zeros(count, np.int64), []),
+            "shard": Codes(np.ones(count, np.int64), [("00000", count)]),
+        },
+        [("00000", count)] if count else [],
+    )
+    storage = Storage(str(folder))
+    picture = next(file for file in Tiles.open(Storage(emoji.root), "1").sprites() if file)
+    info = Atlas.open(emoji.root).info
+    write_tiles(storage, "1", info, rows, lambda first, number: [picture] * number, {"00000": "1"})
+    list_releases(storage, ["1"])
+    return Tiles.open(storage, "1")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_an_atlas_of_no_and_of_one_image(visit: Open, tmp_path: Path, emoji: Profile, count: int) -> None:
+    tiles = synthetic(tmp_path / "site", count, emoji)
+    with serving(tmp_path / "site") as url:
+        seen = visit(url=url, clean=False, wait=count > 0)
+        page = seen.page
+        if count == 0:
+            expect(page.get_by_text("This atlas has no images.")).to_be_visible()
+        else:
+            page.wait_for_function("(count) => window.latentAtlas.context.map.imagesShown === count", arg=count)
+            box = page.locator("canvas.map").bounding_box()
+            assert box
+            if count == 1:
+                page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+                page.wait_for_function(
+                    "(id) => window.latentAtlas.store.state.selected === id", arg=tiles.ids[0].tobytes().hex()
+                )
+        assert not [error for error in seen.errors if "Error" in error and "404" not in error]
+        page.close()
+
+
+def test_a_thumbnail_of_another_image_is_not_shown(visit: Open, tmp_path: Path, emoji: Profile) -> None:
+    tiles = synthetic(tmp_path / "site", 2, emoji)
+    (pack,) = (tmp_path / "site" / "tiles" / "sprites").iterdir()
+    data = bytearray(pack.read_bytes())
+    at = 16 + 4 * 3
+    assert data[at : at + 16] == tiles.ids[0].tobytes()
+    data[at] ^= 1
+    pack.write_bytes(bytes(data))
+    with serving(tmp_path / "site") as url:
+        page = visit(url=url, clean=False).page
+        page.wait_for_function("() => window.latentAtlas.context.map.imagesShown === 1")
+        page.wait_for_timeout(1_500)
+        assert page.evaluate("() => window.latentAtlas.context.map.imagesShown") == 1
+        shown = page.evaluate("() => [...window.latentAtlas.context.map.images.slots.keys()]")
+        assert shown == [1]
+        page.close()
 
 
 def test_what_cannot_be_exported_is_said(emoji: Profile, tmp_path: Path) -> None:

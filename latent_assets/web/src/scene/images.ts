@@ -73,6 +73,7 @@ export class Images {
       glslVersion: THREE.GLSL3,
       vertexShader: IMAGE_VERTEX,
       fragmentShader: IMAGE_FRAGMENT,
+      transparent: true, // drawn after the marks of results, which images cover
       uniforms: {
         images: { value: this.texture },
         now: { value: 0 },
