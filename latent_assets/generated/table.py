@@ -159,6 +159,10 @@ def _type_text(kind: pa.DataType) -> str:
     return {"halffloat": "float16", "float": "float32"}.get(str(kind), str(kind))
 
 
+# a placement by another calibration, or of a version before, which did not note it
+_ANOTHER = "target.calibration IS NULL OR target.calibration != source.calibration"
+
+
 class GeneratedTable:
     """The table in a LanceDB directory. It need not be there: then it has no rows."""
 
@@ -180,9 +184,12 @@ class GeneratedTable:
                     return None
                 raise
 
-    def placements(self) -> dict[str, dict[int, str]]:
-        """By image the releases that it was placed on, each with the version of the calibration."""
-        found: dict[str, dict[int, str]] = {}
+    def placements(self) -> dict[str, dict[int, str | None]]:
+        """By image the releases that it was placed on, each with the version of the calibration.
+
+        None for placements of a version before, which did not note it.
+        """
+        found: dict[str, dict[int, str | None]] = {}
         for row in self._rows(["id", "release", "calibration"]):
             found.setdefault(row["id"], {})[row["release"]] = row["calibration"]
         return found
@@ -231,7 +238,7 @@ class GeneratedTable:
                 if field.name not in data.schema.names:
                     data = data.append_column(field, pa.nulls(len(data), field.type))
             merge = table.merge_insert(["id", "release"])
-            merge = merge.when_matched_update_all(where="target.calibration != source.calibration")
+            merge = merge.when_matched_update_all(where=_ANOTHER)
             result = merge.when_not_matched_insert_all().execute(data.select(whole.names))
             flush_table(self._uri, GENERATED_TABLE)
             return int(result.num_inserted_rows + result.num_updated_rows)
@@ -255,9 +262,10 @@ class GeneratedTable:
 
         with _explained(self._uri):
             data = pa.Table.from_pylist([dict(row) for row in rows], table.schema)
-            database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
+            database = lancedb.connect(lance_address(self._uri), storage_options=table_options(self._uri))
             fresh = database.create_table(GENERATED_TABLE, data, mode="overwrite")
             fresh.to_lance().cleanup_old_versions(timedelta(0), delete_unverified=True)
+        flush_table(self._uri, GENERATED_TABLE)
 
     def compact(self) -> None:
         """Join many small pieces into few, and drop versions that are older than a day."""
@@ -272,10 +280,12 @@ class GeneratedTable:
         if table is None:
             return
         with _explained(self._uri):
+            # a table begun by an earlier version has fewer columns until it is written to
+            absent = dict.fromkeys(set(columns or ()) - set(table.schema.names))
             search = table.search().limit(None)
-            search = search.select(columns) if columns else search
+            search = search.select([name for name in columns if name not in absent]) if columns else search
             for batch in (search.where(where) if where else search).to_batches():
-                yield from batch.to_pylist()
+                yield from (row | absent for row in batch.to_pylist())
 
     def _widen(self, table: LanceTable, schema: pa.Schema) -> None:
         """Add the columns of embeddings and spaces that the table does not have yet."""

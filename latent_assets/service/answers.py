@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from latent_assets.layout import TILES
+
 ROW_ID, GENERATED_ID = r"^[0-9a-f]{32}$", r"^[0-9a-f]{64}$"
 _ROW = "3cb8283bfa5f5e44b4898def25f80857"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -59,7 +61,7 @@ class Release(_Answer):
     models: dict[str, str] = Field(description="name of the model of each embedding")
     contact: str | None
     examples: list[str] = Field(description="queries to begin with")
-    tiles: str | None = Field(examples=["tiles/12/"])
+    tiles: str | None = Field(examples=[f"{TILES}/12/"])
 
 
 class ReleaseEntry(_Answer):

@@ -50,7 +50,9 @@ class Tiles:
             raise DataError(f"The tiles of {release} have the format {about.get('format')}: build them again.")
         data = storage.read_bytes(tile_name(release, "ids.bin"))
         if len(data) != 16 * about["rows"]:
-            raise DataError(f"tiles/{release}/ids.bin has {len(data)} bytes for {about['rows']} rows: build again.")
+            raise DataError(
+                f"{tile_name(release, 'ids.bin')} has {len(data)} bytes for {about['rows']} rows: build again."
+            )
         return cls(storage, release, about, np.frombuffer(data, np.uint8).reshape(-1, 16))
 
     def __len__(self) -> int:
@@ -67,7 +69,7 @@ class Tiles:
         for file, kind in (("nodes", NODE), ("points", POINT)):
             data = self.storage.read_bytes(tile_name(self.release, f"{name}/{file}.bin"))
             if len(data) % kind.itemsize:
-                raise DataError(f"tiles/{self.release}/{name}/{file}.bin is cut off: build the tiles again.")
+                raise DataError(f"{tile_name(self.release, f'{name}/{file}.bin')} is cut off: build the tiles again.")
             parts.append(np.frombuffer(data, kind))
         x, y, z = found["origin"]
         return Space(parts[0], parts[1], Cube((x, y, z), found["edge"]))
