@@ -321,9 +321,13 @@ def home() -> Path:
     """Directory that holds local atlases: $LATENT_ASSETS_HOME, else `.latent-assets` of the checkout or user."""
     if value := os.environ.get(HOME_VARIABLE):
         return Path(value).expanduser().absolute()
-    checkout = Path(__file__).resolve().parent.parent
-    base = checkout if (checkout / "workspace.yaml").is_file() else Path.home()
-    return base / ".latent-assets"
+    return (checkout() or Path.home()) / ".latent-assets"
+
+
+def checkout() -> Path | None:
+    """The checkout that the package is used from; None where it is installed."""
+    folder = Path(__file__).resolve().parent.parent
+    return folder if (folder / "workspace.yaml").is_file() else None
 
 
 def shipped_profiles() -> list[str]:

@@ -15,6 +15,7 @@ from latent_assets.catalog.columns import cast_columns, map_columns
 from latent_assets.catalog.filters import required_columns
 from latent_assets.catalog.hashing import row_ids
 from latent_assets.catalog.links import is_plain, requested
+from latent_assets.catalog.notes import note_unused
 from latent_assets.catalog.schema import CATALOG_COLUMNS, SOURCE_COLUMNS
 from latent_assets.catalog.source import METADATA_SUFFIXES, SourceFile, list_files, local_copy
 from latent_assets.errors import SourceError
@@ -73,6 +74,7 @@ def _metadata_rows(profile: Profile, file: SourceFile, ids: bool) -> Iterator[pl
         except (pl.exceptions.PolarsError, OSError) as error:
             raise SourceError(_unreadable(file, error)) from error
         mapping = map_columns(profile.source, found, file.path)
+        note_unused("columns", found.keys() - mapping.columns.values())
         for wanted, key in required_columns(profile.filters).items():
             if wanted not in mapping.columns:
                 raise SourceError(

@@ -23,6 +23,7 @@ from latent_assets.catalog.batches import expected_rows, read_rows
 from latent_assets.catalog.buckets import Buckets, bucket_count, spill_folder
 from latent_assets.catalog.filters import DUPLICATE, NOT_SAMPLED, Funnel, RowFilter, sample_ranks
 from latent_assets.catalog.hashing import DIGEST, HEAD, row_digests
+from latent_assets.catalog.notes import collecting
 from latent_assets.catalog.removals import read_removals
 from latent_assets.catalog.schema import CATALOG_COLUMNS, CATALOG_SCHEMA
 from latent_assets.catalog.sharding import ShardWriter, shard_rows
@@ -49,7 +50,7 @@ class CatalogReport:
     """What a build of the catalog did.
 
     `funnel` is (reason, rows dropped) in the order the rules apply; `mended` are the shards whose file was missing or
-    damaged and is written again.
+    damaged and is written again; `notes` say what the source holds that was not used.
     """
 
     rows_read: int
@@ -60,6 +61,7 @@ class CatalogReport:
     added: tuple[str, ...]
     removed: tuple[str, ...]
     mended: tuple[str, ...]
+    notes: tuple[str, ...]
     version: str
     bytes: int
     seconds: float
@@ -79,7 +81,8 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
     with spill_folder(storage) as folder, _system_allocator():
         links = profile.source.kind == "metadata"
         rows = Buckets(storage, folder, "rows", bucket_count(expected), CATALOG_SCHEMA, ids_of_urls=links)
-        funnel = _read(profile, storage, rows, expected if exact else None)
+        with collecting() as notes:
+            funnel = _read(profile, storage, rows, expected if exact else None)
         previous, stored, lost = _previous(storage, folder, rows.count, before, profile.shards.rows)
         threshold = _sample_threshold(profile, rows)
         counted = stored or lost or _may_be_too_many(profile, rows.rows)
@@ -100,6 +103,7 @@ def build_catalog(profile: Profile, storage: Storage) -> CatalogReport:
         added=tuple(key for key in sorted(shards) if key not in before),
         removed=tuple(key for key in sorted(before) if key not in shards),
         mended=tuple(sorted(lost)),
+        notes=notes.sentences(),
         version=catalog_version(shards),
         bytes=writer.bytes,
         seconds=time.monotonic() - started,

@@ -1,4 +1,4 @@
-"""A directory of images as a source: each image a row, nested folders its category, sidecars its caption.
+"""A directory of images as a source: each image a row, sidecars its caption, folders its category (`categories`).
 
 Sidecars are `NAME.json`, `NAME.txt` and, per directory, `metadata.csv` or `metadata.jsonl` with a column
 `file_name`. The images themselves are not read here.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from latent_assets.catalog.categories import folder_categories
 from latent_assets.catalog.sidecars import catalog_frame, catalog_values, file_hash, read_json, read_text
 from latent_assets.catalog.source import IMAGE_SUFFIXES, SourceFile, local_copy, read_range
 from latent_assets.errors import SourceError
@@ -33,15 +34,20 @@ def folder_rows(source: Source, files: list[SourceFile]) -> Iterator[pl.DataFram
             f"{', '.join(IMAGE_SUFFIXES)} (found {len(files)} other files)."
         )
     tables = _tables(files)
+    category = folder_categories(file.name for file in images)
     for batch in _batches(images):
-        yield catalog_frame(_row(source, file, by_name, tables) for file in batch)
+        yield catalog_frame(_row(source, file, by_name, tables, category(file.name)) for file in batch)
 
 
 def _row(
-    source: Source, file: SourceFile, by_name: dict[str, SourceFile], tables: dict[str, dict[str, Any]]
+    source: Source,
+    file: SourceFile,
+    by_name: dict[str, SourceFile],
+    tables: dict[str, dict[str, Any]],
+    category: str | None,
 ) -> dict[str, Any]:
     path = PurePosixPath(file.name)
-    values: dict[str, Any] = {"url": file.name, "category": str(path.parent) if path.parent.name else None}
+    values: dict[str, Any] = {"url": file.name, "category": category}
     values |= catalog_values(source, tables.get(file.name, {}))
     if text := by_name.get(str(path.with_suffix(".txt"))):
         values["caption"] = read_text(read_range(text.path, 0, -1)) or values.get("caption")

@@ -15,11 +15,18 @@ import xxhash
 
 from latent_assets.catalog.columns import ANY_SCHEMA
 from latent_assets.catalog.hashing import row_id
+from latent_assets.catalog.notes import note_unused
 from latent_assets.catalog.schema import CATALOG_SCHEMA, SOURCE_COLUMNS
 from latent_assets.errors import SourceError
 
 if TYPE_CHECKING:
     from latent_assets.profile import Source
+
+# names that are read, and those that tools write of the file itself: they say nothing that the file does not
+_USED = frozenset(name for names in ANY_SCHEMA.values() for name in names) | {
+    *("file_name", "key", "uid", "status", "error_message", "sha256", "md5", "exif"),
+    *("bytes", "http_status", "redirects", "stored_sha256", "origin", "recipe", "evidence"),  # of our own tars
+}
 
 
 def read_json(data: bytes, name: str) -> dict[str, Any]:
@@ -41,6 +48,8 @@ def read_text(data: bytes) -> str | None:
 def catalog_values(source: Source, sidecar: Mapping[str, Any]) -> dict[str, Any]:
     """The catalog's columns found in a sidecar, by the profile's mapping, then by the usual names."""
     by_lower = {str(key).lower(): value for key, value in sidecar.items()}
+    used = _USED.union(name.lower() for name in source.columns.values()) if source.columns else _USED
+    note_unused("sidecars", (str(key) for key, value in sidecar.items() if str(key).lower() not in used and value))
     found: dict[str, Any] = {}
     for column in SOURCE_COLUMNS:
         names = (source.columns[column],) if column in source.columns else ANY_SCHEMA.get(column, ())

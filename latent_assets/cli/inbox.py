@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from latent_assets.cli.console import err, out, print_json
-from latent_assets.cli.options import JsonOption, ProfileOption, selected_profile
+from latent_assets.cli.options import JsonOption, ProfileOption, announce_home, selected_profile
 
 inbox_app = typer.Typer(help="Generated images: what waits to be placed, and what could not be taken.")
 
@@ -62,6 +62,7 @@ def take(profile: ProfileOption = None) -> None:
 
     chosen = selected_profile(profile)
     lineage = Lineage(chosen)
+    announce_home([chosen])
     if live_release(lineage.storage) is None:
         raise NotBuiltError("There is no release to place images on yet. Run `latent-assets build`.")
     with open_instance(chosen) as instance, BuildDisplay(err) as display:

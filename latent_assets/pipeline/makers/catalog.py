@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class MetadataDetails:
     """shards: [rows, hash] by key. funnel: [reason, rows dropped] in the order the rules apply.
 
-    mended: shards whose file was missing or damaged and was written again.
+    mended: shards whose file was missing or damaged and was written again. notes: what the list or its sidecars hold
+    that was not used, each once.
     """
 
     shards: dict[str, Sequence[Any]] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class MetadataDetails:
     bytes: int = 0
     path: str = ""
     mended: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def make_metadata(
         bytes=report.bytes,
         path=str(lineage.observed("laion_source").facts.get("path", "")),
         mended=list(report.mended),
+        notes=list(report.notes),
     )
     files = [catalog_name(shard) for shard in report.shards]
     pictures = _pictures(lineage, details, report.rows_kept)
@@ -98,6 +101,7 @@ def describe_metadata(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]
     details: MetadataDetails = lineage.details(manifest)
     columns = [(name, str(kind), name not in NEVER_NULL, COLUMN_MEANING[name]) for name, kind in CATALOG_SCHEMA.items()]
     mended = {"shards written again, damaged": ", ".join(details.mended)} if details.mended else {}
+    notes = {"not used": "; ".join(details.notes)} if details.notes else {}
     return mended | {
         "dagster/uri": lineage.storage.uri(CATALOG),
         "dagster/column_schema": Columns(columns),
@@ -106,6 +110,7 @@ def describe_metadata(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]
         "rows read": details.rows_read,
         "rows/s": round(details.rows_read / max(manifest.seconds, 1e-9), 1),
         "dropped, by reason": [("step", "rows"), *((reason, f"{count:,}") for reason, count in details.funnel)],
+        **notes,
     }
 
 
