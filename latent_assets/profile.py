@@ -251,6 +251,9 @@ class Table(_Section):
     thumbnail_size: Annotated[int, Field(ge=16, le=96)] = 96
     thumbnail_format: Literal["webp", "jpeg"] = "webp"
     thumbnail_quality: Annotated[int, Field(ge=1, le=100)] = 80
+    vectors: Literal["float32", "float16"] = Field(
+        default="float32", description="float16 halves their bytes, and some readers (Node, DuckDB) cannot read it"
+    )
     index_above_rows: Annotated[int, Field(ge=1)] = Field(
         default=1_000_000, description="build a vector index above this"
     )

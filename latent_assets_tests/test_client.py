@@ -234,7 +234,7 @@ def test_to_polars_gives_the_columns_asked_for(atlas: Atlas, built: Built) -> No
     assert frame.columns == ["id", "caption", "xyz_vae"] and frame["id"].to_list() == built.ids[:7]
     assert frame.schema["xyz_vae"] == pl.Array(pl.Float32, 3)
     whole = atlas.to_polars()
-    assert whole.shape == (60, 20)
+    assert whole.shape == (60, 21)
     np.testing.assert_array_equal(whole["clip"].to_numpy(), built.clip.astype(np.float16))
 
 

@@ -51,6 +51,8 @@ class ReleaseInfo:
     `dims`, `metrics`: per embedding the length of its vectors and how they compare ("cosine" or "euclidean").
     `features`: per embedding the feature that stands for it in the table and on the maps. `feature_recall`: where
     there was a choice, per candidate the share of true neighbours it keeps.
+    `vectors`: value type of the vectors in the table, "float32" or "float16" (cards that do not say it are of the
+    second kind).
     `images`: how the images were stored whose vectors these are (keys of [fetch]); empty in cards that do not say.
     `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
     """
@@ -75,6 +77,7 @@ class ReleaseInfo:
     feature_recall: dict[str, dict[str, float]]
     format: int = FORMAT
     images: dict[str, Any] = field(default_factory=dict)
+    vectors: str = "float16"
 
     def model_settings(self, embedding: str) -> Any:
         """The settings of the model that made the vectors of `embedding`, as its row's `load` takes them.
@@ -209,6 +212,7 @@ def describe_release(
         features=maps.features,
         feature_recall=maps.feature_recall,
         images=profile.fetch.model_dump(mode="json", include=set(HOW_STORED)),
+        vectors=profile.table.vectors,
     )
 
 

@@ -10,7 +10,7 @@ from latent_assets.atlas.table import open_table
 def copied_rows(lance_uri: str, version: int) -> int:
     """Rows whose SHA-256 another row has, too; the first of each is not counted.
 
-    64 bits of each are compared: 8 bytes a row are held, and a wrong pair among 100 million rows has odds of 1 to 3,700.
+    64 bits of each are compared: 8 bytes a row are held, and among 100 million rows a wrong pair is unlikely.
     """
     table = open_table(lance_uri, version)
     digests = table.search().limit(max(1, table.count_rows())).select(["sha256"]).to_batches()

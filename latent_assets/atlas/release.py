@@ -120,7 +120,7 @@ def prepare(storage: Storage, content: ShardContent, release: ReleaseInfo, known
     A shard without rows has no files: leave it out. Raises DataError as `stage` does.
     """
     uri = storage.lance_uri
-    schema = arrow_schema(release.dims, release.spaces)
+    schema = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
     features = sorted(release.features.items())
     rows_key = content_key(schema, "rows", f"{content.rows_key} {features}")
     coords_key = content_key(schema, "coords", f"{content.coords_key} {rows_key}")
@@ -143,7 +143,7 @@ def commit(
     profile: Profile, storage: Storage, release: ReleaseInfo, shards: Sequence[PreparedShard]
 ) -> tuple[int, bool]:
     """Make a version of the table out of prepared shards; returns its number, and whether vectors are indexed."""
-    schema = arrow_schema(release.dims, release.spaces, release.to_json())
+    schema = arrow_schema(release.dims, release.spaces, release.to_json(), release.vectors)
     version = commit_shards(storage.lance_uri, schema, shards)
     rows = sum(shard.rows.count for shard in shards)
     vectors = rows > profile.table.index_above_rows

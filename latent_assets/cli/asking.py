@@ -120,20 +120,25 @@ def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
 
 
 def schema(
-    table: Annotated[str, typer.Argument(metavar="atlas|generated", help="Which table.")] = "atlas",
+    table: Annotated[str, typer.Argument(metavar="atlas|generated|sources", help="Which table.")] = "atlas",
 ) -> None:
-    """The columns of the table `atlas`, or of `generated`, as Markdown."""
-    from latent_assets.atlas.schema import schema_markdown
+    """The columns of the table `atlas`, of `generated`, or those that are known in lists and sidecars, as Markdown."""
     from latent_assets.errors import QueryError
 
-    if table not in ("atlas", "generated"):
-        raise QueryError(f"There is no table {table}: say `atlas` or `generated`.")
     if table == "atlas":
-        sys.stdout.write(schema_markdown())
-        return
-    from latent_assets.generated.table import generated_schema_markdown
+        from latent_assets.atlas.schema import schema_markdown
 
-    sys.stdout.write(generated_schema_markdown())
+        sys.stdout.write(schema_markdown())
+    elif table == "generated":
+        from latent_assets.generated.table import generated_schema_markdown
+
+        sys.stdout.write(generated_schema_markdown())
+    elif table == "sources":
+        from latent_assets.catalog.columns import names_markdown
+
+        sys.stdout.write(names_markdown())
+    else:
+        raise QueryError(f"There is no table {table}: say `atlas`, `generated` or `sources`.")
 
 
 def models(profile: ProfileOption = None, as_json: JsonOption = False) -> None:

@@ -31,6 +31,7 @@ _TAGS: dict[str, str] = {
     "dfn2b": "DFN-2B, images of the web that a network chose",
     "dfn5b": "DFN-5B, images of the web that a network chose",
     "dfndr2b": "DFNDR-2B, images of the web that a network chose, with synthetic texts",
+    "metaclip": "MetaCLIP's pairs of image and text from Common Crawl",
     "metaclip_400m": "MetaCLIP's 400 million pairs of image and text from Common Crawl",
     "metaclip_fullcc": "MetaCLIP's 2.5 billion pairs of image and text from Common Crawl",
     "metaclip2_worldwide": "MetaCLIP 2's pairs of image and text from Common Crawl, in many languages",
