@@ -195,8 +195,9 @@ class Atlas:
     def row(self, id: str) -> Row:
         """The row of an image. Raises QueryError for a malformed id, NotBuiltError for an unknown one."""
         present = set(self._table.schema.names)  # earlier releases have no `path`
-        found = self._one(id, [*(name for name in _ROW_COLUMNS if name in present), *self._places])
-        return Row(**{name: found.get(name) for name in _ROW_COLUMNS}, xyz=self._xyz(found))
+        found: dict[str, Any] = dict.fromkeys(_ROW_COLUMNS)
+        found |= self._one(id, [*(name for name in _ROW_COLUMNS if name in present), *self._places])
+        return Row(**{name: found[name] for name in _ROW_COLUMNS}, xyz=self._xyz(found))
 
     def to_polars(self, columns: Sequence[str] | None = None, limit: int | None = None) -> pl.DataFrame:
         """Rows as a polars frame: the named columns (all without), the first `limit` rows (all without)."""

@@ -60,7 +60,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _rows(report: Report) -> str:
-    text = f"{report.rows_read:,} read, {report.in_catalog:,} in the catalog, {counted(report.images, 'image')}"
+    text = f"{counted(report.rows_read)} read, {report.in_catalog:,} in the catalog, {counted(report.images, 'image')}"
     if report.unfetched:
         text += f", {report.unfetched:,} not fetched yet"
     if report.in_atlas is None:

@@ -93,7 +93,7 @@ def run(account: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 def test_every_row_is_accounted_for_in_words(run: Callable[..., Command], command: str) -> None:
     said = run(command)
     assert said.code == 0, said.err
-    assert said.line("Rows") == "42 read, 40 in the catalog, 36 images, 36 in the atlas"
+    assert said.line("Rows") == "42 rows read, 40 in the catalog, 36 images, 36 in the atlas"
     assert said.line("Dropped") == "2 rows by the catalog: no_caption 1, duplicate_url 1"
     assert said.line("Lost") == "4 rows: http_not_found 2, not_an_image 1, too_many_pixels 1"
     assert said.line("Limit") == "1 row refused by fetch.max_pixels = 10,000"
