@@ -80,7 +80,7 @@ _FACTS = (
     ),
 )
 _OF_EMBEDDING = (
-    ("{}", pa.list_(pa.float16()), "vector: {meaning}"),
+    ("{}", pa.list_(pa.float32()), "vector: {meaning}"),
     ("near_{}", _NEIGHBORS, "nearest groups of copies in {name}: row of the nearest member, distance, members seen"),
     ("distance_{}", pa.float32(), "distance in {name} to the nearest fitted image"),
     ("percentile_{}", pa.float32(), "per cent of held-out real images that are nearer to theirs in {name}"),
@@ -199,6 +199,8 @@ class GeneratedTable:
                 database.create_table(GENERATED_TABLE, data)
                 return len(rows)
             self._widen(table, schema)
+            # what an earlier version began with vectors of 16 bits stays so
+            data = data.cast(pa.schema([f.with_type(table.schema.field(f.name).type) for f in data.schema]))
             whole = pa.schema([data.schema.field(f.name) if f.name in data.schema.names else f for f in table.schema])
             for field in whole:
                 if field.name not in data.schema.names:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from latent_assets.errors import LatentAssetsError
+from latent_assets.layout import LEDGERS, picture_name
 from latent_assets.pipeline.manifests import WHOLE, Manifest
 from latent_assets.pipeline.states import State
 
@@ -109,7 +110,7 @@ def make_report(lineage: Lineage, release_current: bool | None = None) -> Report
         limits=tuple(_limits(lineage, outcomes)),
         notes=tuple(details.notes),
         models=tuple(_models(lineage)),
-        ledger=lineage.storage.uri("images/**/*.parquet") if images else None,
+        ledger=lineage.storage.uri(LEDGERS) if images else None,
         map=_map(lineage, table),
     )
 
@@ -147,5 +148,5 @@ def _models(lineage: Lineage) -> Iterator[ModelUse]:
 
 def _map(lineage: Lineage, table: Manifest | None) -> str | None:
     """Where the picture of the release's maps lies, when there is one."""
-    name = f"pictures/atlas_table/{WHOLE}/map.png"
+    name = picture_name(f"atlas_table/{WHOLE}", "map", "png")
     return lineage.storage.uri(name) if table is not None and table.rows and lineage.storage.exists(name) else None
