@@ -6,10 +6,12 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from latent_assets.pipeline.report import Report
+if TYPE_CHECKING:
+    from latent_assets.pipeline.report import Report
 
 _LABEL = 10
 _FEWEST, _MOST = 40, 160  # columns of text

@@ -16,9 +16,11 @@ from PIL import Image
 
 from latent_assets import cli
 from latent_assets.client import Atlas
-from latent_assets.pipeline.lineage import Lineage
+from latent_assets.defs.metadata import event_metadata
+from latent_assets.pipeline.lineage import Lineage, Materialized
 from latent_assets.pipeline.report import make_report
 from latent_assets.profile import Profile, load_profile
+from latent_assets.spaces import resolve
 from latent_assets_tests.conftest import Gallery, drawing, profile_over, serving_gallery
 from latent_assets_tests.e2e.small_atlas import small_atlas, write_profile
 from latent_assets_tests.images.conftest import encoded
@@ -195,3 +197,13 @@ def test_before_anything_is_built_nothing_is_claimed(account: Path, tmp_path: Pa
     report = make_report(Lineage(fresh(account, tmp_path)))
     assert (report.rows_read, report.in_atlas, report.ledger, report.map) == (0, None, None, None)
     assert [model.embedding for model in report.models] == ["clip"]
+
+
+def test_an_event_tells_what_is_in_it_before_what_identifies_it(account: Path) -> None:
+    lineage = Lineage(load_profile(account))
+    for stage in lineage.stages:
+        for manifest in lineage.manifests.all(stage).values():
+            keys = list(event_metadata(lineage, Materialized(manifest, unchanged=True)))
+            facts = resolve(lineage.stages[stage].describe)(lineage, manifest)
+            assert keys[0] == "dagster/row_count" and keys[-1] == "fingerprint" and facts
+            assert max(map(keys.index, facts)) < min(map(keys.index, ("work", "seconds", "fingerprint"))), stage
