@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 
 ## Everything that must hold: what `check` looks at, and the tests.
 test: check
-	$(BIN)/python -m latent_assets_tests.node_packages
+	-$(BIN)/python -m latent_assets_tests.node_packages  # without it the tests of JavaScript are skipped, and say so
 	$(BIN)/python -m pytest
 
 ## Format, lint, types, who may import whom, dependencies, dead code, definitions.

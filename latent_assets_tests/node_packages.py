@@ -40,7 +40,14 @@ def install() -> None:
     npm = node().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     environment = {**os.environ, "PATH": f"{node().parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     # no lock: registries that serve only one platform's builds have nothing to lock for the others
-    options = ["--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    options = [
+        "--no-package-lock",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+        "--fetch-retries=1",
+    ]
     try:
         subprocess.run([str(node()), str(npm), "install", *options], cwd=folder, env=environment, check=True)
     except subprocess.CalledProcessError:
