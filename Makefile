@@ -8,16 +8,21 @@ SERVE ?= 1
 # the library; what Dagster and the command line show of it explains itself there
 LIBRARY := latent_assets '!latent_assets.cli($$|[.])' '!latent_assets.defs' '!latent_assets.definitions'
 
-.PHONY: demo test check docs dev train lock clean
+.PHONY: demo viewer test check docs dev train lock clean
 
 ## Build the embedded default atlas and open the Dagster UI on it (SERVE=0: stop after the build).
 demo: $(INSTALLED)
 	$(BIN)/latent-assets demo --port $(PORT) $(if $(filter 0,$(SERVE)),--no-serve)
 
+## Build the viewer, when its sources changed.
+viewer: $(INSTALLED)
+	$(BIN)/python -m latent_assets.web.building
+
 ## Everything that must hold: what `check` looks at, and the tests.
-test: check
+test: check viewer
 	-$(BIN)/python -m latent_assets_tests.node_packages  # without it the tests of JavaScript are skipped, and say so
-	$(BIN)/python -m pytest
+	$(BIN)/python -m latent_assets_tests.web.browser
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 ## Format, lint, types, who may import whom, dependencies, dead code, definitions.
 check: $(INSTALLED)

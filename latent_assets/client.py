@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import LIVE, nearest, open_table
+from latent_assets.atlas.table import LIVE, nearest, open_table, reading, row_filter
 from latent_assets.errors import NotBuiltError, QueryError
+from latent_assets.generated.placement.placed import Neighbour, Placed, Placement, PossibleCopy, Share, Verdict
 from latent_assets.layout import ATLAS_TABLE, LANCE, table_folder
 
 if TYPE_CHECKING:
@@ -30,12 +32,26 @@ if TYPE_CHECKING:
     from lancedb.table import LanceTable
     from PIL import Image
 
+    from latent_assets.generated.placement.placing import ImagePlacer
     from latent_assets.models.clip import ClipEncoder
 
 Measure = Literal["cosine similarity", "L2 distance"]
 Point = tuple[float, float, float]
 
-__all__ = ["Atlas", "Hit", "Measure", "Point", "QueryError", "Row"]
+__all__ = [
+    "Atlas",
+    "Hit",
+    "Measure",
+    "Neighbour",
+    "Placed",
+    "Placement",
+    "Point",
+    "PossibleCopy",
+    "QueryError",
+    "Row",
+    "Share",
+    "Verdict",
+]
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_RESULTS = 10_000
@@ -116,7 +132,8 @@ class Atlas:
             return cls(open_table(f"{text}/{LANCE}", tag), f"{text}/{LANCE}")
 
     def __len__(self) -> int:
-        return int(self._table.count_rows())
+        with self._reading():
+            return int(self._table.count_rows())
 
     def __repr__(self) -> str:
         return f"Atlas({self.uri!r}, version={self.version}, rows={len(self)})"
@@ -128,22 +145,17 @@ class Atlas:
 
     # -- searching -----------------------------------------------------------------------------------
 
-    def search_text(self, text: str, k: int = 10) -> list[Hit]:
+    def search_text(
+        self, text: str, k: int = 10, *, category: str | None = None, domain: str | None = None
+    ) -> list[Hit]:
         """The `k` images whose CLIP vectors are nearest to that of `text`, best first.
 
-        Raises QueryError for an empty text and for one of more than 10,000 characters (a model reads the first hundred
-        words at most), ModelError when the atlas's CLIP model is not on this machine.
+        category, domain: only rows of that category, only rows from that domain or below it. Raises QueryError for an
+        empty text, for one of more than 10,000 characters (a model reads the first hundred words at most) and for what
+        is no domain, ModelError when the atlas's CLIP model is not on this machine.
         """
-        if isinstance(text, os.PathLike):
-            raise QueryError(f"{text} is a path, and `search_text` looks for words: ask `search_image`.")
-        if not isinstance(text, str) or not text.strip():
-            raise QueryError("The text to search for is empty: write what the image should show.")
-        if len(text) > _LONGEST_TEXT:
-            raise QueryError(
-                f"The text to search for has {len(text):,} characters, and at most {_LONGEST_TEXT:,} are taken: say it "
-                "in a sentence."
-            )
-        return self._nearest("clip", self.clip.encode_text([text.strip()])[0], k)
+        vector = self.clip.encode_text([checked_text(text)])[0]
+        return self._nearest("clip", vector, k, where=row_filter(category, domain))
 
     def search_image(self, image: str | Path | bytes | Image.Image, k: int = 10, space: str = "clip") -> list[Hit]:
         """The `k` images nearest to `image` (a path, a file's bytes or a PIL image) in `space`, best first.
@@ -190,6 +202,45 @@ class Atlas:
         """
         return cast("ClipEncoder", self.info.load_encoder("clip"))
 
+    # -- placing -------------------------------------------------------------------------------------
+
+    def place(self, image: str | Path | bytes | Image.Image) -> Placed:
+        """Where an image (a path, a file's bytes or a PIL image) falls on the maps of this release, and what is near.
+
+            placed = atlas.place("fox.png")
+            print(placed.sentence)
+            for space, place in placed.placements.items():
+                print(space, place.position, place.uncertainty, place.percentile, place.verdict)
+                for item in place.neighbours:
+                    print(item.similarity, item.caption, item.group_size)
+
+        Nothing is kept of it. Raises QueryError when it is not an image, or has more bytes or pixels than the images of
+        the atlas may have; NotBuiltError where the maps of the release do not lie beside its table (`uri` has to be the
+        root of an atlas, or the LanceDB directory in it), or are empty; ModelError when a model of the release is not
+        on this machine.
+        """
+        from latent_assets.images.decode.image import stored_like
+
+        placer = self.placer
+        with _reading(image) as data:
+            stored = stored_like(data, self.info.how_stored)
+        placed = placer.place_stored(stored)
+        return placed if isinstance(data, bytes) else replace(placed, generated_id=None)
+
+    @cached_property
+    def placer(self) -> ImagePlacer:
+        """What places images on this release; its models load at the first image. Raises NotBuiltError as `place`."""
+        from latent_assets.generated.placement.placing import ImagePlacer
+        from latent_assets.storage import Storage
+
+        root, _, folder = self.uri.rpartition("/")
+        if folder != LANCE:
+            raise NotBuiltError(
+                f"{self.uri} is not below the root of an atlas: its maps are not beside it. Open the root to place "
+                "images."
+            )
+        return ImagePlacer(Storage(root), self._table)
+
     # -- reading -------------------------------------------------------------------------------------
 
     def row(self, id: str) -> Row:
@@ -216,12 +267,16 @@ class Atlas:
             if (asked := _whole(limit)) is None:
                 raise QueryError(f"limit = {limit!r}: limit has to be a whole number of rows, or None for all.")
             rows = min(rows, asked)
-        found = self._table.search().limit(max(1, rows)).select(names).to_arrow()  # Lance takes 0 for all
+        with self._reading():
+            found = self._table.search().limit(max(1, rows)).select(names).to_arrow()  # Lance takes 0 for all
         frame = pl.from_arrow(found.slice(0, rows))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
     # -- inside --------------------------------------------------------------------------------------
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.uri, self.version)
 
     @property
     def _places(self) -> list[str]:
@@ -229,19 +284,10 @@ class Atlas:
 
     def _picture(self, image: str | Path | bytes | Image.Image) -> Image.Image:
         """An image as the encoders were shown those of the atlas."""
-        from PIL import Image
-
         from latent_assets.images.decode.image import decode_as_stored
-        from latent_assets.images.outcome import FetchError
 
-        where = str(image) if isinstance(image, str | os.PathLike) else "The picture"
-        try:
-            data = Path(image).expanduser().read_bytes() if isinstance(image, str | os.PathLike) else image
+        with _reading(image) as data:
             return decode_as_stored(data, self.info.how_stored)
-        except FetchError as error:
-            raise QueryError(f"{where} cannot be read as an image ({error.evidence or error}).") from error
-        except (OSError, ValueError, SyntaxError, TypeError, AttributeError, Image.DecompressionBombError) as error:
-            raise QueryError(f"{where} cannot be read as an image ({error}).") from error
 
     def _dims(self, space: str) -> int:
         if not isinstance(space, str) or space not in self.info.dims:
@@ -250,17 +296,19 @@ class Atlas:
         return self.info.dims[space]
 
     def _one(self, row_id: str, columns: Iterable[str]) -> dict[str, Any]:
-        if not isinstance(row_id, str) or not _ID.fullmatch(row_id):
-            raise QueryError(f"{str(row_id)[:80]!r} is not an id: ids are 32 hexadecimal digits (0-9, a-f).")
-        found = self._table.search().where(f"id = '{row_id}'").select(list(columns)).limit(1).to_arrow().to_pylist()
+        search = self._table.search().where(f"id = '{checked_id(row_id)}'").select(list(columns)).limit(1)
+        with self._reading():
+            found = search.to_arrow().to_pylist()
         if not found:
             raise NotBuiltError(f"The atlas {self.info.profile} (version {self.version}) has no row {row_id}.")
         return dict(found[0])
 
-    def _nearest(self, space: str, vector: np.ndarray, k: int, besides: int = 0) -> list[Hit]:
+    def _nearest(self, space: str, vector: np.ndarray, k: int, besides: int = 0, where: str | None = None) -> list[Hit]:
         metric = self.info.metrics[space]
         search = nearest(self._table, space, metric, vector, _checked_k(k) + besides)
-        found = search.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
+        search = search.where(where, prefilter=True) if where else search
+        with self._reading():
+            found = search.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
         return [self._hit(row, _MEASURES[metric]) for row in found.to_pylist()]
 
     def _hit(self, row: Mapping[str, Any], measure: Measure) -> Hit:
@@ -271,6 +319,43 @@ class Atlas:
 
     def _xyz(self, row: Mapping[str, Any]) -> dict[str, Point]:
         return {space: tuple(row[f"{PLACE}{space}"]) for space in self.info.spaces}
+
+
+def checked_text(text: str) -> str:
+    """Words to search for, stripped. Raises QueryError for none, and for more than anybody means."""
+    if isinstance(text, os.PathLike):
+        raise QueryError(f"{text} is a path, and `search_text` looks for words: ask `search_image`.")
+    if not isinstance(text, str) or not text.strip():
+        raise QueryError("The text to search for is empty: write what the image should show.")
+    if len(text) > _LONGEST_TEXT:
+        raise QueryError(
+            f"The text to search for has {len(text):,} characters, and at most {_LONGEST_TEXT:,} are taken: say it in "
+            "a sentence."
+        )
+    return text.strip()
+
+
+def checked_id(row_id: str) -> str:
+    """The id of a row. Raises QueryError for what is none."""
+    if not isinstance(row_id, str) or not _ID.fullmatch(row_id):
+        raise QueryError(f"{str(row_id)[:80]!r} is not an id: ids are 32 hexadecimal digits (0-9, a-f).")
+    return row_id
+
+
+@contextmanager
+def _reading(image: str | Path | bytes | Image.Image) -> Iterator[bytes | Image.Image]:
+    """The bytes of a file; what the block finds wrong with an image becomes a QueryError that says what."""
+    from PIL import Image
+
+    from latent_assets.images.outcome import FetchError
+
+    where = str(image) if isinstance(image, str | os.PathLike) else "The picture"
+    try:
+        yield Path(image).expanduser().read_bytes() if isinstance(image, str | os.PathLike) else image
+    except FetchError as error:
+        raise QueryError(f"{where} cannot be read as an image ({error.evidence or error}).") from error
+    except (OSError, ValueError, SyntaxError, TypeError, AttributeError, Image.DecompressionBombError) as error:
+        raise QueryError(f"{where} cannot be read as an image ({error}).") from error
 
 
 def _checked_k(k: int) -> int:

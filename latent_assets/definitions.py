@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 
 import dagster as dg
@@ -13,6 +14,7 @@ from latent_assets.defs.instance import instance_home
 from latent_assets.defs.jobs import jobs, schedules, sensors
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, load_profile
+from latent_assets.storage import plain_path
 
 
 def build_defs(profile: Profile | None = None, lineage: Lineage | None = None) -> dg.Definitions:
@@ -47,6 +49,6 @@ def _warn_without_home() -> None:
         profile = load_profile((os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE).split(",")[0])
         print(  # noqa: T201
             f"DAGSTER_HOME is not set, so this UI is empty and keeps nothing: stop it and start `latent-assets ui`, or "
-            f"set DAGSTER_HOME={instance_home(profile)}",
+            f"set DAGSTER_HOME={shlex.quote(str(plain_path(instance_home(profile))))}",
             file=sys.stderr,
         )

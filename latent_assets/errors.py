@@ -56,3 +56,16 @@ class DataError(LatentAssetsError):
     def __init__(self, message: str, problems: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.problems = dict(problems or {})
+
+
+class ResourceError(LatentAssetsError):
+    """A limit of this machine, not of what was being made: open files, memory, ports, threads, the name server.
+
+    `resource` names which (see `limits`).
+    """
+
+    exit_code = 8
+
+    def __init__(self, message: str, resource: str = "") -> None:
+        super().__init__(message)
+        self.resource = resource

@@ -1,5 +1,6 @@
 """Where everything lies below an atlas's root: the one place that knows its folders and file names.
 
+    latent-assets.json                          which source all of this is made from
     source/                                     the built-in data set (a root on S3: below the home directory)
     catalog/{shard}.parquet, index.parquet      rows
     images/{part}.tar, {part}.parquet           images and their ledger; {part}.partial/ is the journal
@@ -7,7 +8,8 @@
     embeddings/{fingerprint}/{shard}.arrow      ids and features; {shard}.latents.arrow the whole latents
     projection/{fingerprint}/                   model.safetensors and coords/{shard}.parquet
     lance/                                      the LanceDB tables `atlas` and `generated`
-    generated/                                  inbox, batches, accepted, images, quarantine, calibration
+    tiles/{release}/                            what the viewer reads; tiles/sprites/ are thumbnails of all releases
+    generated/                                  inbox, batches, accepted, images, vectors, quarantine, calibration
     manifests/{stage}/{key}.json                what has been made; notes on what failed or is damaged
     claims/{name}/                              who makes what
     pictures/{asset}/                           what the Dagster UI shows
@@ -18,6 +20,7 @@ to the root and are given to `storage.Storage`.
 
 from __future__ import annotations
 
+OWNER = "latent-assets.json"  # also tells a root from other directories
 SOURCE = "source"
 
 # -- catalog -------------------------------------------------------------------------------------------
@@ -112,6 +115,23 @@ def table_file(table: str, file: str) -> str:
     return f"{LANCE}/{table_folder(table)}/data/{file}"
 
 
+# -- tiles ---------------------------------------------------------------------------------------------
+
+TILES = "tiles"
+TILES_INDEX = f"{TILES}/releases.json"
+SPRITES = f"{TILES}/sprites"
+
+
+def tile_name(release: str, name: str) -> str:
+    """A file of a release's tiles."""
+    return f"{TILES}/{release}/{name}"
+
+
+def sprites_name(key: str) -> str:
+    """The thumbnails of a shard."""
+    return f"{SPRITES}/{key}.bin"
+
+
 # -- generated images ----------------------------------------------------------------------------------
 
 GENERATED = "generated"
@@ -120,6 +140,20 @@ BATCHES = f"{GENERATED}/batches"
 ACCEPTED = f"{GENERATED}/accepted"
 ORIGINALS = f"{GENERATED}/images"
 QUARANTINE = f"{GENERATED}/quarantine"
+
+
+VECTORS = f"{GENERATED}/vectors"
+SERVICE_INBOX = f"{INBOX}/service"
+
+
+def vectors_name(sha256: str) -> str:
+    """Vectors that were made of a generated image when it was accepted."""
+    return f"{VECTORS}/{sha256}.safetensors"
+
+
+def kept_name(sha256: str, extension: str) -> str:
+    """A file that the service put into the inbox; its sidecar has the extension `json`."""
+    return f"{SERVICE_INBOX}/{sha256}.{extension}"
 
 
 def batch_name(digest: str) -> str:

@@ -84,8 +84,11 @@ def _named(categories: Sequence[str | None] | None, rows: int) -> tuple[list[str
     return names, np.array([position.get(category or "", -1) for category in categories], dtype=int)
 
 
-def _oblique(coords: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Screen x, y and depth (0 far, 1 near) of coordinates [n, 3], turned 35 degrees and seen from 25 above."""
+def oblique(coords: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Screen x, y and depth (0 far, 1 near) of coordinates [n, 3], turned 35 degrees and seen from 25 above.
+
+    Depth is relative to the extent of all of them; x and y are the same in any company.
+    """
     x, y, z = coords.astype(np.float64).T
     across = np.cos(_AZIMUTH) * x + np.sin(_AZIMUTH) * y
     away = -np.sin(_AZIMUTH) * x + np.cos(_AZIMUTH) * y
@@ -102,7 +105,7 @@ def _panel(panel: Axes, coords: np.ndarray, labels: np.ndarray, title: str, capt
     panel.set_facecolor(_GROUND)
     panel.set_title(title, color=_INK, fontsize=10, pad=4)
     if len(coords):
-        x, y, near = _oblique(coords)
+        x, y, near = oblique(coords)
         order = np.argsort(near, kind="stable")
         # far points fade into the ground
         shade = (0.65 + 0.35 * near)[:, None]
@@ -120,7 +123,7 @@ def _panel(panel: Axes, coords: np.ndarray, labels: np.ndarray, title: str, capt
 
 def _mark(panel: Axes, coords: np.ndarray, marks: np.ndarray) -> None:
     # turned together: a place's depth is relative to the extent of all
-    x, y, _ = (values[len(coords) :] for values in _oblique(np.concatenate([coords, marks])))
+    x, y, _ = (values[len(coords) :] for values in oblique(np.concatenate([coords, marks])))
     panel.scatter(x, y, s=46, c=_INK, edgecolors=_GROUND, linewidths=1.4, zorder=5)
 
 

@@ -68,10 +68,20 @@ class Source(_Section):
     origin: Origin | None = Field(
         default=None, description="http://127.0.0.1:PORT on which a builtin data set is served"
     )
-    format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
+    format: Literal["auto", "parquet", "csv", "jsonl", "txt"] = Field(
+        default="auto", description="by default what the name says; txt is one URL a line"
+    )
     # "auto" recognises the known schemas by their columns
     schema_name: Literal["auto", "laion", "laion-aesthetic", "relaion", "datacomp", "coyo"] = "auto"
     columns: dict[str, str] = Field(default_factory=dict, description="catalog column -> column of the source")
+    skip_bad_rows: bool = Field(
+        default=False, description="leave out, and count, lines and sidecars that cannot be read, instead of stopping"
+    )
+    caption: Annotated[str, Field(pattern=r"^(auto|whole|first_line|key:[^=\s]+)$")] = Field(
+        default="auto",
+        description="which part of a .txt beside an image is its caption: `whole`, `first_line`, or `key:NAME`, the "
+        "value of a line NAME=value. `auto`: the first line, where all lines behind it are key=value, else the whole",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Source:
@@ -90,7 +100,10 @@ class Filters(_Section):
     max_pwatermark: Probability | None = None
     min_width: Annotated[int, Field(ge=1)] | None = None
     min_height: Annotated[int, Field(ge=1)] | None = None
-    require_caption: bool = True
+    require_caption: bool | None = Field(
+        default=None,
+        description="drop rows without a caption; by default all but those of lists that have no column of captions",
+    )
     sample: Annotated[int, Field(ge=1)] | None = Field(default=None, description="keep this many rows, chosen by seed")
     seed: int = 0
     remove: tuple[str, ...] = Field(default=(), description="files of URLs, domains, hashes or ids never to fetch")
@@ -267,6 +280,24 @@ class Generated(_Section):
     max_images: Annotated[int, Field(ge=1)] | None = Field(default=None, description="above it the oldest are deleted")
 
 
+class Service(_Section):
+    """The HTTP service (`latent-assets serve`): how much it takes at once. What it builds does not depend on it."""
+
+    image_bytes: Annotated[int, Field(ge=1024, le=1_000_000_000)] = Field(
+        default=20_000_000, description="of an uploaded image at most; never more than fetch.max_bytes"
+    )
+    image_pixels: Annotated[int, Field(ge=1024)] = Field(
+        default=50_000_000, description="of an uploaded image at most; never more than fetch.max_pixels"
+    )
+    prompt_length: Annotated[int, Field(ge=1, le=10_000)] = Field(default=2_000, description="characters of a prompt")
+    steps: Annotated[int, Field(ge=1, le=1_000)] = Field(default=100, description="of denoising, at most")
+    queue: Annotated[int, Field(ge=0, le=10_000)] = Field(default=64, description="uploads and searches that wait")
+    generations: Annotated[int, Field(ge=0, le=1_000)] = Field(default=8, description="generations that wait")
+    per_client: Annotated[int, Field(ge=1)] = Field(default=32, description="requests of one client at a time")
+    generations_per_client: Annotated[int, Field(ge=1)] = Field(default=2, description="generations of one client")
+    inbox: Annotated[int, Field(ge=1)] = Field(default=10_000, description="kept images that wait to be taken, at most")
+
+
 class Profile(_Section):
     """What to build. Read one with `load_profile`."""
 
@@ -288,6 +319,7 @@ class Profile(_Section):
     projection: Projection = Projection()
     table: Table = Table()
     generated: Generated = Generated()
+    service: Service = Service()
 
     @model_validator(mode="after")
     def _spaces_have_models(self) -> Profile:
@@ -313,8 +345,8 @@ class Profile(_Section):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the resolved profile and of its extensions' code: 16 hexadecimal digits."""
-        digest = hashlib.sha256(self.model_dump_json().encode())
+        """Hash of the resolved profile, but for [service], and of its extensions' code: 16 hexadecimal digits."""
+        digest = hashlib.sha256(self.model_dump_json(exclude={"service"}).encode())
         for extension in self.extensions:
             digest.update(extension_code(extension))
         return digest.hexdigest()[:16]

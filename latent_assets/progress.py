@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of a stage; `total` is None while it is not known."""
+    """`done` of `total` units of a stage; `total` is None while it is not known. `lasting`: the note is to be kept."""
 
     stage: str
     done: int
     total: int | None
     unit: str = "rows"
     note: str = ""
+    lasting: bool = False
 
 
 Listener = Callable[[Progress], None]
@@ -45,3 +46,9 @@ def report(stage: str, done: int, total: int | None, unit: str = "rows", note: s
     """Say that `done` of `total` units of `stage` are finished. Costs nothing when nobody listens."""
     if listener := _listener.get():
         listener(Progress(stage, done, total, unit, note))
+
+
+def tell(stage: str, note: str) -> None:
+    """Say something about a stage that whoever looks later should find, too."""
+    if listener := _listener.get():
+        listener(Progress(stage, 0, None, "", note, lasting=True))

@@ -22,8 +22,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from latent_assets.errors import StorageError
+from latent_assets.errors import LatentAssetsError, StorageError
 from latent_assets.layout import LANCE
+from latent_assets.limits import shortage
 
 if TYPE_CHECKING:
     import fsspec
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _PARTIAL = ".partial-"
 _LARGE = 1 << 20  # bytes; smaller files are read again soon
+_PLAIN = re.compile(r"[A-Za-z0-9_/.@+=,: -]+")  # paths that are neither patterns nor cut by what reads URLs
 _FOREIGN_FOR = 7 * 24 * 3600  # seconds
 
 
@@ -276,6 +278,29 @@ class Storage:
         with self.writing(name) as path:
             frame.write_parquet(path, **options)
 
+    def flush(self, names: Iterable[str]) -> None:
+        """Have files, and the folders that hold them up to the root, on the disk: a power cut takes none of them.
+
+        A name of a folder stands for all that is in it. Nothing is to be done on S3, nor for what has gone.
+        """
+        if not self.is_local:
+            return
+        folders: dict[Path, None] = {}
+        for name in names:
+            with explained(self, name, reading=False):
+                path = Path(self.uri(name))
+                for file in (path, *path.rglob("*")) if path.is_dir() else (path,):
+                    if file.is_dir():
+                        folders[file] = None
+                    else:
+                        _flush(file)
+                folders |= dict.fromkeys(parent for parent in path.parents if parent.is_relative_to(self.root))
+        if folders:
+            folders[Path(self.root).parent] = None  # the root may be new
+        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+            with explained(self, str(folder), reading=False):
+                _flush(folder)
+
     def move(self, name: str, to: str) -> None:
         """Give a file another name, replacing what has it; nothing happens when it has gone."""
         with explained(self, name, reading=False), suppress(FileNotFoundError):
@@ -322,6 +347,21 @@ class Storage:
                     path.unlink(missing_ok=True)
                     removed += 1
         return removed
+
+
+def _flush(path: Path) -> None:
+    """Have a file or a folder on the disk. A folder that cannot be opened for that (not all systems let one) stays."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, PermissionError):  # gone, or a folder of somebody else
+        return
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS, errno.EBADF):  # nothing to be flushed there
+            raise
+    finally:
+        os.close(file)
 
 
 def _modified(item: dict[str, Any]) -> float:
@@ -378,6 +418,42 @@ def _precondition_failed(error: BaseException) -> bool:
     return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict", "412")
 
 
+def plain_path(folder: Path) -> Path:
+    """A path of a directory that is the same whoever reads it: itself, or a link to it that is made here.
+
+    For libraries that take a path for a pattern or for a URL (Dagster's settings, LanceDB): with `[`, `?` or `%` in it
+    they would look, and write, elsewhere. Raises OSError where no link can be made.
+    """
+    real = folder.absolute()
+    if _PLAIN.fullmatch(str(real)):
+        return real
+    problem: OSError | None = None
+    for base in _link_folders():
+        try:
+            base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if base.is_symlink() or base.stat().st_uid != os.getuid():
+                continue  # another user's, in a directory that all may write
+            link = base / fingerprint(str(real))[:16]
+            if not (link.is_symlink() and link.readlink() == real):
+                new = base / f"{link.name}.{os.getpid()}"
+                new.unlink(missing_ok=True)
+                new.symlink_to(real)
+                new.replace(link)
+            return link
+        except OSError as error:
+            problem = error
+    raise problem or OSError(f"no directory for a link to {real}")
+
+
+def _link_folders() -> Iterator[Path]:
+    """Directories of this user that may hold links, the one that lasts first."""
+    state = os.environ.get("XDG_STATE_HOME")
+    lasting = (Path(state) if state else Path.home() / ".local" / "state") / "latent-assets"
+    for found in (lasting, Path(tempfile.gettempdir()) / f"latent-assets-{os.getuid()}"):
+        if _PLAIN.fullmatch(str(found.absolute())):
+            yield found.absolute()
+
+
 def host_name() -> str:
     """This machine's name as a part of file names: letters, digits, `-` and `_`."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname())
@@ -404,6 +480,8 @@ def explained(storage: Storage, name: str, reading: bool = True) -> Iterator[Non
     """Turn the operating system's refusals into errors that name the path and the remedy."""
     try:
         yield
+    except LatentAssetsError:
+        raise
     except FileNotFoundError as error:
         if not reading:
             raise
@@ -418,12 +496,14 @@ def explained(storage: Storage, name: str, reading: bool = True) -> Iterator[Non
             f"{storage.uri(name)} cannot be written: a part of that path is a file. Set another `root` in the profile."
         ) from error
     except Exception as error:
+        # Polars wraps the system's error: only its text is left
+        if (fault := shortage(error, connecting=not storage.is_local, wrapped=True)) is not None:
+            raise fault from error
         if type(error).__module__.startswith(("botocore", "aiobotocore")):
             raise StorageError(
                 f"{storage.uri(name)} cannot be reached: {error}. Check the AWS environment (AWS_ENDPOINT_URL, "
                 "credentials, region) and the bucket's name in the profile's `root`."
             ) from error
-        # Polars wraps the system's error: only its text is left
         if getattr(error, "errno", None) == errno.ENOSPC or "(os error 28)" in str(error):
             raise StorageError(
                 f"{storage.root} is full: {name} could not be written. Free space or set another `root` in the "

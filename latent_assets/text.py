@@ -58,21 +58,34 @@ def decode_leniently(data: bytes, charset: str | None = None) -> str:
     """As much of the text in `data` as can be read, for texts that nobody here can correct. Never fails.
 
     Byte-order marks are left out wherever they stand, and so are zero bytes: of UTF-16 without a mark, ASCII remains.
+    Other bytes that are no text stand percent-encoded, as they do in URLs.
     """
-    return data.decode(_encoding(data, charset), "replace").replace(MARK, "").replace("\0", "")
+    return data.decode(_encoding(data, charset), _PERCENT).replace(MARK, "").replace("\0", "")
+
+
+def _percent_encoded(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(f"%{byte:02X}" for byte in error.object[error.start : error.end]), error.end
+
+
+_PERCENT = "latent_assets.percent"
+codecs.register_error(_PERCENT, _percent_encoded)
 
 
 @contextmanager
 def utf8_file(path: Path, name: str) -> Iterator[Path]:
-    """A path of a text in UTF-8 without a mark: `path` itself, or a temporary copy when it begins with a mark.
+    """A path of a text in UTF-8 without a mark: `path` itself, or a temporary copy when it says it is something else.
 
-    For files of any size, also gzipped ones; `name` is for errors. Only the beginning of a file without a mark is
-    looked at. Raises SourceError for UTF-16 without a mark and for text that is not what its mark says.
+    For files of any size, also gzipped ones; `name` is for errors. Only the beginning of a file that says nothing is
+    looked at. In a copy, the line of a comment that declares an encoding is empty. Raises SourceError for UTF-16
+    without a mark and for text that is not what it says.
     """
-    with _opened(path) as file:
+    with open_text(path) as file:
         head = file.read(_HEAD)
-    marked = _marked(head)
-    if marked is None:
+    marked, comment = _marked(head), _DECLARED.match(head)
+    declared = comment[1].decode("ascii") if comment and not marked else ""
+    encoding = marked or (declared if declared and _is_of_texts(declared) else "")
+    if not encoding:
         if b"\0" in head:
             raise SourceError(_zero_bytes(name))
         yield path
@@ -81,17 +94,30 @@ def utf8_file(path: Path, name: str) -> Iterator[Path]:
         copy = Path(folder) / path.name.removesuffix(".gz")
         try:
             with (
-                _opened(path) as file,
-                io.TextIOWrapper(file, encoding=marked, newline="") as text,
+                open_text(path) as file,
+                io.TextIOWrapper(file, encoding=encoding, newline="") as text,
                 copy.open("w", encoding="utf-8", newline="") as target,
             ):
-                target.write(text.read(_HEAD).lstrip(MARK))
+                start = text.read(_HEAD).lstrip(MARK)
+                target.write(start if marked else _without_declaration(start))
                 shutil.copyfileobj(text, target, 1 << 20)
         except UnicodeError as problem:
-            raise SourceError(
-                f"{name} is not the text its byte-order mark says ({problem}): save it as UTF-8."
-            ) from problem
+            says = "its byte-order mark says" if marked else "it declares"
+            raise SourceError(f"{name} is not the text {says} ({problem}): save it as UTF-8.") from problem
         yield copy
+
+
+def open_text(path: Path) -> BinaryIO:
+    """The bytes of a text; those of a gzipped one unpacked."""
+    file = path.open("rb")
+    if file.peek(2)[:2] != b"\x1f\x8b":
+        return file
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+
+
+def _without_declaration(text: str) -> str:
+    """With the declaring line empty: the number of the lines behind it stays."""
+    return re.sub(r"\A((?:[^\r\n]*\r?\n)?)[ \t\f]*#[^\r\n]*?coding[:=][^\r\n]*", r"\1", text)
 
 
 def _encoding(data: bytes, charset: str | None) -> str:
@@ -116,13 +142,6 @@ def _is_of_texts(encoding: str) -> bool:
         )
     except (LookupError, ValueError):
         return False
-
-
-def _opened(path: Path) -> BinaryIO:
-    file = path.open("rb")
-    if file.peek(2)[:2] != b"\x1f\x8b":
-        return file
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
 
 
 def _zero_bytes(name: str) -> str:

@@ -24,6 +24,7 @@ from latent_assets.profile import Profile, parse_profile
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees or leaves anything outside its own directory."""
     monkeypatch.setenv("LATENT_ASSETS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("LATENT_ASSETS_PROFILE", raising=False)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -152,6 +153,33 @@ def profile_over(gallery: Gallery, sections: dict[str, dict[str, Any]], folder: 
 def small_profile(gallery: Gallery, small_models: dict[str, dict[str, Any]], tmp_path: Path) -> Callable[..., Profile]:
     """`profile_over` the test's own gallery."""
     return lambda **tables: profile_over(gallery, small_models, tmp_path, **tables)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished atlas: its profile, the profile's file and the home directory of its Dagster instance."""
+
+    profile: Profile
+    file: Path
+    home: Path
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, small_models: dict[str, dict[str, Any]]) -> Iterator[Built]:
+    """60 drawings in three spaces, published. Built once; do not change it."""
+    from latent_assets_tests.e2e.small_atlas import small_atlas, write_profile
+
+    folder = tmp_path_factory.mktemp("built")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LATENT_ASSETS_HOME", str(folder / "home"))
+    patch.delenv("DAGSTER_HOME", raising=False)
+    with serving_gallery(folder / "gallery") as gallery:
+        profile = profile_over(gallery, small_models, folder)
+        with small_atlas(profile) as atlas:
+            results = atlas.build()
+        patch.undo()
+        assert not any(result.failed for result in results.values())
+        yield Built(profile, write_profile(profile, folder / "profile.toml"), folder / "home")
 
 
 def pytest_configure() -> None:

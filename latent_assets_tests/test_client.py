@@ -4,7 +4,9 @@ import io
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,12 @@ from PIL import Image
 
 from latent_assets.atlas.card import ModelInfo
 from latent_assets.atlas.checks import check
-from latent_assets.atlas.release import publish, stage
+from latent_assets.atlas.release import prune, publish, stage
 from latent_assets.client import Atlas, Hit, QueryError
-from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError
+from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError, StorageError
 from latent_assets.images.decode.image import decode_image
 from latent_assets.profile import ClipModel
-from latent_assets_tests.atlas.built import Built, build
+from latent_assets_tests.atlas.built import Built, at, build, change_caption, move_places
 from latent_assets_tests.projection import synthetic
 
 
@@ -348,3 +350,53 @@ def test_an_atlas_without_clip_says_so(atlas: Atlas) -> None:
     atlas.info = replace(atlas.info, models={})
     with pytest.raises(QueryError, match="has no CLIP model"):
         atlas.search_text("dog")
+
+
+# -- what happens to an opened release -------------------------------------------------------------------
+
+
+def copied(built: Built, root: Path) -> Built:
+    """The same atlas at another place, published there, too."""
+    shutil.copytree(built.storage.root, root)
+    return at(built, root)
+
+
+def questions(atlas: Atlas, built: Built) -> list[Callable[[], object]]:
+    """Every way to ask for rows."""
+    vector = built.clip[3].astype(np.float32)
+    return [
+        lambda: atlas.search_vector(vector, k=3),
+        lambda: atlas.neighbors(built.ids[3], k=3),
+        lambda: atlas.row(built.ids[3]),
+        lambda: atlas.to_polars(),
+        lambda: atlas.to_polars(["id"], limit=2),
+    ]
+
+
+def test_a_release_that_was_cleaned_away_is_named_with_the_remedy(built: Built, tmp_path: Path) -> None:
+    copy = copied(built, tmp_path / "root")
+    before = Atlas.open(copy.storage.root)
+    for number in range(2):
+        for row in (3, 23, 43):
+            change_caption(copy, row, f"another caption {number}")
+        for shard in copy.shards:
+            move_places(copy, shard.shard)
+        release(copy)
+    prune(copy.storage, keep=1, unpublished_for=timedelta(0))
+    for ask in questions(before, copy):
+        with pytest.raises(NotBuiltError, match=r"version 1 of .* is gone: .* Open the atlas again\."):
+            ask()
+    after = Atlas.open(copy.storage.root)
+    assert after.version == 3 and len(after.to_polars()) == len(after) == 60
+    for ask in questions(after, copy):
+        ask()
+
+
+def test_a_release_that_lost_files_is_damaged_and_not_gone(built: Built, tmp_path: Path) -> None:
+    copy = copied(built, tmp_path / "root")
+    opened = Atlas.open(copy.storage.root)
+    for file in (Path(copy.storage.lance_uri) / "atlas.lance/data").iterdir():
+        file.unlink()
+    for ask in questions(opened, copy):
+        with pytest.raises(StorageError, match=r"cannot be read .*latent-assets verify"):
+            ask()

@@ -99,3 +99,25 @@ def test_the_rest_is_refused_with_its_name(data: bytes, complaint: str, tmp_path
 )
 def test_lenient_reading_keeps_every_line_it_can(data: bytes) -> None:
     assert "Disallow: /b" in decode_leniently(data).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("data", "charset", "text"),
+    [
+        (b"Disallow: /f\xfcr/", None, "Disallow: /f%FCr/"),
+        ("Disallow: /für/".encode() + b"\xff\xe9", "utf-8", "Disallow: /für/%FF%E9"),
+        (b"Disallow: /f\xfcr/", "latin-1", "Disallow: /für/"),
+        (b"Disallow: /\xed\xa0\xbd/", None, "Disallow: /%ED%A0%BD/"),
+    ],
+)
+def test_bytes_that_are_no_text_stand_as_they_do_in_urls(data: bytes, charset: str | None, text: str) -> None:
+    assert decode_leniently(data, charset) == text
+
+
+@pytest.mark.parametrize("declared", ["# coding: latin-1\n", "# links\n# -*- coding: cp1252 -*-\n"])
+def test_a_file_that_declares_its_encoding_is_copied_without_the_declaration(declared: str, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes((declared + "url,text\na,für\n").encode("cp1252"))
+    with utf8_file(tmp_path / "list.csv", "list.csv") as file:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    assert lines[-2:] == ["url,text", "a,für"] and len(lines) == declared.count("\n") + 2
+    assert "coding" not in lines

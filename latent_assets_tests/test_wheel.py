@@ -30,9 +30,15 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel: Path) -> None:
     files = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "latent_assets").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not {"__pycache__", "node_modules"}.intersection(path.parts)
     }
-    assert names == files
+    web = "latent_assets/web/"
+    assert names == {file for file in files if not file.startswith(web) or file.startswith(f"{web}dist/")} | {
+        f"{web}__init__.py",
+        f"{web}building.py",
+    }
+    assert f"{web}dist/index.html" in names, "the viewer is built into the wheel"
+    assert any(name.startswith(f"{web}dist/assets/") and name.endswith(".js") for name in names)
     assert {"latent_assets/py.typed", "latent_assets/profiles/demo.toml"} <= names
     assert any(name.endswith(".safetensors") for name in names)
     assert not [name for name in names if "/training/" in name or name.endswith(("queries.toml", "evaluate.py"))]
@@ -49,7 +55,8 @@ def test_the_program_and_the_licence_are_in_it(wheel: Path) -> None:
 USED = [
     ".latent-assets/demo/lance/atlas.lance/data/0.lance", ".latent-assets/dagster/dagster.yaml", ".venv/bin/python",
     "images/cat.jpg", "links/mine.parquet", "mine.toml", "takedowns.txt", ".env", ".env.local", "tmp_notes/a.txt",
-    "build/docs/index.html", "node_modules/x/index.js", "latent_assets/.DS_Store", ".git/config", "nohup.out",
+    "build/docs/index.html", "node_modules/x/index.js", "latent_assets/web/node_modules/three/three.js",
+    "latent_assets/web/dist/index.html", "latent_assets/.DS_Store", ".git/config", "nohup.out",
     "latent_assets/cli/__pycache__/app.cpython-311.pyc", "infra/bench/__pycache__/fetch.cpython-311.pyc",
 ]  # fmt: skip
 
@@ -58,10 +65,18 @@ USED = [
 @pytest.mark.parametrize("place", ["checkout", "tmp_work/checkout", "build/checkout", ".latent-assets/checkout"])
 def test_the_source_distribution_of_a_used_checkout_holds_nothing_private(tmp_path: Path, place: str) -> None:
     checkout = tmp_path / place
-    heavy = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.webp")
+    heavy = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.webp", "node_modules", "dist")
     for folder in ("latent_assets", "latent_assets_tests", "infra", "docs"):
         shutil.copytree(ROOT / folder, checkout / folder, ignore=heavy)
-    for file in ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "Makefile", "workspace.yaml"):
+    for file in (
+        "pyproject.toml",
+        "hatch_build.py",
+        "README.md",
+        "LICENSE",
+        ".gitignore",
+        "Makefile",
+        "workspace.yaml",
+    ):
         shutil.copy(ROOT / file, checkout / file)
     project = {path.relative_to(checkout).as_posix() for path in checkout.rglob("*") if path.is_file()}
     for name in USED:

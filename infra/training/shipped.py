@@ -81,12 +81,12 @@ def load_open_clip(
 
 def load_pipeline() -> StableDiffusionPipeline:
     """The demo's text-to-image model in diffusers' own `StableDiffusionPipeline`, as the platform loads it."""
-    from latent_assets.generated.diffusion.pipeline import load_pipeline as load
+    from latent_assets.generated.diffusion.pipeline import load_text_to_image
     from latent_assets.profile import load_profile
 
     spec = load_profile("demo").models.diffusion
     assert spec is not None
-    return load(spec)
+    return load_text_to_image(spec).pipeline
 
 
 def assemble_pipeline(directory: Path, vae: AutoencoderKL) -> StableDiffusionPipeline:

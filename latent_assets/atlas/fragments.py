@@ -21,7 +21,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import LIVE, open_table, table_options, table_uri, writing
+from latent_assets.atlas.table import LIVE, lance_address, open_table, table_options, table_uri, writing
 from latent_assets.storage import filesystem_options, fingerprint
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def write_part(lance_uri: str, shard: str, part: Part, key: str, rows: pa.Table,
     version = ".".join(map(str, _FORMAT))
     table = rows.select(fields.names).cast(fields)
     with writing(lance_uri):
-        path = f"{table_uri(lance_uri)}/data/{name}"
+        path = f"{table_uri(lance_address(lance_uri))}/data/{name}"
         with LanceFileWriter(path, fields, version=version, storage_options=table_options(lance_uri)) as writer:
             for batch in table.to_batches():
                 writer.write_batch(batch)
@@ -125,7 +125,7 @@ def read_part_ids(lance_uri: str, part: StoredPart) -> pa.Array:
     """The ids in a data file, in the order of its rows."""
     from lance.file import LanceFileReader
 
-    path = f"{table_uri(lance_uri)}/data/{part.name}"
+    path = f"{table_uri(lance_address(lance_uri))}/data/{part.name}"
     reader = LanceFileReader(path, storage_options=table_options(lance_uri), columns=["id"])
     return reader.read_all().to_table()["id"].combine_chunks()
 
@@ -141,7 +141,8 @@ def commit_shards(lance_uri: str, schema: pa.Schema, shards: Sequence[PreparedSh
     operation = lance.LanceOperation.Overwrite(schema, fragments)
     with writing(lance_uri):
         options = table_options(lance_uri)
-        return int(lance.LanceDataset.commit(table_uri(lance_uri), operation, storage_options=options).version)
+        address = table_uri(lance_address(lance_uri))
+        return int(lance.LanceDataset.commit(address, operation, storage_options=options).version)
 
 
 def _data_file(schema: pa.Schema, part: Part, stored: StoredPart) -> lance.fragment.DataFile:

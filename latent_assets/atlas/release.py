@@ -26,7 +26,17 @@ from latent_assets.atlas.fragments import (
 )
 from latent_assets.atlas.rows import ShardContent, read_places, read_rows
 from latent_assets.atlas.schema import arrow_schema
-from latent_assets.atlas.table import DISTANCES, LIVE, open_table, release_tag, table_exists, table_uri, tags, writing
+from latent_assets.atlas.table import (
+    DISTANCES,
+    LIVE,
+    flush_table,
+    open_table,
+    release_tag,
+    table_exists,
+    table_uri,
+    tags,
+    writing,
+)
 from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.progress import report
 
@@ -172,7 +182,8 @@ def _index(lance_uri: str, release: ReleaseInfo, vectors: bool) -> int:
 def publish(storage: Storage, staged: Staged, checks: Sequence[Check]) -> Release:
     """Move the tag `live` to the staged version, and name it `release-N` so that it is kept.
 
-    Raises DataError, and leaves `live` where it is, unless every check passed.
+    Everything that the version consists of is on the disk before, and the tags are afterwards. Raises DataError, and
+    leaves `live` where it is, unless every check passed.
     """
     failed = [check for check in checks if not check.passed]
     if failed or not checks:
@@ -184,6 +195,7 @@ def publish(storage: Storage, staged: Staged, checks: Sequence[Check]) -> Releas
     table = open_table(storage.lance_uri, staged.version)
     tag = release_tag(staged.version)
     named = tags(storage.lance_uri)
+    flush_table(storage.lance_uri)
     if tag not in named:
         with writing(storage.lance_uri):
             table.tags.create(tag, staged.version)
@@ -203,6 +215,7 @@ def rollback(storage: Storage, version: int) -> None:
             table.tags.update(LIVE, version)
         else:
             table.tags.create(LIVE, version)
+    flush_table(storage.lance_uri)
 
 
 def prune(storage: Storage, keep: int = 3, unpublished_for: timedelta = _UNPUBLISHED_FOR) -> int:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from latent_assets.errors import NotBuiltError, StorageError
+from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError, StorageError
 from latent_assets.layout import ATLAS_TABLE, table_folder
+from latent_assets.limits import shortage
+from latent_assets.storage import Storage, plain_path
 
 if TYPE_CHECKING:
     from lancedb.query import LanceVectorQueryBuilder
@@ -36,12 +38,21 @@ _S3_OPTIONS = {
     "AWS_ENDPOINT_URL": "aws_endpoint",
     "AWS_ENDPOINT_URL_S3": "aws_endpoint",
 }
+_DOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _ABSENT = ("not found", "no longer exists", "does not exist", "ref is invalid")
 
 
 def table_uri(lance_uri: str) -> str:
     """Address of the atlas table in a LanceDB directory."""
     return f"{lance_uri.rstrip('/')}/{table_folder(ATLAS_TABLE)}"
+
+
+def lance_address(lance_uri: str) -> str:
+    """A LanceDB directory as LanceDB is given it: Lance reads local paths as URLs, and so makes others of some."""
+    if "://" in lance_uri:
+        return lance_uri
+    folder = Path(lance_uri)
+    return str(plain_path(folder.parent) / folder.name)
 
 
 def release_tag(version: int) -> str:
@@ -81,7 +92,9 @@ def open_table(lance_uri: str, version: int | str | None) -> LanceTable:
     import lancedb
 
     try:
-        table = lancedb.connect(lance_uri, storage_options=table_options(lance_uri)).open_table(ATLAS_TABLE)
+        table = lancedb.connect(lance_address(lance_uri), storage_options=table_options(lance_uri)).open_table(
+            ATLAS_TABLE
+        )
         if version is not None:
             table.checkout(version)
         return table
@@ -91,6 +104,8 @@ def open_table(lance_uri: str, version: int | str | None) -> LanceTable:
             raise NotBuiltError(
                 f"{lance_uri} has {wanted}. Run `latent-assets build`, or give another address."
             ) from error
+        if (fault := shortage(error, wrapped=True)) is not None:
+            raise fault from error
         raise StorageError(
             f"{uri} cannot be opened ({brief(error)}). Check the address and the credentials."
         ) from error
@@ -108,16 +123,74 @@ def nearest(table: LanceTable, embedding: str, metric: str, vector: np.ndarray, 
     return search.distance_type(DISTANCES[metric]).nprobes(_PARTITIONS).refine_factor(_REFINE).limit(k)
 
 
+def row_filter(category: str | None = None, domain: str | None = None) -> str | None:
+    """The predicate of rows of a category, and from a domain or below it (of the page, else of the image's address).
+
+    None for all rows. Both come from strangers: what is no domain is refused with a QueryError, quotes are doubled.
+    """
+    parts = []
+    if category is not None:
+        parts.append(f"category = '{category.replace(chr(39), chr(39) * 2)}'")
+    if domain is not None:
+        if not _DOMAIN.fullmatch(domain.lower()):
+            raise QueryError(f"{domain[:80]!r} is not a domain: write it as in example.org.")
+        name = domain.lower().replace(".", "[.]")
+        pattern = f"^(?i)https?://([^/?#@]*@)?([^/?#:@]*[.])?{name}(:[0-9]*)?([/?#]|$)"
+        parts.append(f"regexp_like(coalesce(source_url, url), '{pattern}')")
+    return " AND ".join(parts) or None
+
+
+@contextmanager
+def reading(lance_uri: str, version: int) -> Iterator[None]:
+    """Turn what Lance says when rows of an opened release cannot be read into errors of ours.
+
+    Raises NotBuiltError when the release was cleaned away meanwhile, StorageError when the storage refuses.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, LatentAssetsError):
+            raise
+        if is_absent(error) and not _is_there(lance_uri, version):
+            raise NotBuiltError(
+                f"The release that was opened (version {version} of {table_uri(lance_uri)}) is gone: newer ones were "
+                "published, and it was cleaned away. Open the atlas again."
+            ) from error
+        if (fault := shortage(error, wrapped=True)) is not None:
+            raise fault from error
+        raise StorageError(
+            f"{table_uri(lance_uri)} cannot be read ({brief(error)}). Check the storage and the credentials; "
+            "`latent-assets verify` says what is damaged."
+        ) from error
+
+
+def _is_there(lance_uri: str, version: int) -> bool:
+    try:
+        open_table(lance_uri, version)
+    except NotBuiltError:
+        return False
+    except StorageError:
+        return True
+    return True
+
+
 @contextmanager
 def writing(lance_uri: str) -> Iterator[None]:
     """Turn Lance's refusals to write into a StorageError with the remedy."""
     try:
         yield
     except (OSError, RuntimeError) as error:
+        if (fault := shortage(error, wrapped=True)) is not None:
+            raise fault from error
         raise StorageError(
             f"{table_uri(lance_uri)} cannot be written ({brief(error)}). Make room or make it writable, then build "
             "again; the release before is untouched."
         ) from error
+
+
+def flush_table(lance_uri: str, table: str = ATLAS_TABLE) -> None:
+    """Have all that Lance wrote of a table on the disk: it leaves that to the system, and a power cut takes it."""
+    Storage(lance_uri).flush([table_folder(table)])
 
 
 def brief(error: BaseException) -> str:

@@ -5,7 +5,7 @@ Nothing is read here; the functions turn a schema into Polars expressions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -110,28 +110,79 @@ def map_columns(source: Source, found: Mapping[str, pl.DataType], file: str) -> 
     Raises SourceError naming the file, the columns found and the mapping to write when `url` is missing, a
     mapped column is not there or a column has a type that cannot be what it is taken for.
     """
-    for wanted, name in source.columns.items():
-        if wanted not in SOURCE_COLUMNS:
-            raise SourceError(
-                f"`[source.columns]` has `{wanted}`, which is not a column of the catalog. "
-                f"There are: {', '.join(SOURCE_COLUMNS)}."
-            )
+    schema, names = candidates(source, found)
+    for name in source.columns.values():
         if name not in found:
-            raise SourceError(_complaint(file, found, f"it has no column `{name}`, which `{wanted}` is mapped to"))
-    schema = recognise(found) if source.schema_name == "auto" else source.schema_name
-    names = KNOWN_SCHEMAS.get(schema, ANY_SCHEMA)
-    by_lower = {name.lower(): name for name in reversed(list(found))}
-    columns = {wanted: by_lower[alias] for wanted, aliases in names.items() for alias in _first(aliases, by_lower)}
-    columns |= source.columns
+            raise missing_column(source, name, found, file)
+    columns = {wanted: aliases[0] for wanted, aliases in names.items()}
     if "url" not in columns:
-        raise SourceError(_complaint(file, found, "it has no column for `url`"))
+        raise lacks_url(file, found)
     for wanted, name in columns.items():
         if problem := _wrong_type(wanted, found[name]):
             raise SourceError(_complaint(file, found, f"its column `{name}` is {problem}, so it cannot be `{wanted}`"))
     return ColumnMap(schema, columns)
 
 
-def recognise(found: Sequence[str] | Mapping[str, pl.DataType]) -> str:
+def candidates(source: Source, found: Iterable[str]) -> tuple[str, dict[str, list[str]]]:
+    """The schema that columns (or keys) belong to, and for each catalog column those that may be it, the best first.
+
+    Raises SourceError for a mapping of a column that the catalog does not have.
+    """
+    for wanted in source.columns:
+        if wanted not in SOURCE_COLUMNS:
+            raise SourceError(
+                f"`[source.columns]` has `{wanted}`, which is not a column of the catalog. "
+                f"There are: {', '.join(SOURCE_COLUMNS)}."
+            )
+    names = list(found)
+    schema = recognise(names) if source.schema_name == "auto" else source.schema_name
+    by_lower: dict[str, list[str]] = {}
+    for name in names:
+        by_lower.setdefault(name.lower(), []).append(name)
+    columns = {
+        wanted: present
+        for wanted, aliases in KNOWN_SCHEMAS.get(schema, ANY_SCHEMA).items()
+        if (present := [name for alias in aliases for name in by_lower.get(alias, ())])
+    }
+    return schema, columns | {wanted: [name] for wanted, name in source.columns.items()}
+
+
+def map_unnamed(source: Source, names: Sequence[str], sample: Sequence[Sequence[str]], file: str) -> ColumnMap:
+    """Decide by their values which columns are which, of a csv without a header; `sample` are its first rows.
+
+    `url` is the column of links, `caption` the one other column of words, if it is one. The profile's mapping goes
+    first. Raises SourceError when nothing is a link, or when several columns may be the caption.
+    """
+    columns = {wanted: name for wanted, name in source.columns.items() if name in names}
+    values = {name: [row[place].strip() for row in sample] for place, name in enumerate(names)}
+    left = [name for name in names if name not in columns.values()]
+    if "url" not in columns:
+        columns["url"] = next(name for name in left if any(_is_link(value) for value in values[name]))
+        left.remove(columns["url"])
+    words = [name for name in left if any(map(_is_words, values[name])) and not any(map(_is_link, values[name]))]
+    if "caption" not in columns and len(words) > 1:
+        raise SourceError(
+            f"{file} has no header, and {', '.join(words)} may be the caption. Say which is, in the profile:\n"
+            f'[source.columns]\ncaption = "{words[0]}"'
+        )
+    if words:
+        columns.setdefault("caption", words[0])
+    return ColumnMap("none", columns)
+
+
+def _is_link(value: str) -> bool:
+    return value.lower().startswith(("http://", "https://"))
+
+
+def _is_words(value: str) -> bool:
+    try:
+        float(value or "0")
+    except ValueError:
+        return True
+    return False
+
+
+def recognise(found: Iterable[str]) -> str:
     """The known schema that fits the columns best, or `any`."""
     lower = {name.lower() for name in found}
     for schema, marks in _TELLTALES.items():
@@ -154,6 +205,35 @@ def cast_columns(mapping: ColumnMap, found: Mapping[str, pl.DataType]) -> list[p
         else pl.lit(None, CATALOG_SCHEMA[name]).alias(name)
         for name in SOURCE_COLUMNS
     ]
+
+
+UNCAST = "uncast_"
+_NOTHING = ("", "nan", "none", "null", "na", "n/a", "-")
+
+
+def says_nothing(value: object) -> bool:
+    """Whether a value stands for a missing one, whichever way that is written."""
+    return value is None or str(value).strip().lower() in _NOTHING
+
+
+def uncast_columns(mapping: ColumnMap, found: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+    """Columns UNCAST + name: the values that `cast_columns` makes null although they say something.
+
+    Of those columns only where that may be: texts that have to be numbers, numbers that have to be whole ones.
+    """
+    expressions = []
+    for wanted, name in mapping.columns.items():
+        kind, dtype = found[name], CATALOG_SCHEMA[wanted]
+        if dtype == pl.String or kind == dtype or (kind.is_float() and dtype == pl.Float32) or kind == pl.Null:
+            continue
+        said = pl.col(name).is_not_null()
+        if kind == pl.String:
+            said = ~pl.col(name).str.strip_chars().str.to_lowercase().is_in(_NOTHING)
+        elif kind.is_float():
+            said = pl.col(name).is_not_nan()
+        lost = said & _cast(name, kind, dtype).is_null()
+        expressions.append(pl.when(lost).then(pl.col(name)).alias(f"{UNCAST}{wanted}"))
+    return expressions
 
 
 def _cast(name: str, found: pl.DataType, wanted: type[pl.DataType]) -> pl.Expr:
@@ -202,8 +282,15 @@ def _is_text(found: pl.DataType) -> bool:
     return found in (pl.String, pl.Categorical, pl.Null) or isinstance(found, pl.Enum)
 
 
-def _first(aliases: tuple[str, ...], present: Mapping[str, str]) -> tuple[str, ...]:
-    return next(((alias,) for alias in aliases if alias in present), ())
+def missing_column(source: Source, name: str, found: Mapping[str, pl.DataType], file: str) -> SourceError:
+    """The error of a list without a column that the profile maps to one of the catalog."""
+    wanted = next(wanted for wanted, mapped in source.columns.items() if mapped == name)
+    return SourceError(_complaint(file, found, f"it has no column `{name}`, which `{wanted}` is mapped to"))
+
+
+def lacks_url(file: str, found: Mapping[str, pl.DataType]) -> SourceError:
+    """The error of a list without a column of links."""
+    return SourceError(_complaint(file, found, "it has no column for `url`"))
 
 
 def _complaint(file: str, found: Mapping[str, pl.DataType], problem: str) -> str:

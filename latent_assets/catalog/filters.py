@@ -5,7 +5,7 @@ A row is dropped by the first rule that hits it. Duplicates and samples need all
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DUPLICATE = "duplicate_url"
 NOT_SAMPLED = "not_sampled"
+NO_CAPTION = "no_caption"
 
 _KEY = "key"  # of `removal_keys`
 _WRITTEN_ID = "written_id"  # the id of a link as it is written
@@ -36,6 +37,11 @@ class Funnel:
     def drop(self, reason: str, rows: int) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + rows
 
+    def begin_with(self, dropped: Mapping[str, int]) -> None:
+        """Count what was read and dropped before the rules: it comes first."""
+        self.rows += sum(dropped.values())
+        self.dropped = {**dropped, **self.dropped}
+
     def steps(self) -> tuple[tuple[str, int], ...]:
         return tuple(self.dropped.items())
 
@@ -45,19 +51,25 @@ class RowFilter:
 
     def __init__(self, filters: Filters, removals: Removals) -> None:
         self._rules = list(_rules(filters, removals))
+        self._captions_needed = filters.require_caption
         self._removals = removals
         self.funnel = Funnel(0, {reason: 0 for reason, _ in self._rules})
         if removals.domains:
             self.funnel.dropped["removed_domain"] = 0
 
-    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The rows of `frame` (columns of the catalog, with `id`) that no rule drops; counts the others."""
+    def apply(self, frame: pl.DataFrame, captioned: bool = True) -> pl.DataFrame:
+        """The rows of `frame` (columns of the catalog, with `id`) that no rule drops; counts the others.
+
+        Rows that are not `captioned` come from a list without captions: they need none unless the profile says so.
+        """
         self.funnel.rows += frame.height
         kept = frame
         if self._rules:
+            spared = None if captioned or self._captions_needed else NO_CAPTION
             hit = pl.coalesce(
                 pl.when(rule.fill_null(True)).then(pl.lit(number, pl.UInt8))
-                for number, (_, rule) in enumerate(self._rules)
+                for number, (reason, rule) in enumerate(self._rules)
+                if reason != spared
             )
             hits = self._with_keys(frame).select(hit.alias("hit"))["hit"]
             counts = np.bincount(hits.drop_nulls().to_numpy(), minlength=len(self._rules))
@@ -103,8 +115,8 @@ def sample_ranks(ids: pl.Series, seed: int) -> np.ndarray:
 def _rules(filters: Filters, removals: Removals) -> Iterator[tuple[str, pl.Expr]]:
     """(reason, expression that is true or null for a row to drop), in the order of the funnel."""
     yield "no_url", pl.col("url").str.len_bytes() == 0
-    if filters.require_caption:
-        yield "no_caption", pl.col("caption").str.strip_chars().str.len_bytes() == 0
+    if filters.require_caption is not False:
+        yield NO_CAPTION, pl.col("caption").str.strip_chars().str.len_bytes() == 0
     if filters.min_aesthetic is not None:
         yield "aesthetic", pl.col("aesthetic") < pl.lit(filters.min_aesthetic, pl.Float32)
     if filters.max_punsafe is not None:

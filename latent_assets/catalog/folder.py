@@ -1,85 +1,176 @@
 """A directory of images as a source: each image a row, sidecars its caption, folders its category (`categories`).
 
-Sidecars are `NAME.json`, `NAME.txt` and, per directory, `metadata.csv` or `metadata.jsonl` with a column
-`file_name`. The images themselves are not read here.
+Sidecars are `NAME.json`, `NAME.txt`, `NAME.cls` and, per directory, a table `metadata.csv`, `metadata.jsonl` or
+`metadata.parquet` with a column `file_name`. The images themselves are not read here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+import posixpath
+import unicodedata
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from latent_assets.catalog.categories import folder_categories
-from latent_assets.catalog.sidecars import catalog_frame, catalog_values, file_hash, read_json, read_text
+from latent_assets.catalog.lists import CsvReader, json_batches, opened_list
+from latent_assets.catalog.names import path_of_name, whole
+from latent_assets.catalog.sidecars import (
+    LONGEST_SIDECAR,
+    SIDECARS,
+    Sidecars,
+    catalog_frame,
+    catalog_values,
+    described,
+    file_hash,
+    is_image,
+    key_of,
+)
 from latent_assets.catalog.source import IMAGE_SUFFIXES, SourceFile, local_copy, read_range
 from latent_assets.errors import SourceError
 
 if TYPE_CHECKING:
+    from latent_assets.catalog.findings import Findings
     from latent_assets.profile import Source
 
-_TABLES = ("metadata.csv", "metadata.jsonl")
+_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _BATCH = 10_000
 
 
-def folder_rows(source: Source, files: list[SourceFile]) -> Iterator[pl.DataFrame]:
-    """One row per image among `files`, in batches of CATALOG_SCHEMA. Raises SourceError when there is no image."""
-    by_name = {file.name: file for file in files}
-    images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
+def folder_rows(source: Source, files: list[SourceFile], findings: Findings) -> Iterator[pl.DataFrame]:
+    """One row per image among `files`, in batches of CATALOG_SCHEMA. Raises SourceError when there is no image.
+
+    What is neither an image nor describes one is told to `findings`, when the last batch was taken.
+    """
+    images = [file for file in files if is_image(file.name)]
     if not images:
         raise SourceError(
             f"There is no image below `source.path` = {source.path}: it needs files ending in "
             f"{', '.join(IMAGE_SUFFIXES)} (found {len(files)} other files)."
         )
-    tables = _tables(files)
-    category = folder_categories(file.name for file in images)
-    for batch in _batches(images):
-        yield catalog_frame(_row(source, file, by_name, tables, category(file.name)) for file in batch)
+    reader = _FolderReader(source, files, images, findings)
+    for start in range(0, len(images), _BATCH):
+        yield catalog_frame(reader.row(file) for file in images[start : start + _BATCH])
+    reader.finish()
 
 
-def _row(
-    source: Source,
-    file: SourceFile,
-    by_name: dict[str, SourceFile],
-    tables: dict[str, dict[str, Any]],
-    category: str | None,
-) -> dict[str, Any]:
-    path = PurePosixPath(file.name)
-    values: dict[str, Any] = {"url": file.name, "category": category}
-    values |= catalog_values(source, tables.get(file.name, {}))
-    if text := by_name.get(str(path.with_suffix(".txt"))):
-        values["caption"] = read_text(read_range(text.path, 0, -1)) or values.get("caption")
-    if described := by_name.get(str(path.with_suffix(".json"))):
-        values |= catalog_values(source, read_json(read_range(described.path, 0, -1), described.path))
-    # what a sidecar claims of the file is replaced by what the file says
-    return {**values, "name": file.name, "path": file.name, "source_hash": file_hash(file.bytes, file.mark)}
+class _FolderReader:
+    def __init__(self, source: Source, files: list[SourceFile], images: list[SourceFile], findings: Findings) -> None:
+        self._source, self._findings = source, findings
+        names = [file.name for file in images]
+        self._category = folder_categories(names)
+        self._sidecars: Sidecars[SourceFile] = Sidecars(names)
+        tables = []
+        for file in files:
+            if file.name.rpartition("/")[2].lower() in _TABLES:
+                tables.append(file)
+            elif key_of(file.name)[1] in SIDECARS:
+                self._sidecars.add(file.name, file)
+            elif not is_image(file.name):
+                findings.not_an_image(file.name)
+        self._lines = _table_lines(tables, _Lookup(names), findings)
+
+    def row(self, file: SourceFile) -> dict[str, Any]:
+        values: dict[str, Any] = {"url": file.name, "category": self._category(file.name)}
+        if line := self._lines.get(file.name):
+            values |= catalog_values(self._source, line[1], line[0], self._findings)
+        sidecars = self._sidecars.of(file.name)
+        found = {extension: data for extension, place in sidecars.items() if (data := self._read(place)) is not None}
+        values |= described(self._source, found, lambda extension: _place(sidecars, extension), self._findings)
+        # what a sidecar claims of the file is replaced by what the file says
+        facts = {"name": file.name, "path": path_of_name(file.name), "source_hash": file_hash(file.bytes, file.mark)}
+        return {**values, **facts}
+
+    def finish(self) -> None:
+        for name in self._sidecars.unused():
+            self._findings.not_an_image(name)
+
+    def _read(self, place: SourceFile) -> bytes | None:
+        try:
+            data = read_range(place.path, 0, LONGEST_SIDECAR + 1)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._findings.note("sidecars cannot be opened and were left out", 1, f"{place.path}, {reason}")
+            return None
+        if len(data) > LONGEST_SIDECAR:
+            self._findings.note(f"sidecars of more than {LONGEST_SIDECAR:,} bytes were left out", 1, place.path)
+            return None
+        return data
 
 
-def _tables(files: list[SourceFile]) -> dict[str, dict[str, Any]]:
-    """Name of an image -> its line in the `metadata.csv` or `metadata.jsonl` of a directory above it."""
-    lines: dict[str, dict[str, Any]] = {}
-    for file in files:
-        folder, _, name = file.name.rpartition("/")
-        if name.lower() not in _TABLES:
-            continue
-        with local_copy(file) as path:
-            try:
-                frame = pl.read_csv(path, infer_schema=False) if name.lower().endswith(".csv") else pl.read_ndjson(path)
-            except pl.exceptions.PolarsError as error:
-                raise SourceError(f"{file.path} cannot be read ({error}): correct it or take it away.") from error
-        if "file_name" not in frame.columns:
-            raise SourceError(
-                f"{file.path} has the columns {', '.join(frame.columns)}: it needs `file_name`, the path of an image "
-                "relative to it."
-            )
-        for row in frame.iter_rows(named=True):
-            if row["file_name"]:
-                lines[str(PurePosixPath(folder) / str(row["file_name"]))] = row
+def _place(sidecars: dict[str, SourceFile], extension: str) -> str:
+    return whole(sidecars[extension].path) if extension in sidecars else ""
+
+
+class _Lookup:
+    """Finds the image that a table means, whichever way it writes the name."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = {name: name for name in names}
+        self._alike: dict[str, str] = {}
+
+    def __call__(self, written: str) -> str | None:
+        for name in (written, written.replace("\\", "/")):
+            if (found := self._names.get(posixpath.normpath(name))) is not None:
+                return found
+        if not self._alike:
+            # composed or decomposed letters (macOS), what is no UTF-8, capitals: rarer, and looked at last
+            self._alike = {_folded(name): name for name in sorted(self._names, reverse=True)}
+        return self._alike.get(_folded(posixpath.normpath(written.replace("\\", "/"))))
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", whole(name)).casefold()
+
+
+def _table_lines(
+    tables: list[SourceFile], lookup: _Lookup, findings: Findings
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name of an image -> the table of a directory above it, and its line there."""
+    lines: dict[str, tuple[str, dict[str, Any]]] = {}
+    for file in tables:
+        folder = file.name.rpartition("/")[0]
+        for row in _table_rows(file, findings):
+            written = str(row.get("file_name") or "").strip()
+            if not written:
+                continue
+            if (name := lookup(posixpath.join(folder, written))) is None:
+                findings.note("lines of tables name no image that is here", 1, f"{written} in {file.path}")
+                continue
+            lines[name] = (whole(file.path), row)
     return lines
 
 
-def _batches(files: list[SourceFile]) -> Iterator[list[SourceFile]]:
-    for start in range(0, len(files), _BATCH):
-        yield files[start : start + _BATCH]
+def _table_rows(file: SourceFile, findings: Findings) -> Iterator[dict[str, Any]]:
+    """The lines of a table. Raises SourceError when none of them names a file."""
+    place, named, columns = whole(file.path), False, dict[str, None]()
+    try:
+        for row in _rows(file, place, findings):
+            columns |= dict.fromkeys(row)
+            # another letter case, as spreadsheets make of it
+            key = next((key for key in row if key.lower() == "file_name"), None)
+            named = named or key is not None
+            yield row if key in (None, "file_name") else {**row, "file_name": row[key]}
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise SourceError(f"{place} cannot be read ({error}): correct it or take it away.") from error
+    if not named and columns:
+        raise SourceError(
+            f"{place} has the columns {', '.join(columns)}: it needs `file_name`, the path of an image relative to it."
+        )
+
+
+def _rows(file: SourceFile, place: str, findings: Findings) -> Iterator[dict[str, Any]]:
+    name = file.name.lower()
+    with local_copy(file) as path:
+        if name.endswith(".parquet"):
+            yield from pl.read_parquet(path, glob=False).iter_rows(named=True)
+            return
+        with opened_list(path, place) as stream:
+            if name.endswith(".jsonl"):
+                for batch in json_batches(stream, place, findings):
+                    yield from batch
+                return
+            reader = CsvReader(stream, place, findings)
+            for frame in reader.batches(list(dict.fromkeys(reader.names))):
+                yield from frame.iter_rows(named=True)

@@ -75,5 +75,5 @@ def _requested(text: str) -> str:
 def _normal(key: str) -> str:
     try:
         return str(URL(f"http://{key}")).removeprefix("http://")
-    except ValueError:  # it is never asked for
+    except (ValueError, IndexError):  # it is never asked for; yarl stumbles over `[@`
         return key

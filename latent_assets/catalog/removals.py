@@ -130,10 +130,10 @@ def _of_table(file: Path, path: str) -> Iterator[_Entry]:
     name = file.name.lower()
     try:
         if name.endswith(".parquet"):
-            frame = pl.read_parquet(file)
+            frame = pl.read_parquet(file, glob=False)
         else:
             with utf8_file(file, path) as text:
-                frame = pl.read_csv(text, infer_schema=False, separator="\t" if ".tsv" in name else ",")
+                frame = pl.read_csv(text, infer_schema=False, separator="\t" if ".tsv" in name else ",", glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(f"The removal list {path} cannot be read ({error}): write it again.") from error
     known = {kind: column for column in frame.columns if (kind := column.strip().lower()) in _KINDS}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latent_assets.cli import asking, building, serving
+from latent_assets.cli import asking, building, generating, placing, serving
 from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
 from latent_assets.cli.inbox import inbox_app
 from latent_assets.cli.profiles import profile_app
@@ -33,10 +33,13 @@ for _command in (
     building.status,
     serving.demo,
     serving.ui,
+    serving.serve,
     building.verify,
     building.automate,
     asking.search,
     asking.neighbors,
+    placing.place,
+    generating.generate,
     asking.info,
     asking.schema,
     asking.models,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -16,16 +17,20 @@ from rich.text import Text
 from latent_assets.cli.console import err, out, print_json
 from latent_assets.cli.options import CountOption, JsonOption, ProfileOption, selected_profile
 from latent_assets.cli.report import print_labelled
-from latent_assets.errors import LatentAssetsError, NotBuiltError
+from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError
 
 if TYPE_CHECKING:
     from latent_assets.client import Atlas, Hit
+    from latent_assets.service.remote import RemoteAtlas
+
+T = TypeVar("T")
 
 
 _KEY = 20  # columns of a name
 
 
-def _open_atlas(profile: str | None) -> Atlas:
+def open_atlas(profile: str | None) -> Atlas:
+    """The release `live` of the chosen profile. Raises NotBuiltError with the remedy."""
     from latent_assets.client import Atlas
     from latent_assets.storage import Storage
 
@@ -33,7 +38,7 @@ def _open_atlas(profile: str | None) -> Atlas:
     try:
         return Atlas.open(Storage(chosen.root).lance_uri)
     except NotBuiltError as error:
-        option = f" -p {profile}" if profile else ""
+        option = f" -p {shlex.quote(profile)}" if profile else ""
         raise NotBuiltError(f"{error} Build it with `latent-assets build{option}`.") from error
 
 
@@ -60,8 +65,6 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Images that resemble a text or a picture."""
-    from latent_assets.client import QueryError
-
     if text is None and image is None:
         raise QueryError("Missing argument: say what to look for, in words, or --image FILE.")
     if text is not None and image is not None:
@@ -70,26 +73,44 @@ def search(
         err.print(f"{text} is a file: looking for pictures like it.")
     if image is None and space != "clip":
         raise QueryError(f"--space {space} is for pictures (--image FILE): words are compared by CLIP only.")
-    atlas = _open_atlas(profile)
-    if image is not None:
-        hits = atlas.search_image(image, k=count, space=space)
-    else:
-        hits = atlas.search_text(text or "", k=count)
-    _print_hits(hits, as_json)
+
+    def ask(atlas: Atlas | RemoteAtlas) -> list[Hit]:
+        if image is None:
+            return atlas.search_text(text or "", k=count)
+        return atlas.search_image(image, k=count, space=space)
+
+    _print_hits(asked(profile, ask), as_json)
+
+
+def asked(profile: str | None, ask: Callable[[Atlas | RemoteAtlas], T]) -> T:
+    """The answer of the service that runs for the profile's root, else of the atlas itself."""
+    from latent_assets.service.remote import RemoteAtlas, UnavailableError
+
+    remote = RemoteAtlas.running(selected_profile(profile).root)
+    if remote is not None:
+        try:
+            found = ask(remote)
+        except UnavailableError as error:
+            err.print(f"The service cannot answer this ({error}): asking the atlas itself.", style="dim")
+        else:
+            err.print(f"Answered by the service at {remote.url}, release {remote.release}.", style="dim")
+            return found
+    return ask(open_atlas(profile))
 
 
 def _picture_named(text: str) -> Path | None:
     """The file that a text is the path of, None for words. Raises QueryError for a path where nothing is."""
-    from latent_assets.catalog.source import IMAGE_SUFFIXES
-    from latent_assets.client import QueryError
-
     path = Path(text).expanduser()
     try:
         if path.is_file():
             return path
     except (OSError, ValueError):  # too long, or with a zero byte: words
         return None
-    if os.sep in text and path.suffix.lower() in IMAGE_SUFFIXES and "\n" not in text:
+    if os.sep not in text or "\n" in text:
+        return None
+    from latent_assets.catalog.source import IMAGE_SUFFIXES
+
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         raise QueryError(f"There is no file {text}: give the path of a picture, or say in words what it shows.")
     return None
 
@@ -102,13 +123,12 @@ def neighbors(
     as_json: JsonOption = False,
 ) -> None:
     """Images that resemble an image of the atlas."""
-    hits = _open_atlas(profile).neighbors(row_id, k=count, space=space)
-    _print_hits(hits, as_json)
+    _print_hits(asked(profile, lambda atlas: atlas.neighbors(row_id, k=count, space=space)), as_json)
 
 
 def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """What the published atlas is: where, how many rows, which spaces, models and digests."""
-    atlas = _open_atlas(profile)
+    atlas = open_atlas(profile)
     said = {**asdict(atlas.info), "rows": len(atlas)}
     # what is in it, where it is, how it came about; what only identifies it at the end
     first, last = ("title", "attribution", "rows", "spaces", "created"), ("fingerprint", "projection", "format")
@@ -144,7 +164,6 @@ def schema(
     table: Annotated[str, typer.Argument(metavar="atlas|generated|sources", help="Which table.")] = "atlas",
 ) -> None:
     """The columns of the table `atlas`, of `generated`, or those that are known in lists and sidecars, as Markdown."""
-    from latent_assets.errors import QueryError
 
     if table == "atlas":
         from latent_assets.atlas.schema import schema_markdown

@@ -31,6 +31,9 @@ def build(
     retry: Annotated[
         list[str] | None, typer.Option(help="Fetch rows that failed for this reason once more (repeatable).")
     ] = None,
+    replace_source: Annotated[
+        bool, typer.Option("--replace-source", help="Let this source take over a root that belongs to another one.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring the atlas up to date: only what is missing or stale is redone."""
@@ -41,12 +44,15 @@ def build(
     from latent_assets.defs.display import BuildDisplay
     from latent_assets.defs.instance import open_instance
     from latent_assets.pipeline.lineage import Lineage
+    from latent_assets.pipeline.ownership import take_root
     from latent_assets.pipeline.report import make_report
 
     chosen = selected_profile(profile)
     announce_home([chosen])
     lineage = Lineage(chosen)
     reasons = _checked_reasons(retry or [])
+    if replace_source:
+        take_root(lineage.storage, chosen)
     started = time.perf_counter()
     results = []
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from latent_assets.cli.console import err
 from latent_assets.errors import LatentAssetsError
+from latent_assets.limits import shortage
 
 DEBUG_VARIABLE = "LATENT_ASSETS_DEBUG"
 
@@ -24,10 +25,11 @@ def explaining(run: Callable[[], Any]) -> Callable[[], None]:
         except Exception as error:
             if os.environ.get(DEBUG_VARIABLE):
                 raise
-            known = isinstance(error, LatentAssetsError)
-            text = str(error) if known else f"unexpected {type(error).__name__}: {error} (more with --debug)"
+            shown = error if isinstance(error, LatentAssetsError) else shortage(error) or error
+            known = isinstance(shown, LatentAssetsError)
+            text = str(shown) if known else f"unexpected {type(error).__name__}: {error} (more with --debug)"
             err.print("error:", style="bold red", end=" ")
             err.print(text, highlight=False, markup=False)
-            sys.exit(error.exit_code if isinstance(error, LatentAssetsError) else 70)
+            sys.exit(shown.exit_code if isinstance(shown, LatentAssetsError) else 70)
 
     return main

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latent_assets.cli.console import err, out, print_json
 from latent_assets.cli.options import JsonOption, ProfileOption, announce_home, selected_profile
+
+if TYPE_CHECKING:
+    from latent_assets.profile import Profile
 
 inbox_app = typer.Typer(help="Generated images: what waits to be placed, and what could not be taken.")
 
@@ -27,8 +30,8 @@ def inbox(context: typer.Context, profile: ProfileOption = None, as_json: JsonOp
     chosen = selected_profile(profile)
     storage = Storage(chosen.root)
     found, aside = pending(chosen, storage), quarantined(storage)
-    releases = GeneratedTable(storage.lance_uri).releases()
-    placed = sum(found.live in on for on in releases.values())
+    placements = GeneratedTable(storage.lance_uri).placements()
+    placed = sum(found.live in on for on in placements.values())
     waiting = len(found.batch) + len(found.accepted) + len(found.unplaced)
     if as_json:
         print_json(
@@ -53,6 +56,11 @@ def inbox(context: typer.Context, profile: ProfileOption = None, as_json: JsonOp
 @inbox_app.command()
 def take(profile: ProfileOption = None) -> None:
     """Take what is in the inbox and place it, now. While `latent-assets ui` runs this happens by itself."""
+    take_inbox(selected_profile(profile))
+
+
+def take_inbox(profile: Profile, quiet: bool = False) -> None:
+    """Take and place what is in the inbox of a profile, through its Dagster instance; `quiet` without its line."""
     from latent_assets.defs.build import Builder
     from latent_assets.defs.display import BuildDisplay
     from latent_assets.defs.instance import open_instance
@@ -60,14 +68,14 @@ def take(profile: ProfileOption = None) -> None:
     from latent_assets.generated.projecting import live_release
     from latent_assets.pipeline.lineage import Lineage
 
-    chosen = selected_profile(profile)
-    lineage = Lineage(chosen)
-    announce_home([chosen])
+    lineage = Lineage(profile)
+    announce_home([profile])
     if live_release(lineage.storage) is None:
         raise NotBuiltError("There is no release to place images on yet. Run `latent-assets build`.")
-    with open_instance(chosen) as instance, BuildDisplay(err) as display:
+    with open_instance(profile) as instance, BuildDisplay(err) as display:
         result = Builder(lineage, instance).place_generated(display.begin)
-        display.end(result)
+        if not quiet or result.failed:
+            display.end(result)
     for why in result.failed.values():
         err.print(why, style="red", highlight=False, markup=False)
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Commands that open the Dagster UI: `ui`, and `demo`, which builds first."""
+"""Commands that serve: `ui` opens the Dagster UI, `demo` builds first, `serve` answers over HTTP."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import typer
 
 from latent_assets.cli.building import build
 from latent_assets.cli.console import out
-from latent_assets.cli.options import announce_home, profile_reference, selected_profile
+from latent_assets.cli.generating import generate
+from latent_assets.cli.options import ProfileOption, announce_home, profile_reference, selected_profile
 from latent_assets.errors import ProfileError
 from latent_assets.profile import PICTURES_VARIABLE, PROFILE_VARIABLE
 
 _HOST = "127.0.0.1"
+SERVICE_PORT = 3100
+_PROMPT, _SEED = "a red apple", 1
 _LINEAGE = "asset-groups"  # page of Dagster's webserver with the graph of all assets; the first page is a timeline
 PortOption = Annotated[int, typer.Option(min=1, max=65_535, help="Port of the UI, on loopback.")]
 
@@ -27,10 +30,12 @@ def demo(
     serve: Annotated[bool, typer.Option(help="Open the Dagster UI on the atlas when it is built.")] = True,
     port: PortOption = 3000,
 ) -> None:
-    """Build the embedded default atlas and open the Dagster UI on it."""
+    """Build the embedded default atlas, place an image made from a text on it, and open the Dagster UI on it."""
     if serve:
         check_port(port)
     build("demo")
+    out.print(f'\nlatent-assets generate "{_PROMPT}" --seed {_SEED}', highlight=False)
+    generate(_PROMPT, seed=_SEED, profile="demo")
     if serve:
         ui(["demo"], port)
 
@@ -71,25 +76,69 @@ def ui(
     raise typer.Exit(code)
 
 
-def check_port(port: int) -> None:
+def serve(
+    profile: ProfileOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; elsewhere than on loopback a token is needed.")] = (
+        _HOST
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the service.")] = SERVICE_PORT,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Keep no images and make none.")] = False,
+    generation: Annotated[bool, typer.Option(help="Make images from prompts, with the profile's model.")] = True,
+    public: Annotated[bool, typer.Option("--public", help="With --read-only: anybody may read, without a token.")] = (
+        False
+    ),
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only asked by this name (several: repeat it).")
+    ] = None,
+    proxy: Annotated[
+        list[str] | None, typer.Option(metavar="ADDRESS", help="A proxy whose X-Forwarded-For is believed.")
+    ] = None,
+) -> None:
+    """Answer over HTTP: searches, images, placements of uploaded ones; and the viewer in a browser."""
+    from latent_assets.service.server import TOKEN_VARIABLE, check_token
+    from latent_assets.service.server import serve as listen
+
+    chosen = selected_profile(profile)
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    if public and not read_only:
+        raise ProfileError("--public lets anybody read: it goes with --read-only.")
+    check_token(host, token, public)
+    check_port(port, host)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    out.print(f"The atlas {chosen.name}: {address}  (stop with Ctrl+C)")
+    listen(
+        chosen,
+        host,
+        port,
+        token=None if public else token,
+        writes=not read_only,
+        generation=generation and not read_only,
+        hosts=allow_host or (),
+        proxies=proxy or (),
+    )
+
+
+def check_port(port: int, host: str = _HOST) -> None:
     """Raises ProfileError when nothing can be served on `port`, with the next one that is free."""
-    error = _refusal(port)
+    error = _refusal(port, host)
     if error is None:
         return
     if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-        raise ProfileError(f"Nothing can be served on {_HOST}:{port}: {error.strerror}.") from error
+        raise ProfileError(f"Nothing can be served on {host}:{port}: {error.strerror}.") from error
     what = "is taken, maybe by a UI that is open already" if error.errno == errno.EADDRINUSE else "may not be used"
-    free = next((other for other in [*range(port + 1, 65_536), *range(3000, port)] if _refusal(other) is None), None)
+    free = next(
+        (other for other in [*range(port + 1, 65_536), *range(3000, port)] if _refusal(other, host) is None), None
+    )
     other = "" if free is None else f" Port {free} is free: `--port {free}` (with make: `PORT={free}`)."
-    raise ProfileError(f"Port {port} of {_HOST} {what}; nothing was started.{other}")
+    raise ProfileError(f"Port {port} of {host} {what}; nothing was started.{other}")
 
 
-def _refusal(port: int) -> OSError | None:
-    """Why a server cannot listen on a port of loopback; None when it can."""
-    with socket.socket() as probe:
+def _refusal(port: int, host: str) -> OSError | None:
+    """Why a server cannot listen on a port of an address; None when it can."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the webserver does: closed ones may linger
         try:
-            probe.bind((_HOST, port))
+            probe.bind((host, port))
             probe.listen()
         except OSError as error:
             return error

@@ -194,6 +194,9 @@ class _Run:
         options = MakeOptions(force=self._config.force, retry=tuple(self._config.retry))
         unchanged = 0
         for key in keys:
+            if (limit := self._lineage.exhausted) is not None:  # it would fail as well, after as long a wait
+                failed |= {_named(name, key): str(limit) for name in names}
+                continue
             for name, result in self._lineage.ensure(names, key, options).items():
                 stage = self._lineage.stages[name]
                 if isinstance(result, Exception):
@@ -341,7 +344,9 @@ def logging_progress(context: dg.AssetExecutionContext, every: float = 10.0) -> 
 
     def tell(progress: Progress) -> None:
         nonlocal last
-        if time.monotonic() - last >= every:
+        if progress.lasting:
+            context.log.warning(f"{progress.stage}: {progress.note}")
+        elif time.monotonic() - last >= every:
             last = time.monotonic()
             of = f" of {progress.total}" if progress.total else ""
             context.log.info(f"{progress.stage}: {progress.done}{of} {progress.unit} {progress.note}")

@@ -25,6 +25,7 @@ from latent_assets.defs.provenance import observe_sources, unrecorded
 from latent_assets.errors import LatentAssetsError
 from latent_assets.generated.projecting import pending
 from latent_assets.pipeline.lineage import Lineage
+from latent_assets.pipeline.makers.atlas import recover_table
 from latent_assets.pipeline.manifests import WHOLE
 from latent_assets.pipeline.states import DUE, ArtifactStatus, State
 from latent_assets.storage import host_name, process_lives
@@ -65,12 +66,13 @@ class Builder:
 
         `retry`: reasons of failed rows that are fetched once more (see `images.download.outcome.Reason`).
         A stage whose shards partly failed lets the others go on; what needs all of them waits, and names what is
-        missing.
+        missing. Raises ResourceError when a limit of this machine was met.
         """
         self.lineage.refresh()
         self.lineage.storage.check_writable()
         self.lineage.storage.sweep()
         self._end_dead_runs()
+        recover_table(self.lineage)
         announce("sources", 0, 0)
         self._observe()
         for batch in self.lineage.batches():
@@ -110,6 +112,8 @@ class Builder:
         announce(" + ".join(stages), len(work), len(before[stages[0]]))
         for selection, keys in self._runs(due):
             self._run(selection, keys, retry)
+            if self.lineage.exhausted is not None:
+                raise self.lineage.exhausted
         after = self.lineage.status(stages) if work else before
         for stage in stages:
             if not after[stage] and self.lineage.manifests.get("laion_metadata") is None:
@@ -188,6 +192,8 @@ class Builder:
         try:
             yield
         except Exception as error:
+            if self.lineage.exhausted is not None:
+                return  # what was not begun has not failed
             for stage, statuses in self.lineage.status(stages).items():
                 for found in statuses:
                     if found.key in keys and found.state in (State.MISSING, State.STALE, State.DAMAGED):

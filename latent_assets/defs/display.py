@@ -69,6 +69,9 @@ class BuildDisplay:
 
     def _tell(self, report: Report) -> None:
         """Add up the reports of the shards of a stage: each shard counts from zero again."""
+        if report.lasting:
+            self._console.print(f"{report.stage}: {report.note}", highlight=False, markup=False)
+            return
         if report.done < self._last:
             self._base += self._last
         self._last = report.done

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from latent_assets.errors import StorageError
 from latent_assets.profile import Profile, home
-from latent_assets.storage import fingerprint
+from latent_assets.storage import fingerprint, plain_path
 
 _SETTINGS = """\
 # Written once for a local atlas; yours to edit. infra/dagster.yaml has settings for production.
@@ -56,11 +56,12 @@ def open_instance(profile: Profile) -> dg.DagsterInstance:
             settings = folder / "dagster.yaml"
             if not settings.exists():
                 settings.write_text(_SETTINGS, encoding="utf-8")
+            # Dagster looks for its settings by pattern: below `[x]` it would go on without them, telemetry switched on
+            os.environ["DAGSTER_HOME"] = str(plain_path(folder))
         except OSError as error:
             raise StorageError(
                 f"{folder} cannot be written ({error.strerror}): set LATENT_ASSETS_HOME to a directory that can."
             ) from error
-        os.environ["DAGSTER_HOME"] = str(folder)
         return dg.DagsterInstance.get()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from latent_assets.atlas.schema import PLACE
 from latent_assets.generated import inbox
-from latent_assets.generated.projecting import live_release
+from latent_assets.generated.projecting import live_target
 from latent_assets.generated.table import GeneratedTable
 from latent_assets.layout import ORIGINALS
 
@@ -37,13 +37,15 @@ def nothing_put_aside(storage: Storage) -> list[str]:
 
 
 def placed_once(storage: Storage) -> list[str]:
-    """Finds images without a place on the release that is live, with two, or with values that are not finite."""
-    table, live = GeneratedTable(storage.lance_uri), live_release(storage)
+    """Finds images without a place on the release that is live, with two, with values that are not finite, or with a
+    verdict that follows an older calibration."""
+    table = GeneratedTable(storage.lance_uri)
+    live, calibration = live_target(storage) or (None, None)
     aside = inbox.ids_aside(storage)
     counts: dict[str, int] = {}
     problems: list[str] = []
     spaces = [name for name in table.names() if name.startswith(PLACE)]
-    for row in table.columns(["id", "release", *spaces]):
+    for row in table.columns(["id", "release", "calibration", *spaces]):
         counts.setdefault(row["id"], 0)
         if row["release"] != live:
             continue
@@ -51,6 +53,8 @@ def placed_once(storage: Storage) -> list[str]:
         places = [row[space] for space in spaces if row[space] is not None]
         if not places or not np.isfinite(np.array(places, np.float64)).all():
             problems.append(f"{row['id']}: no place, or one that is not finite")
+        if row["calibration"] != calibration:
+            problems.append(f"{row['id']}: its verdict follows an older calibration")
     for row_id, count in counts.items():
         if count > 1 or (count == 0 and live is not None and row_id not in aside):
             problems.append(f"{row_id}: {count} places on release {live}")

@@ -120,6 +120,7 @@ def _kept(
     is_new = storage.create(kept, data)
     if not is_new and storage.read_bytes(kept) != data:  # damaged since
         storage.write_bytes(kept, data)
+    path, release = read_path(sidecar)
     row = {
         "id": sha256,
         "name": inbox.shown_name(drop.file.name),
@@ -129,30 +130,30 @@ def _kept(
         "pixel_width": image.width,
         "pixel_height": image.height,
         "generation": asdict(read_generation(data, sidecar)),
-        **_path(sidecar),
+        "path": path,
+        "path_release": release,
     }
     return row, is_new
 
 
-def _path(sidecar: tuple[str, bytes] | None) -> dict[str, Any]:
-    """The way of an image through the maps of a release, where this package's own sidecar tells both; else none."""
-    nothing: dict[str, Any] = {"path": [], "path_release": None}
+def read_path(sidecar: tuple[str, bytes] | None) -> tuple[list[Any], int | None]:
+    """The way of an image through the maps of a release, where this package's own sidecar tells both: steps as
+    {"step": 3, "places": {"clip": [x, y, z], ...}} and the release; else none."""
     if sidecar is None or not sidecar[0].lower().endswith(".json"):
-        return nothing
+        return [], None
     try:
         values = json.loads(sidecar[1])
     except (ValueError, RecursionError):
-        return nothing
+        return [], None
     if not isinstance(values, Mapping):
-        return nothing
+        return [], None
     steps, release = values.get("path"), values.get("release")
     if not isinstance(steps, list) or len(steps) > _MOST_STEPS or type(release) is not int:
-        return nothing
-    return {"path": steps, "path_release": release} if all(map(_is_step, steps)) else nothing
+        return [], None
+    return (steps, release) if all(map(_is_step, steps)) else ([], None)
 
 
 def _is_step(step: object) -> bool:
-    """{"step": 3, "places": {"clip": [x, y, z], ...}}"""
     if not isinstance(step, Mapping) or type(number := step.get("step")) is not int:
         return False
     places = step.get("places")

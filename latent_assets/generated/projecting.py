@@ -1,12 +1,13 @@
 """Placing what was taken out of the inbox on the release `live`, and again when another release is published.
 
 What is to do follows from the rows that are there: an image that was accepted, or was placed on an older release, and
-has no row for the one that is live. A process that is killed leaves whole rows; the next one goes on after them.
+has no row for the one that is live, or one whose verdict follows an older calibration of it. A process that is killed
+leaves whole rows; the next one goes on after them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -20,18 +21,21 @@ from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.generated import inbox
+from latent_assets.generated.known_vectors import drop_vectors, known_ids, read_vectors
+from latent_assets.generated.placement.calibration import calibration_version
 from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
 from latent_assets.generated.table import GeneratedTable, generated_schema
 from latent_assets.images.decode.image import decode_as_stored
 from latent_assets.images.outcome import FetchError, Reason
-from latent_assets.layout import calibration_name, original_name
+from latent_assets.layout import original_name
 from latent_assets.progress import report
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from latent_assets.generated.placement.placing import Placed, Vectors
+    from latent_assets.generated.placement.placed import Placed
+    from latent_assets.generated.placement.placing import Vectors
     from latent_assets.profile import Profile
     from latent_assets.storage import Storage
 
@@ -41,13 +45,15 @@ _AT_ONCE = 64
 @dataclass(frozen=True)
 class Pending:
     """What there is to do. batch: files of the inbox that can be taken now. accepted: notes of images that were taken
-    and are not placed. unplaced: images that were placed on older releases only. live: the release; None without one.
+    and are not placed. unplaced: images that were placed on older releases only, or by an older calibration. live: the
+    release; None without one. calibration: its version.
     """
 
     batch: tuple[inbox.Dropped, ...]
     accepted: tuple[str, ...]
     unplaced: tuple[str, ...]
     live: int | None
+    calibration: str | None
 
     def __bool__(self) -> bool:
         return bool(self.batch or self.accepted or self.unplaced)
@@ -60,6 +66,7 @@ class Pending:
             self.accepted,
             self.unplaced,
             self.live,
+            self.calibration,
         )[:16]
 
 
@@ -77,10 +84,10 @@ class Projection:
 def pending(profile: Profile, storage: Storage) -> Pending:
     """What is to be taken or placed now. An atlas without a release, or without rows, places nothing yet."""
     batch = tuple(inbox.ready(storage)[: profile.generated.batch])
-    live = live_release(storage)
-    if live is None:
-        return Pending(batch, (), (), None)
-    return Pending(batch, tuple(inbox.accepted_names(storage)), tuple(_unplaced(storage, live)), live)
+    target = live_target(storage)
+    if target is None:
+        return Pending(batch, (), (), None, None)
+    return Pending(batch, tuple(inbox.accepted_names(storage)), tuple(_unplaced(storage, *target)), *target)
 
 
 def live_release(storage: Storage) -> int | None:
@@ -88,19 +95,25 @@ def live_release(storage: Storage) -> int | None:
 
     One whose calibration is not made yet is waited for: what is usual in it belongs to a placement.
     """
+    target = live_target(storage)
+    return target[0] if target else None
+
+
+def live_target(storage: Storage) -> tuple[int, str] | None:
+    """The release that images are placed on, and the version of its calibration."""
     try:
         table = open_table(storage.lance_uri, LIVE)
     except NotBuiltError:
         return None
     info = ReleaseInfo.of_schema(table.schema, storage.lance_uri)
-    ready = info.rows and storage.exists(calibration_name(calibration_key(info)))
-    return int(table.version) if ready else None
+    calibration = calibration_version(storage, calibration_key(info)) if info.rows else None
+    return (int(table.version), calibration) if calibration is not None else None
 
 
-def _unplaced(storage: Storage, release: int) -> list[str]:
+def _unplaced(storage: Storage, release: int, calibration: str) -> list[str]:
     aside = inbox.ids_aside(storage)
-    releases = GeneratedTable(storage.lance_uri).releases()
-    return sorted(row_id for row_id, placed in releases.items() if release not in placed and row_id not in aside)
+    placed = GeneratedTable(storage.lance_uri).placements()
+    return sorted(row_id for row_id, by in placed.items() if by.get(release) != calibration and row_id not in aside)
 
 
 def project(profile: Profile, storage: Storage) -> Projection:
@@ -108,26 +121,28 @@ def project(profile: Profile, storage: Storage) -> Projection:
 
     Raises NotBuiltError when there is no release with rows, ModelError when a model of it is not on this machine.
     """
-    live = live_release(storage)
-    if live is None:
+    target = live_target(storage)
+    if target is None:
         raise NotBuiltError("There is no release to place images on yet. Run `latent-assets build`.")
-    placer, table = _placer(storage, live), GeneratedTable(storage.lance_uri)
+    live, calibration = target
+    placer, table = _placer(storage, live, calibration), GeneratedTable(storage.lance_uri)
     notes = list(inbox.accepted(storage))
-    known = table.releases()
+    known = table.placements()
     waiting = {row["id"]: row for _, rows in notes for row in rows if live not in known.get(row["id"], ())}
-    anew = [row_id for row_id in _unplaced(storage, live) if row_id not in waiting]
-    work = [*waiting, *anew]
+    anew = [row_id for row_id in _unplaced(storage, live, calibration) if row_id not in waiting]
+    work, made_before = [*waiting, *anew], known_ids(storage)
     placed: list[dict[str, Any]] = []
     lost: dict[str, str] = {}
     for start in range(0, len(work), _AT_ONCE):
         chunk = work[start : start + _AT_ONCE]
         before = table.rows([row_id for row_id in chunk if row_id in known])
-        # the way through generation was told in the places of one release
         facts = [
-            {**before[row_id], "path": []} if row_id in before else _facts(waiting[row_id], live) for row_id in chunk
+            _again(before[row_id], live) if row_id in before else _facts(waiting[row_id], live) for row_id in chunk
         ]
-        rows, missing = _place(profile, storage, placer, facts)
+        rows, missing = _place(profile, storage, placer, facts, made_before)
         table.add(rows, generated_schema(placer.model.features, placer.info.spaces))
+        for row_id in made_before & set(chunk):
+            drop_vectors(storage, row_id)
         placed += rows
         lost |= missing
         report("generated_projection", min(start + _AT_ONCE, len(work)), len(work), "images")
@@ -139,8 +154,8 @@ def project(profile: Profile, storage: Storage) -> Projection:
 
 
 @lru_cache(maxsize=1)
-def _placer(storage: Storage, release: int) -> ImagePlacer:
-    """Models load once a process and release."""
+def _placer(storage: Storage, release: int, calibration: str) -> ImagePlacer:
+    """Models load once a process and release; `calibration` is part of the cache's key: another one is read anew."""
     return ImagePlacer.open(storage, release)
 
 
@@ -198,6 +213,12 @@ def _facts(row: Mapping[str, Any], release: int) -> dict[str, Any]:
     }
 
 
+def _again(row: Mapping[str, Any], release: int) -> dict[str, Any]:
+    """An image that was placed before, for its placement on `release`: the way through generation was told in the
+    places of one release."""
+    return {**row, "path": row["path"] if row["release"] == release else []}
+
+
 _KEPT = (
     *("id", "name", "received", "file", "bytes", "width", "height", "tool", "prompt", "negative_prompt", "seed"),
     *("steps", "guidance", "sampler", "model", "parameters", "path"),
@@ -205,7 +226,7 @@ _KEPT = (
 
 
 def _place(
-    profile: Profile, storage: Storage, placer: ImagePlacer, facts: Sequence[Mapping[str, Any]]
+    profile: Profile, storage: Storage, placer: ImagePlacer, facts: Sequence[Mapping[str, Any]], made_before: Set[str]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows of images on a release, and those whose originals cannot be read or encoded, which are put aside."""
     encoder = encoder_fingerprint(placer)
@@ -231,6 +252,10 @@ def _place(
         for row in readable
         if row.get("encoder") == encoder
     }
+    # those that were made when the image was accepted
+    for row_id in (row["id"] for row in readable if row["id"] in made_before and row["id"] not in vectors):
+        if (made := read_vectors(storage, row_id, encoder)) is not None and made.keys() == placer.model.features.keys():
+            vectors[row_id] = made
     new = [row["id"] for row in readable if row["id"] not in vectors]
     vectors |= zip(new, _encoded(placer, [pictures[row_id] for row_id in new]), strict=True)
     found = []
@@ -271,23 +296,29 @@ def _placement(placed: Placed) -> dict[str, Any]:
     """Where an image falls, in the table's columns."""
     row: dict[str, Any] = {
         "release": placed.release,
+        "calibration": placed.calibration,
         "verdict": placed.verdict,
-        "explanation": placed.explanation,
-        "odd": placed.odd,
+        "explanation": placed.sentence,
+        "p_value": placed.p_value,
         "agreement": placed.agreement,
         "copy_of": placed.copy.id if placed.copy else None,
-        "copy_correlation": placed.copy.match.correlation if placed.copy else None,
+        "copy_correlation": placed.copy.correlation if placed.copy else None,
+        "copy_chance": placed.copy.chance if placed.copy else None,
         "behind": [vars(share) for share in placed.behind],
+        **placed.vectors,
     }
-    for name, found in placed.nearness.items():
+    for space, place in placed.placements.items():
         row |= {
-            name: placed.vectors[name],
-            f"near_{name}": [{"id": s.id, "distance": s.distance, "size": s.size} for s in found.similar],
-            f"distance_{name}": found.distance,
-            f"percentile_{name}": found.percentile,
-            f"far_{name}": found.far,
-            f"close_{name}": found.close,
+            f"{PLACE}{space}": place.position,
+            f"spread_{space}": place.uncertainty,
+            f"near_{space}": [
+                {"id": item.id, "similarity": item.similarity, "distance": item.distance, "size": item.group_size}
+                for item in place.neighbours
+            ],
+            f"distance_{space}": place.distance,
+            f"percentile_{space}": place.percentile,
+            f"group_percentile_{space}": place.group_percentile,
+            f"p_value_{space}": place.p_value,
+            f"verdict_{space}": place.verdict,
         }
-    for space, place in placed.places.items():
-        row |= {f"{PLACE}{space}": place.xyz, f"spread_{space}": place.spread}
     return row

@@ -1,7 +1,8 @@
 """The LanceDB table `generated`, beside the atlas's: a row for each generated image and release it was placed on.
 
-Rows are added and never changed; placements on older releases stay with them. One process writes at a time: the asset
-that holds the claim. Here are the columns, reading and writing; what is placed and when is decided in `projecting`.
+Rows are added, and change only when the calibration of their release does; placements on older releases stay with them.
+One process writes at a time: the asset that holds the claim. Here are the columns, reading and writing; what is placed
+and when is decided in `projecting`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import brief, is_absent, table_options
+from latent_assets.atlas.table import brief, flush_table, is_absent, lance_address, table_options
 from latent_assets.errors import StorageError
 from latent_assets.layout import GENERATED_TABLE
 from latent_assets.spaces import embeddings, spaces
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
 _COMPACTED_FROM = 20  # fragments
 _KEPT_FOR = timedelta(days=1)  # versions of the table that readers may have open
 
-_NEIGHBORS = pa.list_(pa.struct([("id", pa.string()), ("distance", pa.float32()), ("size", pa.int32())]))
+_NEIGHBORS = pa.list_(
+    pa.struct(
+        [("id", pa.string()), ("similarity", pa.float32()), ("distance", pa.float32()), ("size", pa.int32())],
+    )
+)
 _BEHIND = pa.list_(
     pa.struct(
         [
-            *(("kind", pa.string()), ("value", pa.string()), ("count", pa.int32()), ("of", pa.int32())),
-            *(("lift", pa.float32()), ("lower", pa.float32()), ("upper", pa.float32())),
+            *(("field", pa.string()), ("value", pa.string()), ("count", pa.int32()), ("of", pa.int32())),
+            *(("lift", pa.float32()), ("low", pa.float32()), ("high", pa.float32())),
         ]
     )
 )
@@ -66,30 +71,49 @@ _FACTS = (
     _field("parameters", pa.string(), "the text that prompt and parameters were read from", True),
     _field("thumbnail", pa.binary(), "WebP or JPEG file, as large as those of the atlas"),
     _field("encoder", pa.string(), "fingerprint of the models and of the size that its vectors were made with"),
+    _field("calibration", pa.string(), "which measurement of what is usual in the release the verdict follows"),
     _field("verdict", pa.string(), "`usual`, `nothing is close`, `unusually close to one group` or `not calibrated`"),
     _field("explanation", pa.string(), "the verdict in one sentence with its numbers"),
-    _field("odd", pa.float32(), "conformal p-value that a real image has so little or so much detail", True),
+    _field(
+        "p_value",
+        pa.float32(),
+        "conformal p-value that a real image is this far from all others in any space, or has so little or so much "
+        "detail",
+        True,
+    ),
     _field("agreement", pa.float32(), "share of near groups that all embeddings name, 0 to 1", True),
     _field("copy_of", pa.string(), "row of the atlas whose picture its pixels correlate with", True),
     _field("copy_correlation", pa.float32(), "that correlation, -1 to 1", True),
     _field(
-        "behind", _BEHIND, "categories and sites commoner among its neighbours than in the atlas: lift, 95 % interval"
+        "copy_chance",
+        pa.float32(),
+        "conformal p-value that a real image is as near to one that is no near-duplicate, or correlates as well",
+        True,
+    ),
+    _field(
+        "behind",
+        _BEHIND,
+        "what stands behind its neighbours: count, share over that in the atlas (lift), 95 % interval",
     ),
     _field(
         "path", _PATH, "places of its way through generation on the maps of this release, where the generator told them"
     ),
 )
-_OF_EMBEDDING = (
-    ("{}", pa.list_(pa.float32()), "vector: {meaning}"),
-    ("near_{}", _NEIGHBORS, "nearest groups of copies in {name}: row of the nearest member, distance, members seen"),
-    ("distance_{}", pa.float32(), "distance in {name} to the nearest fitted image"),
-    ("percentile_{}", pa.float32(), "per cent of held-out real images that are nearer to theirs in {name}"),
-    ("far_{}", pa.float32(), "conformal p-value that a real image is this far from all in {name}"),
-    ("close_{}", pa.float32(), "conformal p-value that a real image is this near to what is no copy of it in {name}"),
-)
+_OF_EMBEDDING = (("{}", pa.list_(pa.float32()), "vector: {meaning}"),)
 _OF_SPACE = (
     (f"{PLACE}{{}}", pa.list_(pa.float32(), 3), "place on the map of {meaning}, map units"),
     ("spread_{}", pa.float32(), "standard deviation of the neighbours' places around it, map units"),
+    (
+        "near_{}",
+        _NEIGHBORS,
+        "nearest groups of near-duplicates in {name}: row of the nearest member, similarity (1 for the same), "
+        "distance, members seen",
+    ),
+    ("distance_{}", pa.float32(), "distance in {name} to the nearest fitted image"),
+    ("percentile_{}", pa.float32(), "per cent of held-out real images that are nearer to theirs in {name}"),
+    ("group_percentile_{}", pa.float32(), "per cent of the atlas's images that are nearer to another group in {name}"),
+    ("p_value_{}", pa.float32(), "`p_value` of {name} alone"),
+    ("verdict_{}", pa.string(), "`verdict` of {name} alone"),
 )
 
 
@@ -108,7 +132,8 @@ def generated_schema(
             found.append(_field(column.format(name), kind, text, True))
     for name in places if with_spaces is None else with_spaces:
         for column, kind, meaning in _OF_SPACE:
-            found.append(_field(column.format(name), kind, meaning.format(meaning=places[name].shows), True))
+            text = meaning.format(name=name, meaning=places[name].shows)
+            found.append(_field(column.format(name), kind, text, True))
     return pa.schema(found)
 
 
@@ -147,7 +172,7 @@ class GeneratedTable:
         import lancedb
 
         with _explained(self._uri):
-            database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
+            database = lancedb.connect(lance_address(self._uri), storage_options=table_options(self._uri))
             try:
                 return database.open_table(GENERATED_TABLE)
             except (ValueError, OSError, RuntimeError) as error:
@@ -155,11 +180,11 @@ class GeneratedTable:
                     return None
                 raise
 
-    def releases(self) -> dict[str, set[int]]:
-        """The releases that each image was placed on, by id."""
-        found: dict[str, set[int]] = {}
-        for row in self._rows(["id", "release"]):
-            found.setdefault(row["id"], set()).add(row["release"])
+    def placements(self) -> dict[str, dict[int, str]]:
+        """By image the releases that it was placed on, each with the version of the calibration."""
+        found: dict[str, dict[int, str]] = {}
+        for row in self._rows(["id", "release", "calibration"]):
+            found.setdefault(row["id"], {})[row["release"]] = row["calibration"]
         return found
 
     def names(self) -> list[str]:
@@ -186,7 +211,8 @@ class GeneratedTable:
         return {row["id"]: (row["received"], row["file"]) for row in self._rows(["id", "received", "file"])}
 
     def add(self, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> int:
-        """Add placements, but for those that are there already (id and release); how many were new."""
+        """Add placements (id and release), but for those that are there already by the same calibration; one by
+        another is replaced. How many rows were written."""
         if not rows:
             return 0
         import lancedb
@@ -195,8 +221,9 @@ class GeneratedTable:
         with _explained(self._uri):
             table = self.open()
             if table is None:
-                database = lancedb.connect(self._uri, storage_options=table_options(self._uri))
+                database = lancedb.connect(lance_address(self._uri), storage_options=table_options(self._uri))
                 database.create_table(GENERATED_TABLE, data)
+                flush_table(self._uri, GENERATED_TABLE)
                 return len(rows)
             self._widen(table, schema)
             # what an earlier version began with vectors of 16 bits stays so
@@ -205,10 +232,11 @@ class GeneratedTable:
             for field in whole:
                 if field.name not in data.schema.names:
                     data = data.append_column(field, pa.nulls(len(data), field.type))
-            result = (
-                table.merge_insert(["id", "release"]).when_not_matched_insert_all().execute(data.select(whole.names))
-            )
-            return int(result.num_inserted_rows)
+            merge = table.merge_insert(["id", "release"])
+            merge = merge.when_matched_update_all(where="target.calibration != source.calibration")
+            result = merge.when_not_matched_insert_all().execute(data.select(whole.names))
+            flush_table(self._uri, GENERATED_TABLE)
+            return int(result.num_inserted_rows + result.num_updated_rows)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete all placements of images."""
@@ -218,6 +246,7 @@ class GeneratedTable:
                 for start in range(0, len(ids), 500):
                     listed = ", ".join(f"'{row_id}'" for row_id in ids[start : start + 500])
                     table.delete(f"id IN ({listed})")
+            flush_table(self._uri, GENERATED_TABLE)
 
     def compact(self) -> None:
         """Join many small pieces into few, and drop versions that are older than a day."""

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,12 +18,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from latent_assets import progress
+from latent_assets.errors import ResourceError
+from latent_assets.images.download.descriptors import connection_budget
 from latent_assets.images.download.host_queue import HostQueue
 from latent_assets.images.download.http_client import Download, HttpClient, Network, Target
+from latent_assets.images.download.pulse import STANDSTILL, Pulse
 from latent_assets.images.download.request import FetchRequest, FetchResult
-from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.images.faults import FaultWatch, patience
+from latent_assets.images.outcome import NETWORK, FetchError, Reason
 from latent_assets.images.store.store_queue import StoreQueue
 from latent_assets.images.store.worker import Job
+from latent_assets.limits import FILES, shortage
 
 if TYPE_CHECKING:
     from latent_assets.profile import Fetch, Profile
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 _FIRST_BACKOFF = 0.5
 _NO_HOST = ""
 _STAGE = "image_shards"
+_STANDSTILLS = 20  # for which one row is tried again
 _COLLECT_EVERY = 20_000  # container objects: about 300 downloads
 
 
@@ -43,6 +50,9 @@ class _QueuedRow:
     problem: FetchError | None = None
     attempts: int = 0
     deadline: float | None = None
+    faults: int = 0  # of this side, which count as no attempts
+    standstills: int = 0
+    began: float = 0.0  # the deadline, by the clock of `Pulse`
 
 
 def fetch_rows(
@@ -104,11 +114,13 @@ def _rare_collections() -> Iterator[None]:
 
 async def _fetch_links(settings: Fetch, job: Job, rows: list[FetchRequest], network: Network, count: _Count) -> None:
     hosts: HostQueue[_QueuedRow] = HostQueue(settings.per_host, settings.per_host_rate, settings.timeout)
-    slots = asyncio.Semaphore(settings.concurrency)
+    budget = connection_budget(settings.concurrency)
+    faults = FaultWatch(patience(settings.timeout))
+    slots = _Slots(budget.connections)
+    pulse = Pulse()
 
     def stored(more: int) -> None:
-        for _ in range(more):
-            slots.release()
+        slots.release(more)
         try:
             count.add(more)
         finally:
@@ -126,8 +138,11 @@ async def _fetch_links(settings: Fetch, job: Job, rows: list[FetchRequest], netw
     asyncio.get_running_loop().set_exception_handler(unexpected)
     try:
         store_queue.open()
-        async with HttpClient(settings, hosts, network) as client, asyncio.TaskGroup() as tasks:
-            fetcher = _Fetcher(settings, hosts, client, store_queue, slots)
+        async with (
+            HttpClient(settings, hosts, network, budget, faults, pulse) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
+            fetcher = _Fetcher(settings, hosts, client, store_queue, slots, faults, pulse)
             hosts.add(fetcher.queued(row) for row in rows)
             watch = tasks.create_task(_raise_from(store_queue.failed))
             while True:
@@ -139,12 +154,34 @@ async def _fetch_links(settings: Fetch, job: Job, rows: list[FetchRequest], netw
             if not store_queue.failed.done():
                 watch.cancel()
     finally:
+        pulse.close()
         store_queue.close()
     store_queue.check()
 
 
 async def _raise_from(failed: asyncio.Future[None]) -> None:
     await failed
+
+
+class _Slots:
+    """How many rows are on their way at a time; one that may not be given back is lost for the others."""
+
+    def __init__(self, count: int) -> None:
+        self._free, self._count = asyncio.Semaphore(count), count
+
+    async def acquire(self) -> None:
+        await self._free.acquire()
+
+    def release(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._free.release()
+
+    def give_up(self) -> None:
+        """Go on with one less, as long as there is another."""
+        if self._count > 1:
+            self._count -= 1
+        else:
+            self._free.release()
 
 
 class _Fetcher:
@@ -156,13 +193,17 @@ class _Fetcher:
         hosts: HostQueue[_QueuedRow],
         client: HttpClient,
         store_queue: StoreQueue,
-        slots: asyncio.Semaphore,
+        slots: _Slots,
+        faults: FaultWatch,
+        pulse: Pulse,
     ) -> None:
         self._settings = settings
         self._hosts = hosts
         self._client = client
         self._store_queue = store_queue
         self._slots = slots
+        self._faults = faults
+        self._pulse = pulse
         self._loop = asyncio.get_running_loop()
 
     def queued(self, row: FetchRequest) -> tuple[str, _QueuedRow]:
@@ -177,6 +218,9 @@ class _Fetcher:
         """One attempt at a row; its host's slot was taken and is given back here, its own when it is stored."""
         try:
             answer = await self._attempt(host, item)
+        except ResourceError as fault:
+            self._wait_for(fault, host, item)
+            return
         finally:
             self._hosts.release(host)
         if answer is not None:
@@ -191,32 +235,71 @@ class _Fetcher:
             assert item.problem is not None  # no answer
             self._store_queue.put(FetchResult(item.request, item.problem, item.request.attempts + item.attempts))
 
+    def _wait_for(self, fault: ResourceError, host: str, item: _QueuedRow) -> None:
+        """Put a row back that met a fault of this side, as if it had not been tried. Raises a fault that stays."""
+        item.attempts -= 1
+        item.deadline = None
+        if fault.resource == STANDSTILL:
+            item.standstills += 1
+            self._faults.begin_again()
+            self._hosts.requeue(host, item, 0.0)
+            self._slots.release()
+            return
+        item.faults += 1
+        self._hosts.requeue(host, item, self._faults.met(fault, item.faults))
+        if fault.resource == FILES:
+            self._slots.give_up()
+        else:
+            self._slots.release()
+
     async def _attempt(self, host: str, item: _QueuedRow) -> Download | None:
-        """The answer, or None with `item.problem` set."""
+        """The answer, or None with `item.problem` set. Raises ResourceError for a fault of this side."""
         if item.target is None:
             return None
         if gone := self._hosts.given_up(host):
             item.problem = item.problem or FetchError(*gone)
             return None
-        if item.deadline is None:
+        if item.deadline is None or self._slept(item, item.began):
             item.deadline = self._loop.time() + self._settings.timeout
+            item.began = self._pulse.now()
         elif self._loop.time() >= item.deadline:
             return None  # it waited too long for another attempt: the problem is what it was
         item.attempts += 1
+        began, pulse = self._loop.time(), self._pulse.now()
         try:
             async with asyncio.timeout_at(item.deadline):
-                return await self._client.download(item.target)
-        except TimeoutError:
+                answer = await self._client.download(item.target)
+            self._faults.passed()
+            return answer
+        except TimeoutError as error:
+            self._check_pulse(item, pulse, error)
+            if (fault := self._client.late(item.target, began)) is not None:
+                raise fault from error
             item.problem = FetchError(Reason.TIMEOUT, f"no image within {self._settings.timeout:g} s")
         except FetchError as problem:
             item.problem = problem
+        except (ResourceError, MemoryError) as error:
+            self._check_pulse(item, pulse, error)
+            raise shortage(error) or error from error
         except Exception as error:  # hostile input that breaks a library is a reason for this row, not for the shard
             item.problem = FetchError(Reason.PROTOCOL, f"{type(error).__name__}: {error}")
+        if item.problem.reason in NETWORK:
+            self._check_pulse(item, pulse, item.problem)
+        self._faults.passed()
         if item.problem.redirects == 0:
             self._hosts.failed(host, item.problem.reason, item.problem.evidence)
         if item.problem.retry_after is not None and item.problem.redirects == 0:
             self._hosts.pause(host, item.problem.retry_after)
         return None
+
+    def _check_pulse(self, item: _QueuedRow, since: float, error: BaseException) -> None:
+        """Raise ResourceError when this process stood still during an attempt that failed: it is made again."""
+        if self._slept(item, since):
+            raise ResourceError("this process stood still", STANDSTILL) from error
+
+    def _slept(self, item: _QueuedRow, since: float) -> bool:
+        """Whether time that passed since then is not the row's. Not for ever: a row may be what stops the loop."""
+        return item.standstills < _STANDSTILLS and self._pulse.stood_still(since)
 
     def _try_again(self, host: str, item: _QueuedRow) -> bool:
         """Put a row back when its problem may pass and there is time for another attempt."""
@@ -243,13 +326,25 @@ def _read_files(profile: Profile, storage: Storage, part: str, rows: list[FetchR
 
     base = base_path(profile)
     recorder = Recorder(profile.fetch, Journal(storage, part))
+    faults = FaultWatch(patience(profile.fetch.timeout))
 
     def one(row: FetchRequest) -> None:
+        times = 0
+        while True:
+            try:
+                recorder.record([FetchResult(row, read(row), row.attempts + 1)])
+            except ResourceError as fault:
+                times += 1
+                time.sleep(faults.met(fault, times))
+            else:
+                faults.passed()
+                return
+
+    def read(row: FetchRequest) -> list[bytes] | FetchError:
         try:
-            result: list[bytes] | FetchError = [read_file(base, row.path or "", profile.fetch)]
+            return [read_file(base, row.path or "", profile.fetch)]
         except FetchError as problem:
-            result = problem
-        recorder.record([FetchResult(row, result, row.attempts + 1)])
+            return problem
 
     try:
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="image") as threads:

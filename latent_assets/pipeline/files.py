@@ -15,6 +15,7 @@ _MARKS = {
     ".parquet": (b"PAR1", b"PAR1"),
     ".arrow": (b"ARROW1", b"ARROW1"),
     ".tar": (b"", bytes(1024)),
+    ".lance": (b"", b"LANC"),
 }
 
 

@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from latent_assets import progress
-from latent_assets.errors import DataError, LatentAssetsError, NotBuiltError
+from latent_assets.errors import DataError, LatentAssetsError, NotBuiltError, ResourceError
+from latent_assets.limits import shortage
 from latent_assets.pipeline.claims import Claims, Holder
 from latent_assets.pipeline.files import first_problem
 from latent_assets.pipeline.manifests import WHOLE, Manifest, Manifests, Note, Recipe, read_details
@@ -60,6 +61,8 @@ class Lineage:
         self.claims = Claims(self.storage)
         # failures of this process; a full disk has no room for the notes of them
         self.recent_failures: dict[str, dict[str, Note]] = defaultdict(dict)
+        # a limit of this machine that something failed at: nothing else is begun then
+        self.exhausted: ResourceError | None = None
         self._observed: dict[str, Observed] = {}
         self._inputs: dict[str, dict[str, Any]] = {}
         # stages over all shards that were current, and by which manifest: looked at once, not once for every shard
@@ -108,6 +111,7 @@ class Lineage:
 
     def refresh(self) -> None:
         """Look at sources and models anew on the next question: they may have changed."""
+        self.exhausted = None
         self._observed.clear()
         self._inputs.clear()
         self.known_whole.clear()
@@ -229,6 +233,8 @@ class Lineage:
         problems = _problems(stage, findings)
         if problems:
             raise DataError(f"{artifact_name(stage.name, key)}: {'; '.join(problems.values())}", problems)
+        # what the manifest speaks of is on the disk before it is; so it is nothing that a power cut could take
+        self.storage.flush(output.files)
         written = self.manifests.commit(manifest)
         self.recent_failures[stage.name].pop(key, None)
         self._forget_after(stage.name)
@@ -242,6 +248,7 @@ class Lineage:
 
     def note_failure(self, stage: str, key: str, error: BaseException) -> None:
         """Keep why an attempt failed, for `status`."""
+        self.exhausted = self.exhausted or shortage(error)
         self.recent_failures[stage][key] = self.manifests.note_failure(stage, key, error)
 
     def failures(self, stage: str) -> dict[str, Note]:

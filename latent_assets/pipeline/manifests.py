@@ -124,7 +124,9 @@ class Manifests:
     def commit(self, manifest: Manifest) -> Manifest:
         """Write a manifest: from now on the artefact exists. Clears the notes on it."""
         stamped = replace(manifest, created=manifest.created or time.time())
-        self._storage.write_json(manifest_name(stamped.stage, stamped.key), asdict(stamped))
+        name = manifest_name(stamped.stage, stamped.key)
+        self._storage.write_json(name, asdict(stamped))
+        self._storage.flush([name])
         self.clear(stamped.stage, stamped.key)
         return stamped
 

@@ -81,7 +81,8 @@ class Stage:
     inputs: (profile) -> what only the machine that makes it knows; None for nothing. maker: makes one artefact (see
     `makers`). judge: reads one artefact and says what its checks find. describe: details -> facts for whoever looks.
     batch: stages that one pass makes together share a name. slices: its data version for a shard is that shard's own.
-    pool: what it needs that should not be used by many runs at once.
+    pool: what it needs that should not be used by many runs at once. opens: (lineage, manifest) -> what keeps it from
+    being opened, "" for nothing; for what is more than its files.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Stage:
     inputs: Callable[[Profile], dict[str, Any]] | None = None
     slices: bool = False
     per_run: int | None = None
+    opens: str | None = None
 
     def check(self, name: str) -> Check:
         """One of its checks by name."""
@@ -377,19 +379,41 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             details=f"{_MAKERS}.atlas:TableDetails",
             batch="atlas_table",
             pool="whole",
+            opens=f"{_MAKERS}.atlas:unopened",
+        ),
+        Stage(
+            name="atlas_tiles",
+            group="atlas",
+            sharded=False,
+            parents=("atlas_table",),
+            revision=1,
+            settings=_nothing,
+            description="What the viewer reads: for every space an octree of the release's points, columns to colour "
+            "and filter by, and the thumbnails. Static files for any web server or S3; a set per release.",
+            kinds=frozenset({"numpy"}),
+            checks=(
+                Check("every_row_once", "Every row of the release is in the octree of every space exactly once."),
+                Check("sprites_of_this_release", "Every thumbnail is that of the image whose row it stands for."),
+            ),
+            maker=f"{_MAKERS}.tiles:make_tiles",
+            judge=f"{_MAKERS}.tiles:judge_tiles",
+            describe=f"{_MAKERS}.tiles:describe_tiles",
+            details=f"{_MAKERS}.tiles:TileDetails",
+            batch="atlas_tiles",
+            pool="whole",
         ),
         Stage(
             name="placement_calibration",
             group="generated",
             sharded=False,
             parents=("umap_model", "atlas_table"),
-            revision=1,
+            revision=2,
             settings=_nothing,
             description="What is usual between real images of the release: how far held-out images are from fitted "
-            "ones, in every embedding. A generated image is held against it: close, as usual, or like nothing here.",
+            "ones, in every space. A generated image is held against it: close, as usual, or like nothing here.",
             kinds=frozenset({"numpy", "safetensors"}),
             checks=(
-                Check("calibration_sound", "Distances are finite and in order, for every embedding of the maps."),
+                Check("calibration_sound", "Distances are finite and those that were measured, for every space."),
                 Check("calibration_possible", "Enough images were held out to calibrate by.", warns=True),
             ),
             maker=f"{_MAKERS}.generated:make_calibration",

@@ -13,6 +13,7 @@ from latent_assets.errors import LatentAssetsError, NotBuiltError
 from latent_assets.pipeline.files import first_problem
 from latent_assets.pipeline.manifests import WHOLE, Manifest, Note, Recipe
 from latent_assets.pipeline.stages import Stage
+from latent_assets.spaces import resolve
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
@@ -104,6 +105,10 @@ class View:
         return failures.get(key), damages.get(key)
 
     def _look(self, manifest: Manifest) -> str:
+        opens = self._lineage.stages[manifest.stage].opens
+        return self._look_at_files(manifest) or (resolve(opens)(self._lineage, manifest) if opens else "")
+
+    def _look_at_files(self, manifest: Manifest) -> str:
         storage = self._lineage.storage
         if not self._bulk:
             return first_problem(storage, manifest.files, storage.sizes(manifest.files))

@@ -71,7 +71,7 @@ class Placer:
     def __init__(self, points: np.ndarray, coords: np.ndarray, metric: Metric, n_neighbors: int) -> None:
         if len(points) == 0:
             raise ValueError("nothing was fitted: no row can be placed")
-        self._index = ExactIndex(points, metric)
+        self.index = ExactIndex(points, metric)
         self._coords = np.asarray(coords, dtype=np.float64)
         self._k = min(n_neighbors, len(points))
 
@@ -86,7 +86,7 @@ class Placer:
         if len(features) == 0:
             none = np.zeros(0, np.float32)
             return Placement(np.zeros((0, 3), np.float32), none, none, np.zeros((0, self._k), np.int64))
-        found = self._index.search(features, self._k)
+        found = self.index.search(features, self._k)
         weights = membership(found.distances)
         same = found.distances == 0.0
         weights = np.where(same.any(axis=1)[:, None], same.astype(np.float64), weights)

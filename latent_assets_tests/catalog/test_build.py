@@ -193,30 +193,90 @@ def test_columns_that_come_late_lose_nothing_in_buckets(
     assert many.rows()["similarity"].null_count() == 120
 
 
-def test_killed_build_continues_to_the_same_shards(collection: Collection, tmp_path: Path) -> None:
-    collection.write("a.parquet", aesthetics(100))
-    whole = Collection(tmp_path / "whole")
-    whole.write("a.parquet", aesthetics(100))
-    expected = whole.build()
-    script = """
-import os, sys
+_KILLED = """
+import os, sys, threading
 from pathlib import Path
 from latent_assets.catalog import sharding
+from latent_assets.storage import Storage
 from latent_assets_tests.catalog.conftest import Collection
-real = sharding.ShardWriter._write
-def write(self, shard, frames):
-    real(self, shard, frames)
-    if shard == "00004":
+folder, shards, late, last = sys.argv[1:]
+store = sharding.ShardWriter._store
+written = set()
+def slow(self, shard, frame):
+    if shard in late.split():
+        threading.Event().wait()  # another thread was faster
+    found = store(self, shard, frame)
+    written.add(shard)
+    if shard == last:
         os.kill(os.getpid(), 9)
-sharding.ShardWriter._write = write
-Collection(Path(sys.argv[1])).build()
+    return found
+sharding.ShardWriter._store = slow
+Collection(Path(folder), shards=eval(shards)).build()
 """
-    done = subprocess.run([sys.executable, "-c", script, str(collection.folder)], check=False)
+
+
+def killed_build(collection: Collection, late: str, last: str) -> None:
+    """A build that is killed when the shard `last` is stored, and those that are `late` are not."""
+    arguments = [str(collection.folder), repr(collection.shards), late, last]
+    done = subprocess.run([sys.executable, "-c", _KILLED, *arguments], check=False, timeout=120)
     assert done.returncode == -9
+    files = {path.stem for path in Path(collection.storage.uri("catalog")).glob("*.parquet")}
+    assert last in files and not {*late.split()} & files
+
+
+@pytest.mark.parametrize(
+    ("late", "shards"),
+    [
+        ("", {"rows": 10}),
+        ("00000", {"rows": 10}),
+        ("00003", {"rows": 10}),
+        ("00000 00001 00002", {"rows": 10}),
+        ("00001 00003", {"rows": 3, "max_partitions": 24}),  # a shard is several tars
+    ],
+)
+def test_killed_build_continues_to_the_same_shards(
+    collection: Collection, tmp_path: Path, late: str, shards: dict[str, int]
+) -> None:
+    """Shards are written several at a time: the fifth may be there and the first not."""
+    whole = Collection(tmp_path / "whole", shards=shards)
+    collection.shards = shards
+    for each in (whole, collection):
+        each.write("a.parquet", aesthetics(94))
+    expected = whole.build()
+    killed_build(collection, late, "00004")
     assert read_index(collection.storage) == {}
     report = collection.build()
     assert (report.shards, report.version) == (expected.shards, expected.version)
+    assert collection.rows().equals(whole.rows())
     assert not [name for name in collection.files() if name.startswith(".spill")]
+    assert collection.build().version == expected.version
+
+
+@pytest.mark.parametrize("late", ["", "00010 00012"])
+def test_killed_build_of_more_rows_continues_to_the_same_shards(
+    collection: Collection, tmp_path: Path, late: str
+) -> None:
+    whole = Collection(tmp_path / "whole")
+    for each in (whole, collection):
+        each.write("a.parquet", aesthetics(100))
+        each.build()
+        each.write("b.parquet", aesthetics(64, start=500))
+    expected = whole.build()
+    killed_build(collection, late, "00013")
+    report = collection.build()
+    assert (report.shards, report.version) == (expected.shards, expected.version)
+    assert collection.rows().equals(whole.rows())
+
+
+def test_a_gap_is_filled_when_the_source_changed_meanwhile(collection: Collection) -> None:
+    """The rows are others then: every one has a shard, none moved, and the numbers have no gap."""
+    collection.write("a.parquet", aesthetics(94))
+    killed_build(collection, "00001 00003", "00004")
+    collection.write("a.parquet", aesthetics(60, start=20))
+    report = collection.build()
+    assert sorted(report.shards) == [f"{number:05d}" for number in range(len(report.shards))]
+    assert sorted(collection.shard_of()) == sorted(aesthetics(60, start=20)["URL"])
+    assert collection.build().changed == ()
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

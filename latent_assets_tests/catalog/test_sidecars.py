@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from latent_assets.catalog.categories import MOST_CATEGORIES, folder_categories
 from latent_assets.catalog.columns import names_markdown
-from latent_assets.catalog.notes import Notes, collecting, note_unused
+from latent_assets.catalog.findings import Findings
 from latent_assets.catalog.schema import CATALOG_SCHEMA, SOURCE_COLUMNS
 from latent_assets.catalog.sidecars import catalog_values
 from latent_assets_tests.catalog.conftest import Collection, aesthetics
@@ -98,29 +98,31 @@ def test_columns_beside_the_images_are_named_too(folder: Collection) -> None:
 
 def test_columns_of_a_list_that_are_not_used_are_named(collection: Collection) -> None:
     collection.write("one.parquet", aesthetics(5).with_columns(pl.lit("x").alias("beschreibung")))
-    collection.write("two.parquet", aesthetics(5, 5))
+    collection.write("two.parquet", aesthetics(5, 5).with_columns(pl.lit("y").alias("beschreibung"), z=1))
     (note,) = collection.build().notes
-    assert "__index_level_0__ (2), beschreibung" in note and "TEXT" not in note
+    assert "beschreibung (2), z;" in note and "TEXT" not in note and "__index_level_0__" not in note
+
+
+def test_lists_of_every_kind_name_what_they_do_not_use(collection: Collection) -> None:
+    for kind in ("csv", "tsv", "jsonl", "parquet"):
+        folder = Collection(collection.folder / kind)
+        folder.write(f"a.{kind}", aesthetics(5).with_columns(pl.lit("x").alias("farbe")))
+        (note,) = folder.build().notes
+        assert "farbe;" in note and "AESTHETIC" not in note, kind
 
 
 def test_a_list_whose_columns_are_all_used_needs_no_note(collection: Collection) -> None:
-    collection.write("one.parquet", aesthetics(5).drop("__index_level_0__"))
+    collection.write("one.parquet", aesthetics(5))
     assert collection.build().notes == ()
 
 
 def test_what_is_listed_stays_readable() -> None:
-    notes = Notes()
-    notes.unused("sidecars", [f"key {n:05}" for n in range(20_000)])
-    notes.unused("sidecars", ["k" * 5_000])
-    (sentence,) = notes.sentences()
+    findings = Findings()
+    findings.unused("sidecars", [f"key {n:05}" for n in range(20_000)])
+    findings.unused("sidecars", ["k" * 5_000, "half \ud83d"])
+    (sentence,) = findings.notes()
     assert len(sentence) < 500 and "more" in sentence
-
-
-def test_nobody_has_to_collect(folder: Collection) -> None:
-    note_unused("sidecars", ["x"])
-    with collecting() as outer, collecting() as inner:
-        note_unused("sidecars", ["x"])
-    assert inner.sentences() and not outer.sentences()
+    sentence.encode()
 
 
 def test_every_documented_name_is_read(folder: Collection) -> None:
@@ -130,4 +132,6 @@ def test_every_documented_name_is_read(folder: Collection) -> None:
     for column, names in table:
         for name in re.findall(r"`(\w+)`", names):
             value = "https://example.org/x" if CATALOG_SCHEMA[column] == pl.String else 7
-            assert catalog_values(folder.profile.source, {name.upper(): value}) == {column: value}, name
+            assert catalog_values(folder.profile.source, {name.upper(): value}, "x", Findings()) == {column: value}, (
+                name
+            )

@@ -17,7 +17,10 @@ from latent_assets import cli
 from latent_assets.cli.app import app
 from latent_assets.profile import load_profile, profile_toml, shipped_profiles
 
-COMMANDS = ["build", "status", "demo", "ui", "search", "neighbors", "info", "schema", "models", "inbox", "profile"]
+COMMANDS = [
+    *("build", "status", "demo", "ui", "search", "neighbors", "generate", "info", "schema", "models", "inbox"),
+    "profile",
+]
 HEAVY = {"dagster", "torch", "lance", "lancedb", "polars", "numpy", "pyarrow", "matplotlib", "aiohttp"}
 
 

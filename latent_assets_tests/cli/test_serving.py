@@ -64,9 +64,10 @@ def test_a_port_that_was_closed_just_now_is_free(ports: int) -> None:
 def test_a_demo_without_a_ui_needs_no_port(ports: int, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
     monkeypatch.setattr(serving, "build", built.append)
+    monkeypatch.setattr(serving, "generate", lambda prompt, seed, profile: built.append(prompt))
     with listening(ports):
         serving.demo(serve=False, port=ports)
-    assert built == ["demo"]
+    assert built == ["demo", "a red apple"]
 
 
 @pytest.mark.slow

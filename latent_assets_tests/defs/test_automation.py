@@ -96,7 +96,8 @@ def test_an_empty_atlas_is_built_stage_by_stage(automation: Automation) -> None:
     automation.make("umap_projection", "1", *SHARDS)
     assert automation.tick() == {"atlas_table": {None}}
     automation.make("atlas_table", "1")
-    assert automation.tick() == {"placement_calibration": {None}}
+    assert automation.tick() == {"atlas_tiles": {None}, "placement_calibration": {None}}
+    automation.make("atlas_tiles", "1")
     automation.make("placement_calibration", "1")
     assert automation.tick() == {}
 

@@ -37,6 +37,7 @@ LINEAGE = {
         "atlas",
         [name for name in _STAGES if name != "atlas_table"],
     ),
+    "atlas_tiles": ("atlas", ["atlas_table"]),
     "placement_calibration": ("generated", ["umap_model", "atlas_table"]),
     "inbox": ("generated", []),
     "generated_images": ("generated", ["inbox"]),

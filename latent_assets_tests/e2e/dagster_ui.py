@@ -86,6 +86,13 @@ def wait_until(condition: Callable[[], Any], seconds: float) -> Any:
         time.sleep(0.3)
 
 
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @dataclass(frozen=True)
 class DagsterUI:
     """The webserver's GraphQL endpoint."""
@@ -210,9 +217,7 @@ def serving_ui(instance_home: str, profile: str, daemon: bool = False, name: str
 
     Without the `daemon`, nothing that was launched is run: enough to look at.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     home = Path(instance_home)
     environment = {**os.environ, "DAGSTER_HOME": instance_home, "LATENT_ASSETS_PROFILE": profile}
     workspace = home / "workspace.yaml"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from latent_assets import cli
-from latent_assets_tests.e2e.conftest import Built
+from latent_assets_tests.conftest import Built
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str, str]]

@@ -24,20 +24,27 @@ from typer.testing import CliRunner
 
 from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.cli.app import app
+from latent_assets.client import Atlas
 from latent_assets.definitions import build_defs
 from latent_assets.defs import generated as defs_generated
 from latent_assets.defs import tags
 from latent_assets.defs.partitions import asset_key
 from latent_assets.errors import DataError, NotBuiltError, StorageError
-from latent_assets.generated import inbox, intake, projecting
-from latent_assets.generated.placement.placing import ImagePlacer
+from latent_assets.generated import checks, inbox, intake, projecting
+from latent_assets.generated.placement.calibration import (
+    Calibration,
+    Distances,
+    calibration_version,
+    write_calibration,
+)
+from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
 from latent_assets.generated.table import GeneratedTable, generated_schema, generated_schema_markdown
 from latent_assets.images.decode.image import decode_as_stored
 from latent_assets.layout import ORIGINALS
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
-from latent_assets_tests.e2e.conftest import Built
+from latent_assets_tests.conftest import Built
 from latent_assets_tests.e2e.small_atlas import SmallAtlas, small_atlas, write_profile
 from latent_assets_tests.generated.tagged import png
 
@@ -141,17 +148,25 @@ def test_what_is_dropped_is_taken_and_placed_once(atlas: SmallAtlas) -> None:
     # the asset holds what a placer gives, bit for bit
     placer = ImagePlacer.open(atlas.lineage.storage)
     placed = placer.place(decode_as_stored(tagged, placer.info.how_stored))
-    for space, place in placed.places.items():
-        assert tuple(fox[f"xyz_{space}"]) == place.xyz
+    for space, place in placed.placements.items():
+        assert tuple(fox[f"xyz_{space}"]) == place.position
     assert np.array_equal(np.array(fox["clip"], np.float16), placed.vectors["clip"])
     assert fox["release"] == placer.version and fox["verdict"] == placed.verdict == "not calibrated"
     # the same again does nothing twice
+    (Path(atlas.profile.root) / "generated/inbox/fresh.png").unlink()
     drop(atlas, "again.png", tagged)
     assert look_and_run(atlas).success
     assert len(rows(atlas)) == 3 and "again.png" not in left(atlas)
     event = atlas.instance.fetch_materializations(asset_key(atlas.profile, "generated_images"), limit=1).records[0]
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["taken again"].value == 1
+
+
+def test_an_atlas_too_small_to_be_calibrated_says_so(built: Built) -> None:
+    placed = Atlas.open(built.profile.root).place(picture(1))
+    assert placed.verdict == "not calibrated" and "says nothing of what is usual" in placed.sentence
+    place = placed.placements["clip"]
+    assert (place.percentile, place.p_value, placed.p_value) == (None, None, None) and len(place.neighbours) == 12
 
 
 def test_hostile_files_are_put_aside_with_a_reason_and_can_be_put_back(atlas: SmallAtlas) -> None:
@@ -267,6 +282,27 @@ def test_a_new_release_places_all_anew_and_keeps_the_old(atlas: SmallAtlas, monk
     assert found["a.png", first]["xyz_clip"] != found["a.png", second]["xyz_clip"]
     assert found["a.png", first]["received"] == found["a.png", second]["received"]
     assert "generated_projection" not in atlas.build()
+
+
+def test_another_calibration_of_the_release_places_all_anew(atlas: SmallAtlas) -> None:
+    drop(atlas, "a.png", picture(1))
+    drop(atlas, "b.png", picture(2))
+    assert look_and_run(atlas).success
+    storage, before = atlas.lineage.storage, rows(atlas)
+    key = calibration_key(ImagePlacer.open(storage).info)
+    wide = np.linspace(1.0, 2.0, 200)
+    spaces = dict.fromkeys(("clip", "vae", "joint"), Distances(wide, wide, wide))
+    write_calibration(storage, key, Calibration({}, spaces, wide * 20, np.zeros(200)))
+    assert len(checks.placed_once(storage)) == 2 and "older calibration" in checks.placed_once(storage)[0]
+    assert look_and_run(atlas).success
+    after = rows(atlas)
+    assert {(row["id"], row["release"]) for row in after} == {(row["id"], row["release"]) for row in before}
+    assert len(after) == 2 and checks.placed_once(storage) == []
+    assert {row["verdict"] for row in before} == {"not calibrated"}
+    assert all(row["verdict"] != "not calibrated" and row["percentile_clip"] is not None for row in after)
+    assert {row["calibration"] for row in after} == {calibration_version(storage, key)}
+    assert {row["received"] for row in after} == {row["received"] for row in before}
+    assert "Nothing waits" in skipped(atlas)
 
 
 def test_an_original_that_is_lost_is_named_and_not_tried_for_ever(atlas: SmallAtlas) -> None:
@@ -436,7 +472,7 @@ def test_columns_of_another_embedding_are_added_beside(tmp_path: Path) -> None:
     now = datetime.now(UTC)
 
     def row(release: int, **more: Any) -> dict[str, Any]:
-        facts = {name: "" for name in ("name", "file", "encoder", "verdict", "explanation")}
+        facts = {name: "" for name in ("name", "file", "encoder", "calibration", "verdict", "explanation")}
         sizes = {name: 1 for name in ("bytes", "width", "height")}
         return {"id": "a", "release": release, "received": now, "placed": now, "thumbnail": b"", "behind": [],
                 "path": [], **facts, **sizes, **more}  # fmt: skip
@@ -446,7 +482,7 @@ def test_columns_of_another_embedding_are_added_beside(tmp_path: Path) -> None:
     assert table.add([row(2, vae=[5.0])], generated_schema(["vae"], ["vae"])) == 1
     newest = table.rows(["a"])["a"]
     assert newest["release"] == 2 and newest["vae"] == [5.0] and newest["clip"] is None
-    assert table.releases() == {"a": {1, 2}}
+    assert table.placements() == {"a": {1: "", 2: ""}}
 
 
 def test_a_table_that_was_begun_with_vectors_of_16_bits_goes_on(tmp_path: Path) -> None:

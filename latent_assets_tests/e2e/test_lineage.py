@@ -22,9 +22,12 @@ from latent_assets_tests.e2e.dagster_ui import serving_ui
 from latent_assets_tests.e2e.small_atlas import SmallAtlas, small_atlas, write_profile
 from latent_assets_tests.small_models import write_clip, write_vae
 
-WHOLE = ["laion_metadata", "embedding_manifest", "umap_model", "atlas_table", "placement_calibration"]
+WHOLE = [
+    *("laion_metadata", "embedding_manifest", "umap_model"),
+    *("atlas_table", "atlas_tiles", "placement_calibration"),
+]
 SHARDED = ["shard_catalog", "image_shards", "vae_latents", "clip_embeddings", "thumbnails", "umap_projection"]
-RELEASE = {("atlas_table", "all"), ("placement_calibration", "all")}
+RELEASE = {("atlas_table", "all"), ("atlas_tiles", "all"), ("placement_calibration", "all")}
 AFTER_EMBEDDINGS = {("embedding_manifest", "all"), ("umap_model", "all"), *RELEASE}
 
 
@@ -49,7 +52,7 @@ def test_first_build_makes_everything_and_the_second_nothing(atlas: SmallAtlas, 
     loaded = clip._load.cache_info().misses, vae._load.cache_info().misses
     made = atlas.rebuild()
     assert clip._load.cache_info().misses - loaded[0] <= 1 and vae._load.cache_info().misses - loaded[1] <= 1
-    assert atlas.instance.get_runs_count() == 9, "one run per stage, the embeddings together: models load once"
+    assert atlas.instance.get_runs_count() == 10, "one run per stage, the embeddings together: models load once"
     expected = {(name, "all") for name in WHOLE}.union(*(shards(name) for name in SHARDED))
     assert made == expected
     rows = table(atlas)

@@ -2,46 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+import inspect
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
-from PIL import Image
+from diffusers import AutoencoderKL, AutoPipelineForText2Image
 
-from latent_assets.errors import ModelError
+from latent_assets.errors import ModelError, QueryError
 from latent_assets.models.device import best_device, dtype_on
 from latent_assets.models.weights import diffusion_files, model_directory, quiet_loading
-from latent_assets.profile import DiffusionModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image
+
+    from latent_assets.generated.diffusion.request import GenerationRequest
+    from latent_assets.models.weights import ModelFiles
+    from latent_assets.profile import DiffusionModel
 
 
-def load_pipeline(spec: DiffusionModel, device: torch.device | None = None) -> StableDiffusionPipeline:
+@dataclass(frozen=True, eq=False)
+class TextToImage:
+    """A loaded pipeline of diffusers, and the files it came from. One image at a time: hold `lock` while it draws."""
+
+    pipeline: Any
+    spec: DiffusionModel
+    files: ModelFiles
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def draw(self, request: GenerationRequest) -> Image.Image:
+        """The first image of a request. The same request gives the same image, in whatever company.
+
+        The start noise is drawn on the CPU: a seed means the same on every device. A negative prompt of a pipeline
+        whose guidance is distilled (FLUX) switches real guidance on, with the same scale. Raises QueryError for what
+        the pipeline cannot do, ModelError when it fails.
+        """
+        options: dict[str, Any] = {
+            "prompt": request.prompt,
+            "height": self.spec.size,
+            "width": self.spec.size,
+            "num_inference_steps": request.steps,
+            "guidance_scale": request.guidance,
+            "generator": torch.Generator("cpu").manual_seed(request.seed),
+        }
+        if request.negative:
+            if "negative_prompt" not in self._parameters:
+                raise QueryError(f"{self.files.name} takes no negative prompt: leave it out.")
+            options["negative_prompt"] = request.negative
+            if "true_cfg_scale" in self._parameters:
+                options["true_cfg_scale"] = options.pop("guidance_scale")
+        try:
+            image: Image.Image = self.pipeline(**_known(options, self._parameters)).images[0]
+        except (ValueError, IndexError) as error:  # steps that a scheduler cannot make, sizes that do not fit
+            raise ModelError(
+                f"{self.files.name} cannot draw with {request.steps} steps at {self.spec.size} px: {error}. "
+                "Other steps, or another models.diffusion.size in the profile, may fit."
+            ) from error
+        return image.convert("RGB")
+
+    @cached_property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(type(self.pipeline).__call__).parameters
+
+    def is_cut(self, prompt: str) -> bool:
+        """Whether the text encoder reads a beginning of `prompt` only (of several encoders, the longest reading)."""
+        names = [name for name in ("tokenizer", "tokenizer_2", "tokenizer_3") if getattr(self.pipeline, name, None)]
+        if not names:
+            return False
+        tokenizers = [getattr(self.pipeline, name) for name in names]
+        return all(
+            len(tokenizer(prompt, truncation=False, verbose=False)["input_ids"]) > tokenizer.model_max_length
+            for tokenizer in tokenizers
+        )
+
+
+def _known(options: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in parameters}
+
+
+def load_text_to_image(spec: DiffusionModel, device: torch.device | None = None) -> TextToImage:
     """Load the pipeline of a profile, once per process and weights. Raises ModelError when it cannot be loaded.
 
-    A `text_encoder` (a Hugging Face encoder and its tokenizer) and a `vae` of the profile replace the
-    pipeline's own components.
+    Any pipeline that diffusers' auto pipeline knows: Stable Diffusion 1.5 and 2.1, SDXL, SD3, FLUX and others, by name
+    or from a directory. A `text_encoder` (a Hugging Face encoder and its tokenizer) and a `vae` of the profile replace
+    the pipeline's own components.
     """
-    return _load(spec, device or best_device(), diffusion_files(spec).digest)
+    files = diffusion_files(spec)
+    return _load(spec, device or best_device(), files)
 
 
 @lru_cache(maxsize=1)
-def _load(spec: DiffusionModel, device: torch.device, digest: str) -> StableDiffusionPipeline:
-    """`digest` is part of the cache's key: weights that changed on disk are another model."""
-    dtype = dtype_on(device, spec.dtype, torch.float16)
+def _load(spec: DiffusionModel, device: torch.device, files: ModelFiles) -> TextToImage:
+    """`files` is part of the cache's key: weights that changed on disk are another model."""
     folder = model_directory(spec.model, "models.diffusion.model")
-    components: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    index = _index(folder, spec)
+    # transformers that predict a flow, and the text encoders beside them, overflow in float16
+    dtype = dtype_on(device, spec.dtype, torch.bfloat16 if "transformer" in index else torch.float16)
+    # parts that were saved as absent (SD3 without its third text encoder) have to be said to be absent
+    components: dict[str, Any] = {name: None for name, part in index.items() if part == [None, None]}
+    if "safety_checker" in index:
+        components |= {"safety_checker": None, "requires_safety_checker": False}
     try:
         with quiet_loading():
             if spec.vae:
-                components["vae"] = AutoencoderKL.from_pretrained(model_directory(spec.vae, "models.diffusion.vae"))
+                vae = model_directory(spec.vae, "models.diffusion.vae")
+                components["vae"] = AutoencoderKL.from_pretrained(vae, dtype=dtype)
             if spec.text_encoder:
                 components |= _text_components(spec)
-            pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **components)
+            pipeline = AutoPipelineForText2Image.from_pretrained(folder, dtype=dtype, **components)
+            pipeline.set_progress_bar_config(disable=True)
+            pipeline = pipeline.to(device=device, dtype=dtype)
+    except (OSError, ValueError, AttributeError, ImportError) as error:
+        raise ModelError(
+            f"models.diffusion.model: {spec.model} is no text-to-image pipeline that can be loaded: {error}"
+        ) from error
+    # of a prompt that is cut they warn at every image; `is_cut` tells
+    logging.getLogger("diffusers.pipelines").setLevel(logging.ERROR)
+    return TextToImage(pipeline, spec, files)
+
+
+def _index(folder: Path, spec: DiffusionModel) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"models.diffusion.model: {spec.model} is not a Stable Diffusion pipeline: {error}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device=device, dtype=dtype)
+        raise ModelError(
+            f"models.diffusion.model: {spec.model} has no readable model_index.json ({error}). Set the directory that "
+            "diffusers saved a pipeline to, or a repository's name."
+        ) from error
+    return found if isinstance(found, dict) else {}
 
 
 def _text_components(spec: DiffusionModel) -> dict[str, Any]:
@@ -55,18 +150,3 @@ def _text_components(spec: DiffusionModel) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.model_max_length = spec.text_length
     return {"text_encoder": encoder.eval(), "tokenizer": tokenizer}
-
-
-def generate(spec: DiffusionModel, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-    """One image per prompt, each from its own seed: the same prompt and seed give the same start noise."""
-    pipeline = load_pipeline(spec)
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    result = pipeline(
-        prompt=list(prompts),
-        height=spec.size,
-        width=spec.size,
-        num_inference_steps=spec.steps,
-        guidance_scale=spec.guidance,
-        generator=generators,
-    )
-    return list(result.images)

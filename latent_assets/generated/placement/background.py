@@ -1,70 +1,78 @@
-"""What stands behind the neighbours of an image: categories and sites commoner among them than in the whole atlas."""
+"""What stands behind the neighbours of an image: what is commoner, or rarer, among them than in the whole atlas."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+import numpy as np
+
+from latent_assets.generated.placement.placed import Share
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
 
 _Z = 1.96  # two-sided 95 %
 _LEAST = 2  # a value that stands behind one neighbour alone says nothing
+_COLUMNS = ("category", "url", "source_url", "aesthetic", "licence", "attribution")
 
 
-@dataclass(frozen=True)
-class Share:
-    """A value among the neighbours. lift: its share there over its share in the atlas; lower, upper: its 95 % interval.
-
-    The interval is Wilson's of the share among the neighbours; that of the whole atlas is exact.
-    """
-
-    kind: str
-    value: str
-    count: int
-    of: int
-    lift: float
-    lower: float
-    upper: float
+def background_columns(table: LanceTable) -> list[str]:
+    """The columns of a release that say what stands behind its images, those that it has."""
+    return [name for name in _COLUMNS if name in table.schema.names]
 
 
 class Background:
-    """Shares of categories and sites in a whole release."""
+    """Shares of categories, domains, licences, attributions and quarters by aesthetic score in a whole release."""
 
-    def __init__(self, counts: Mapping[str, Counter[str]], rows: int) -> None:
-        self._counts, self._rows = counts, rows
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """`rows`: every row of the release with the columns of `background_columns`."""
+        listed = list(rows)
+        scores = np.array([score for row in listed if (score := row.get("aesthetic")) is not None], np.float64)
+        self._cuts = np.unique(np.quantile(scores, [0.25, 0.5, 0.75])) if len(scores) else np.zeros(0)
+        self._rows = len(listed)
+        self._counts = Counter(self._values(listed))
 
     @classmethod
     def of(cls, table: LanceTable) -> Background:
-        """Count a release: one pass over its categories and addresses."""
-        counts: dict[str, Counter[str]] = {"category": Counter(), "site": Counter()}
-        rows = 0
-        scan = table.search().select(["category", "url", "source_url"]).limit(None)
-        for batch in scan.to_batches():
-            rows += batch.num_rows
-            for kind, value in _values(batch.to_pylist()):
-                counts[kind][value] += 1
-        return cls(counts, rows)
+        """Count a release: one pass over what is said of its images."""
+        scan = table.search().select(background_columns(table)).limit(None)
+        return cls(row for batch in scan.to_batches() for row in batch.to_pylist())
 
-    def behind(self, neighbors: Sequence[Mapping[str, str | None]]) -> tuple[Share, ...]:
-        """What is commoner among `neighbors` (with `category`, `url`, `source_url`) than in the atlas, by lift.
-
-        Only what is surely commoner: the lower end of the interval is above 1.
-        """
-        of = len(neighbors)
+    def behind(self, neighbours: Sequence[Mapping[str, Any]]) -> tuple[Share, ...]:
+        """What stands behind at least two of `neighbours` (rows with the columns of `background_columns`), with its
+        lift; what is most surely commoner than in the atlas comes first."""
+        of = len(neighbours)
         found = []
-        for (kind, value), count in Counter(_values(neighbors)).items():
-            usual = self._counts[kind][value] / self._rows if self._rows else 0.0
+        for (field, value), count in Counter(self._values(neighbours)).items():
+            usual = self._counts[field, value] / self._rows if self._rows else 0.0
             if count < _LEAST or not usual:
                 continue
             low, high = wilson(count, of)
-            if low / usual > 1.0:
-                found.append(Share(kind, value, count, of, count / of / usual, low / usual, high / usual))
-        return tuple(sorted(found, key=lambda share: (-share.lift, share.kind, share.value)))
+            found.append(Share(field, value, count, of, count / of / usual, low / usual, high / usual))
+        return tuple(sorted(found, key=lambda share: (-share.low, share.field, share.value)))
+
+    def _values(self, rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+        for row in rows:
+            for field in ("category", "licence", "attribution"):
+                if value := row.get(field):
+                    yield field, str(value)
+            if host := domain(row.get("url"), row.get("source_url")):
+                yield "domain", host
+            if (score := row.get("aesthetic")) is not None and len(self._cuts):
+                yield "aesthetic", self._quarter(float(score))
+
+    def _quarter(self, score: float) -> str:
+        """The quarter of the atlas that a score lies in; fewer where many rows have one score."""
+        at = int(np.searchsorted(self._cuts, score, side="right"))
+        if at == 0:
+            return f"below {self._cuts[0]:.2f}"
+        if at == len(self._cuts):
+            return f"{self._cuts[-1]:.2f} and above"
+        return f"{self._cuts[at - 1]:.2f} to {self._cuts[at]:.2f}"
 
 
 def wilson(count: int, of: int) -> tuple[float, float]:
@@ -75,8 +83,8 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     return (middle - margin) / (1 + spread), (middle + margin) / (1 + spread)
 
 
-def site(url: str | None, source_url: str | None) -> str | None:
-    """The host of the page an image stands on, else of its address; None for a path."""
+def domain(url: str | None, source_url: str | None) -> str | None:
+    """The host of the page an image stands on, else of its address, without `www.`; None for a path."""
     for address in (source_url, url):
         try:
             host = urlsplit(address or "").hostname
@@ -85,11 +93,3 @@ def site(url: str | None, source_url: str | None) -> str | None:
         if host:
             return host.removeprefix("www.")
     return None
-
-
-def _values(rows: Iterable[Mapping[str, str | None]]) -> Iterable[tuple[str, str]]:
-    for row in rows:
-        if category := row["category"]:
-            yield "category", category
-        if host := site(row["url"], row["source_url"]):
-            yield "site", host

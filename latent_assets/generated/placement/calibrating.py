@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from latent_assets.generated.placement.calibration import NOT_CALIBRATED, Calibration, Distances
 from latent_assets.generated.placement.copies import Picture
-from latent_assets.generated.placement.groups import distances_to
-from latent_assets.generated.placement.placing import ImagePlacer, matrix
+from latent_assets.generated.placement.groups import alike, distances_to
+from latent_assets.generated.placement.neighborhood import Neighborhoods, matrix, rows_of
+from latent_assets.generated.placement.placing import ImagePlacer, best_match
 from latent_assets.images.decode.image import decode_image
+from latent_assets.projection.features import SpaceRecipe
 from latent_assets.projection.model import MapModel
-from latent_assets.projection.neighbors import ExactIndex, Neighbors, unit
+from latent_assets.projection.neighbors import Neighbors
 from latent_assets.spaces import Metric, embeddings
 
 _ALTERED = 48  # images whose altered copies are encoded
@@ -27,51 +29,67 @@ def calibrate(placer: ImagePlacer) -> Calibration:
 
     Raises ModelError when a model of the release is not on this machine.
     """
-    held_out = placer.model.report["held_out"]
-    if not held_out:
+    ids = placer.model.report["held_out"]
+    if not ids:
         return NOT_CALIBRATED
-    rows = placer.rows(held_out, [*placer.model.features, "thumbnail"])
-    copies = [altered_copies(file) for file in rows["thumbnail"].to_pylist()[:_ALTERED]]
-    encoded = placer.encode([image for images in copies for image in images])
-    each = len(copies[0])
-    found = {}
-    for name in placer.model.features:
-        metric = embeddings()[name].metric
-        vectors = np.stack([item[name] for item in encoded]).reshape(len(copies), each, -1)
-        radius = copy_radius(vectors[:, 0], [vectors[:, number] for number in range(1, each)], metric)
-        found[name] = usual_distances(placer.model, name, metric, matrix(rows[name]), radius)
-    pictures = [Picture(decode_image(file)) for file in rows["thumbnail"].to_pylist()]
-    return Calibration(found, np.sort([picture.detail for picture in pictures]))
+    rows = rows_of(placer.table, ids, ["id", *placer.model.features, "thumbnail"])
+    vectors = {name: matrix(rows[name]) for name in placer.model.features}
+    radii = copy_radii(placer, rows["thumbnail"].to_pylist()[:_ALTERED])
+    distances = {recipe.space: usual_distances(placer.model, recipe, vectors, radii) for recipe in placer.model.recipes}
+    details, correlations = [], []
+    neighborhoods = Neighborhoods(placer.table, placer.info, placer.model, radii)
+    for row, (row_id, file) in enumerate(zip(rows["id"].to_pylist(), rows["thumbnail"].to_pylist(), strict=True)):
+        picture = Picture(decode_image(file))
+        near = neighborhoods.around({name: values[row] for name, values in vectors.items()}, without=row_id)
+        others = {space: found.others() for space, found in near.items()}
+        match = best_match(picture, others, neighborhoods)
+        details.append(picture.detail)
+        correlations.append(match[1].correlation if match else 0.0)
+    return Calibration(radii, distances, np.array(details), np.array(correlations))
 
 
-def usual_distances(model: MapModel, embedding: str, metric: Metric, held_out: np.ndarray, radius: float) -> Distances:
-    """Distances of an embedding's fitted rows, and of `held_out` float [h, d] rows of it, to fitted ones."""
-    points = np.asarray(model.vectors[embedding], np.float32)
-    queries = np.asarray(held_out, np.float32)
-    if metric == "cosine":
-        points, queries = unit(points), unit(queries)
-    none = np.zeros(0)
-    if len(points) < 2:
-        return Distances(metric, radius, none, none, none)
-    index = ExactIndex(points, metric)
-    sample = np.unique(np.linspace(0, len(points) - 1, min(len(points), _SAMPLE)).astype(np.int64))
-    among = index.search(points[sample], min(_NEIGHBORS, len(points) - 1), exclude=sample)
-    found = index.search(queries, min(_NEIGHBORS, len(points))) if len(queries) else None
+def usual_distances(
+    model: MapModel, recipe: SpaceRecipe, held_out: Mapping[str, np.ndarray], radii: Mapping[str, float]
+) -> Distances:
+    """Distances in a space of fitted rows, and of `held_out` vectors float [h, d] by embedding, to fitted ones."""
+    index = model.placers[recipe.space].index
+    if len(index) < 2:
+        return Distances(np.zeros(0), np.zeros(0), np.zeros(0))
+    sample = np.unique(np.linspace(0, len(index) - 1, min(len(index), _SAMPLE)).astype(np.int64))
+    among = index.search(index.points[sample], min(_NEIGHBORS, len(index) - 1), exclude=sample)
+    found = index.search(recipe.features(held_out), min(_NEIGHBORS, len(index)))
+    fitted = {name: values[sample] for name, values in model.vectors.items()}
     return Distances(
-        metric,
-        radius,
-        np.sort(found.distances[:, 0]) if found else none,
-        np.sort(_beyond(found, radius)) if found else none,
-        np.sort(_beyond(among, radius)),
+        nearest=found.distances[:, 0].astype(np.float32).astype(np.float64),  # as a placement tells them
+        other=_to_another(model, held_out, found, radii),
+        apart=np.sort(_to_another(model, fitted, among, radii)),
     )
 
 
-def _beyond(found: Neighbors, radius: float) -> np.ndarray:
-    """Of each row the distance to the nearest neighbour that is farther than `radius`; the last where none is."""
-    outside = found.distances > radius
-    first = np.where(outside.any(axis=1), outside.argmax(axis=1), found.distances.shape[1] - 1)
-    distances: np.ndarray = found.distances[np.arange(len(first)), first]
+def _to_another(
+    model: MapModel, queries: Mapping[str, np.ndarray], found: Neighbors, radii: Mapping[str, float]
+) -> np.ndarray:
+    """Of each query the distance to its nearest neighbour that is no near-duplicate; to its last where all are."""
+    distances = found.distances[:, -1].copy()
+    for row, near in enumerate(found.indices):
+        query = {name: values[row][None] for name, values in queries.items()}
+        same = alike({name: values[near] for name, values in model.vectors.items()}, query, radii)[:, 0]
+        if not same.all():
+            distances[row] = found.distances[row, np.argmin(same)]
     return distances
+
+
+def copy_radii(placer: ImagePlacer, thumbnails: Sequence[bytes]) -> dict[str, float]:
+    """By embedding how far altered copies of pictures (files) are from their originals: the 95th percentile."""
+    copies = [altered_copies(file) for file in thumbnails]
+    each = len(copies[0])
+    encoded = placer.encode([image for images in copies for image in images])
+    found = {}
+    for name in placer.model.features:
+        vectors = np.stack([item[name] for item in encoded]).reshape(len(copies), each, -1)
+        metric = embeddings()[name].metric
+        found[name] = copy_radius(vectors[:, 0], [vectors[:, number] for number in range(1, each)], metric)
+    return found
 
 
 def copy_radius(originals: np.ndarray, copies: Sequence[np.ndarray], metric: Metric) -> float:

@@ -1,8 +1,8 @@
 """What is usual between real images of a release, so that "close" and "far" can be said of a generated one.
 
 generated/calibration/{fingerprint}.safetensors
-  {embedding}.nearest float64 [h], .other float64 [h], .apart float64 [m]; detail float64 [h]
-  header `calibration`: JSON
+  {space}.nearest float64 [h], {space}.other float64 [h], detail float64 [h], correlation float64 [h]: the held-out
+  images in one order; {space}.apart float64 [m], sorted; header `calibration`: JSON
 
 The rows that the fit held out (`projection.rows.hold_out`) are real images that the maps have never seen, as a new one
 is. How far they are from the fitted rows is the null distribution that a new image is held against (split conformal
@@ -11,9 +11,13 @@ prediction: Vovk et al. 2005; for outliers Bates et al., arXiv:2104.08279).
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import math
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,102 +25,151 @@ from safetensors.numpy import load, save_file
 
 from latent_assets.errors import NotBuiltError
 from latent_assets.layout import calibration_name
-from latent_assets.spaces import Metric
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
-# conformal p-values cannot fall below 1 / (rows + 1): with fewer, nothing can be called far at the level of LEVEL
 LEVEL = 0.05
-LEAST = 39
+
+
+def least_held_out(spaces: int) -> int:
+    """How many images have to be held out so that an image can be called far at the level of 5 %.
+
+    A conformal p-value is at least 1 / (rows + 1); in each space, and on both sides of the detail, one held-out image
+    is the strangest, and may be as strange as the new one.
+    """
+    return math.ceil((spaces + 2) / LEVEL) - 1
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Usual distances of one embedding, each sorted.
+    """Usual distances of one space.
 
-    radius: two images this near are taken for copies of one: 95 % of copies that were saved as poor JPEGs, made
-        smaller or slightly cropped stay this near to their original.
-    nearest: of each held-out image to the nearest fitted one. other: to the nearest that is no copy of it.
-    apart: of fitted images to the nearest other fitted one that is no copy of them.
+    nearest: of each held-out image to the nearest fitted one. other: to the nearest that is no near-duplicate of it.
+    apart: of fitted images to the nearest other fitted one that is no near-duplicate of them, sorted.
     """
 
-    metric: Metric
-    radius: float
     nearest: np.ndarray
     other: np.ndarray
     apart: np.ndarray
 
-    def far(self, distance: float) -> float | None:
-        """Conformal p-value that a real image is this far from all fitted ones: small for what belongs nowhere.
-
-        Of real images like those of the atlas at most a share p has a value of p or less. None where too few images
-        were held out to say so at the level of 5 %.
-        """
-        return _p_value(int((self.nearest >= distance).sum()), len(self.nearest))
-
-    def close(self, distance: float) -> float | None:
-        """Conformal p-value that a real image is this near to one that is no copy of it: small for a copy."""
-        return _p_value(int((self.other <= distance).sum()), len(self.other))
-
     def percentile(self, distance: float) -> float | None:
         """Per cent of held-out images that are nearer to their nearest fitted image than this."""
-        return 100.0 * float((self.nearest < distance).mean()) if len(self.nearest) else None
+        return _percentile(self.nearest, distance)
+
+    def group_percentile(self, distance: float) -> float | None:
+        """Per cent of fitted images whose nearest image of another group is nearer than this."""
+        return _percentile(self.apart, distance)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is usual in a release. distances: by embedding. detail: `copies.detail` of held-out images, sorted.
+    """What is usual in a release; empty for one whose fit held nothing out.
 
-    Both are empty for a release whose fit held nothing out.
+    radii: by embedding; two images that are this near in every embedding are taken for near-duplicates: 95 % of copies
+        that were saved as poor JPEGs, made smaller or slightly cropped stay this near to their original.
+    distances: by space. detail: `copies.Picture.detail` of each held-out image; correlation: of its pixels with those
+    of the best of its neighbours that are no near-duplicates. Held-out images are in one order everywhere.
     """
 
+    radii: Mapping[str, float]
     distances: Mapping[str, Distances]
     detail: np.ndarray
+    correlation: np.ndarray
 
-    def odd(self, detail: float) -> float | None:
-        """Conformal p-value, two-sided, that a real image has so little or so much detail: small for blanks and noise.
+    @cached_property
+    def version(self) -> str:
+        """Hash of all values: 32 hexadecimal digits."""
+        return _version(_header(self), _arrays(self))
 
-        None where too few images were held out.
+    def p_value(self, distances: Mapping[str, float], detail: float) -> float | None:
+        """Conformal p-value that a real image is as far from all others in any of the spaces of `distances` (of the
+        image to the nearest fitted one), or has so little or so much detail: small for what belongs nowhere.
+
+        Of real images like those of the atlas at most a share p has a value of p or less, whatever the distances look
+        like: an image's strangeness is its best rank over all questions, among the held-out images and itself, and
+        that is ranked again. None where too few images were held out to call any image far.
         """
-        below, above = int((self.detail <= detail).sum()), int((self.detail >= detail).sum())
-        found = _p_value(min(below, above), len(self.detail))
-        return None if found is None else min(1.0, 2.0 * found)
+        far = [(self.distances[space].nearest, value) for space, value in distances.items()]
+        return self._strange([*far, (self.detail, detail), (-self.detail, -detail)], len(distances))
+
+    def chance(self, distances: Mapping[str, float], correlation: float) -> float | None:
+        """Conformal p-value that a real image is as near, in any of the spaces of `distances`, to one that is no
+        near-duplicate of it, or correlates as well with it: small for a copy. None as in `p_value`."""
+        close = [(-self.distances[space].other, -value) for space, value in distances.items()]
+        return self._strange([*close, (self.correlation, correlation)], len(distances))
+
+    def _strange(self, questions: Sequence[tuple[np.ndarray, float]], spaces: int) -> float | None:
+        """Of held-out images and one more, with its value beside theirs for each question, the share that is as
+        strange as that one: its largest value among all."""
+        if len(self.detail) < least_held_out(spaces):
+            return None
+        columns = [np.append(usual, value) for usual, value in questions]
+        strangeness = np.min([len(column) - np.searchsorted(np.sort(column), column) for column in columns], axis=0)
+        return float((strangeness <= strangeness[-1]).mean())
 
 
-NOT_CALIBRATED = Calibration({}, np.zeros(0))
+NOT_CALIBRATED = Calibration({}, {}, np.zeros(0), np.zeros(0))
 
 
-def _p_value(as_extreme: int, rows: int) -> float | None:
-    return (1 + as_extreme) / (1 + rows) if rows >= LEAST else None
+def _percentile(values: np.ndarray, distance: float) -> float | None:
+    return 100.0 * float((values < distance).mean()) if len(values) else None
 
 
 def write_calibration(storage: Storage, fingerprint: str, found: Calibration) -> None:
     """Store usual distances, atomically."""
-    header = {name: {"metric": item.metric, "radius": item.radius} for name, item in found.distances.items()}
-    arrays = {
-        f"{name}.{part}": np.ascontiguousarray(getattr(item, part), np.float64)
-        for name, item in found.distances.items()
-        for part in ("nearest", "other", "apart")
-    }
-    arrays["detail"] = np.ascontiguousarray(found.detail, np.float64)
+    header = json.dumps({"version": found.version, **_header(found)}, sort_keys=True)
     with storage.writing(calibration_name(fingerprint)) as path:
-        save_file(arrays, path, metadata={"calibration": json.dumps(header, sort_keys=True)})
+        save_file(_arrays(found), path, metadata={"calibration": header})
 
 
 def read_calibration(storage: Storage, fingerprint: str) -> Calibration:
     """Stored usual distances. Raises NotBuiltError when they are not there."""
+    data = storage.read_bytes(_there(storage, fingerprint))
+    header = _parsed(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    arrays = load(data)
+    distances = {name: Distances(*(arrays[f"{name}.{part}"] for part in _PARTS)) for name in header["spaces"]}
+    return Calibration(header["radii"], distances, arrays["detail"], arrays["correlation"])
+
+
+def calibration_version(storage: Storage, fingerprint: str) -> str | None:
+    """The version of stored usual distances, without reading them; None when they are not there."""
+    name = calibration_name(fingerprint)
+    if not storage.exists(name):
+        return None
+    with storage.open(name) as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return str(_parsed(file.read(length))["version"])
+
+
+_PARTS = ("nearest", "other", "apart")
+
+
+def _there(storage: Storage, fingerprint: str) -> str:
     name = calibration_name(fingerprint)
     if not storage.exists(name):
         raise NotBuiltError(f"{storage.uri(name)} is not there: run `latent-assets build`.")
-    data = storage.read_bytes(name)
-    length = int.from_bytes(data[:8], "little")
-    header: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["calibration"])
-    arrays = load(data)
-    distances = {
-        name: Distances(
-            item["metric"], item["radius"], *(arrays[f"{name}.{part}"] for part in ("nearest", "other", "apart"))
-        )
-        for name, item in header.items()
-    }
-    return Calibration(distances, arrays["detail"])
+    return name
+
+
+def _parsed(header: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["calibration"])
+    return found
+
+
+def _header(found: Calibration) -> dict[str, Any]:
+    return {"radii": dict(found.radii), "spaces": list(found.distances)}
+
+
+def _arrays(found: Calibration) -> dict[str, np.ndarray]:
+    arrays = {f"{name}.{part}": getattr(item, part) for name, item in found.distances.items() for part in _PARTS}
+    arrays |= {"detail": found.detail, "correlation": found.correlation}
+    return {name: np.ascontiguousarray(values, np.float64) for name, values in arrays.items()}
+
+
+def _version(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()[:32]

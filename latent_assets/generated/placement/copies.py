@@ -5,7 +5,7 @@ Vectors propose candidates, pixels decide. Works on small pictures, so that thum
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -46,14 +46,19 @@ class Picture:
     def __init__(self, image: Image.Image) -> None:
         """`image`: RGB, of any size and shape; it is compared as a square."""
         self._base = _shrunk(np.asarray(image), _BASE)
-        self._made: dict[tuple[int, float, bool], np.ndarray] = {}
+        self._made: dict[tuple[int, float, bool], tuple[np.ndarray, float]] = {}
 
     def pixels(self, size: int, turn: float = 0.0, mirrored: bool = False) -> np.ndarray:
         """float32 [size, size, 3]; of a turned picture the middle 85 %, which has no empty corners."""
+        return self._version(size, turn, mirrored)[0]
+
+    def _version(self, size: int, turn: float = 0.0, mirrored: bool = False) -> tuple[np.ndarray, float]:
+        """The pixels, and their contrast."""
         key = (size, turn, mirrored)
         if key not in self._made:
             found = _shrunk(_turned(self._base, turn) if turn else self._base, size)
-            self._made[key] = np.ascontiguousarray(found[:, ::-1] if mirrored else found, np.float32)
+            pixels = np.ascontiguousarray(found[:, ::-1] if mirrored else found, np.float32)
+            self._made[key] = pixels, _contrast(pixels)
         return self._made[key]
 
     @property
@@ -74,12 +79,18 @@ class Picture:
 
     def _correlation(self, other: Picture, tried: Alteration, size: int) -> float:
         whole, part = (other, self) if tried.scale > 0 else (self, other)
-        large = whole.pixels(size)
-        small = part.pixels(max(4, round(size * abs(tried.scale))), tried.turn, tried.mirrored)
-        if min(_contrast(large), _contrast(small)) < 1.0:
+        large, contrast = whole._version(size)
+        small, its_contrast = part._version(max(4, round(size * abs(tried.scale))), tried.turn, tried.mirrored)
+        if min(contrast, its_contrast) < 1.0:
             return 0.0
         found = float(cv2.matchTemplate(large, small, cv2.TM_CCOEFF_NORMED).max())
         return found if np.isfinite(found) else 0.0
+
+
+def best_copy(picture: Picture, candidates: Mapping[str, Picture]) -> tuple[str, Match] | None:
+    """The candidate (by id) whose pixels correlate best with a picture's; the first by id of equals, None without."""
+    found = [(row_id, picture.best_match(other)) for row_id, other in sorted(candidates.items())]
+    return max(found, key=lambda item: item[1].correlation, default=None)
 
 
 def _contrast(pixels: np.ndarray) -> float:

@@ -8,6 +8,7 @@ a reason for that row.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +22,17 @@ from latent_assets.images.decode.formats import EXTENSIONS, sniff
 from latent_assets.images.decode.limits import check_pixels
 from latent_assets.images.decode.metadata import without_metadata
 from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.limits import MEMORY, resource_error, shortage
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from latent_assets.profile import Fetch
+
+_BYTES_A_PIXEL = 16  # four channels, decoded, turned, converted and resized
+_ROOM = 32 << 20
+# what Pillow, libjpeg and OpenCV say
+_OUT_OF_MEMORY = ("out of memory error", "Insufficient memory")
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class StoredImage:
 def store_image(data: bytes, settings: Fetch) -> StoredImage:
     """Check, decode, turn, convert, resize and encode as the profile says.
 
-    Raises FetchError, and StorageError where a library cannot be loaded.
+    Raises FetchError, StorageError where a library cannot be loaded, ResourceError where memory or files are short.
 
     Every stored image is opaque 8-bit sRGB without metadata; transparency is laid on white. With
     `format = "raw"` the coded pixels stay as they are: the image is checked and metadata is left out. An image that is
@@ -76,11 +83,16 @@ def decode_as_stored(image: bytes | Image.Image, settings: Fetch) -> Image.Image
     The very file that is in an atlas gives the very pixels that its vectors were made from. `image` is a file's bytes
     or what Pillow opened of one. Raises as `store_image` does.
     """
+    return decode_image(stored_like(image, settings).data)
+
+
+def stored_like(image: bytes | Image.Image, settings: Fetch) -> StoredImage:
+    """`store_image` of a file's bytes, or of what Pillow opened of one."""
     if not isinstance(image, bytes):
         from latent_assets.images.decode.pixels import pixels_of, png
 
         image = png(pixels_of(image))
-    return decode_image(store_image(image, settings).data)
+    return store_image(image, settings)
 
 
 def _whole(limits: Fetch) -> Fetch:
@@ -106,10 +118,31 @@ def _reasons(data: bytes) -> Iterator[str]:
         raise
     except ImportError as error:  # says nothing of the image
         raise _no_library(error) from error
-    except MemoryError as error:
-        raise FetchError(Reason.TOO_MANY_PIXELS, "not enough memory to decode it") from error
     except Exception as error:  # decoders raise whatever they like on hostile input
+        fault = shortage(error)
+        if fault is None and any(text in str(error) for text in _OUT_OF_MEMORY):
+            fault = resource_error(MEMORY, error)
+        if fault is not None and (fault.resource != MEMORY or not _fits(data)):
+            raise fault from error
         raise FetchError(Reason.CORRUPT, f"{kind}: {type(error).__name__}: {error}") from error
+
+
+def _fits(data: bytes) -> bool:
+    """Whether there is the memory that an image's pixels take: a decoder that asks for more was led to it."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = image.width * image.height
+    except MemoryError:
+        return False
+    except Exception:
+        pixels = 0
+    try:
+        bytearray(_BYTES_A_PIXEL * pixels + _ROOM)
+    except (MemoryError, OverflowError):
+        return False
+    return True
 
 
 def load_decoders() -> None:

@@ -7,17 +7,22 @@ nothing is resolved a second time, so a name cannot change its mind in between (
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from latent_assets.errors import ResourceError
+from latent_assets.images.download.lookups import LOOKUPS_AT_ONCE, Lookup, Lookups, NameLookupError
+from latent_assets.limits import shortage
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Lookup = Callable[[str, int], Awaitable[list[str]]]
 SocketFactory = Callable[[Any], socket.socket]
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -34,9 +39,11 @@ _REFUSED_NETWORKS = tuple(
         "fe80::/10", "fec0::/10", "ff00::/8",
     )
 )  # fmt: skip
-_LOOKUP_THREADS = 64
 _DEAD_NAME_SECONDS = 60.0
-_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+# of the request that is made in this context
+socket_faults: ContextVar[list[ResourceError] | None] = ContextVar("socket_faults", default=None)
+# names that no public name server knows (RFC 2606, 6761, 6762, 7686, 8375, 9476; `internal` by ICANN)
+_RESERVED = ("alt", "example", "home.arpa", "internal", "invalid", "local", "localhost", "onion", "test")
 
 
 class RefusedAddressError(OSError):
@@ -46,14 +53,6 @@ class RefusedAddressError(OSError):
         super().__init__(f"{host} is at {address}, which is not a public address")
         self.host = host
         self.address = address
-
-
-class NameLookupError(OSError):
-    """A host whose name could not be resolved; `final` when the name server says there is no such name."""
-
-    def __init__(self, message: str, final: bool) -> None:
-        super().__init__(message)
-        self.final = final
 
 
 def is_public(address: str) -> bool:
@@ -113,37 +112,51 @@ def literal_address(host: str) -> str | None:
         return bare
 
 
+@lru_cache(10_000)
+def reserved_name(host: str) -> str | None:
+    """The reserved top level that a name is under: no name server of the public internet is asked for it."""
+    name = f".{host.rstrip('.').lower()}"
+    return next((f".{reserved}" for reserved in _RESERVED if name.endswith(f".{reserved}")), None)
+
+
 class CheckedResolver(AbstractResolver):
     """Resolves names for aiohttp; a name with any address that is not public is refused as a whole.
 
-    Names that do not resolve are remembered for a minute, so that a thousand links to a dead host ask once.
+    Names that do not resolve are remembered for a minute, so that a thousand links to a dead host ask once. `at_once`:
+    lookups at a time; `answered` is called whenever the name server answered.
     """
 
-    def __init__(self, lookup: Lookup | None = None) -> None:
-        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="dns") if lookup is None else None
-        self._lookup = lookup or self._system_lookup
+    def __init__(
+        self, lookup: Lookup | None = None, at_once: int = LOOKUPS_AT_ONCE, answered: Callable[[], None] = lambda: None
+    ) -> None:
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="dns") if lookup is None else None
+        self._lookups = Lookups(lookup or self._system_lookup, at_once, answered)
         self._dead: dict[str, tuple[float, str]] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
+        """The checked addresses of a name. Raises RefusedAddressError, and what `Lookups.ask` does."""
         now = asyncio.get_running_loop().time()
         until, message = self._dead.get(host, (0.0, ""))
         if now < until:
             raise NameLookupError(message, True)
         try:
-            addresses = await self._lookup(host, port)
-        except (OSError, UnicodeError) as error:
-            final = isinstance(error, UnicodeError) or error.errno in _NO_SUCH_NAME
-            if final:
-                self._dead[host] = (now + _DEAD_NAME_SECONDS, f"{host}: {error}")
-            raise NameLookupError(f"{host}: {error}", final) from error
+            addresses = await self._lookups.ask(host, port)
+        except NameLookupError as error:
+            if error.final:
+                self._dead[host] = (now + _DEAD_NAME_SECONDS, str(error))
+            raise
         for address in addresses:
             if not is_public(address):
                 raise RefusedAddressError(host, address)
         if not addresses:
             raise NameLookupError(f"{host} has no address", True)
         return [_result(host, address, port) for address in addresses]
+
+    def stuck(self, host: str, since: float) -> ResourceError | None:
+        """The fault of this side for which a name that was wanted since then (loop time) has no address yet."""
+        return self._lookups.stuck(host, since)
 
     async def close(self) -> None:
         if self._threads:
@@ -165,7 +178,43 @@ def checked_socket(make: SocketFactory | None = None) -> SocketFactory:
         address = str(info[4][0])
         if not is_public(address):
             raise RefusedAddressError(address, address)
-        return make(info) if make else socket.socket(info[0], info[1], info[2])
+        return make(info) if make else routed_socket(info)
+
+    return factory
+
+
+def routed_socket(info: Any) -> socket.socket:
+    """A socket towards an address, if this machine has a way there by its IP version.
+
+    Of IPv6 on a machine without, the system says what it says of ports that ran out (EADDRNOTAVAIL).
+    """
+    if info[0] == socket.AF_INET6 and not _routed(info[4]):
+        raise OSError(errno.ENETUNREACH, f"no IPv6 on this machine, for {info[4][0]}")
+    return socket.socket(info[0], info[1], info[2])
+
+
+def _routed(address: tuple[Any, ...]) -> bool:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:  # sends nothing
+        try:
+            probe.connect(address)
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
+def noting_faults(make: SocketFactory) -> SocketFactory:
+    """A socket factory that keeps the faults of this side in `socket_faults`.
+
+    Of a host with several addresses, what went wrong with the last is all that is said otherwise.
+    """
+
+    def factory(info: Any) -> socket.socket:
+        try:
+            return make(info)
+        except OSError as error:
+            if (fault := shortage(error)) is not None and (faults := socket_faults.get()) is not None:
+                faults.append(fault)
+            raise
 
     return factory
 

@@ -23,24 +23,32 @@ import aiohttp
 from yarl import URL
 
 from latent_assets import __version__
+from latent_assets.errors import ResourceError
 from latent_assets.images.decode.formats import sniff
 from latent_assets.images.download import robots
 from latent_assets.images.download.addresses import (
     CheckedResolver,
-    Lookup,
-    NameLookupError,
     RefusedAddressError,
     SocketFactory,
     checked_socket,
     is_public,
     literal_address,
+    noting_faults,
+    reserved_name,
+    routed_socket,
+    socket_faults,
 )
+from latent_assets.images.download.descriptors import Budget
 from latent_assets.images.download.encoding import encodings_of, plain_body
 from latent_assets.images.download.host_queue import HostQueue
+from latent_assets.images.download.lookups import Lookup, NameLookupError
 from latent_assets.images.download.optout import opt_out
 from latent_assets.images.download.protocol import LenientConnector
+from latent_assets.images.download.pulse import STANDSTILL, Pulse
 from latent_assets.images.download.urls import origin_of, parse_url
+from latent_assets.images.faults import FaultWatch
 from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.limits import causes, shortage
 from latent_assets.text import decode_leniently
 
 if TYPE_CHECKING:
@@ -95,26 +103,39 @@ def user_agent(contact: str | None) -> str:
 
 
 class HttpClient:
-    """The client of one shard. Use as an async context; lives in one event loop."""
+    """The client of one shard. Use as an async context; lives in one event loop.
 
-    def __init__(self, settings: Fetch, hosts: HostQueue[Any], network: Network) -> None:
+    Faults of this side are raised as ResourceError; `faults` hears when the name server answers.
+    """
+
+    def __init__(
+        self,
+        settings: Fetch,
+        hosts: HostQueue[Any],
+        network: Network,
+        budget: Budget,
+        faults: FaultWatch,
+        pulse: Pulse,
+    ) -> None:
         self._settings = settings
         self._hosts = hosts
         self._network = network
+        self._budget = budget
+        self._pulse = pulse
+        self._resolver = CheckedResolver(network.lookup, budget.lookups, faults.resolved)
+        self._asked: dict[Any, tuple[str, float]] = {}  # task -> host it asks, and since when
         self._allowed = _allowed_origins(settings)
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._stack = AsyncExitStack()
+        self._loop_time = asyncio.get_running_loop().time
         self.robots = robots.Robots(AGENT, self._get_robots) if settings.robots else None
 
     async def __aenter__(self) -> HttpClient:
-        resolver = CheckedResolver(self._network.lookup)
-        self._stack.push_async_callback(resolver.close)
-        guarded = LenientConnector(
-            resolver=resolver,
-            socket_factory=checked_socket(self._network.socket_factory),
-            **_CONNECTOR_OPTIONS,
-        )
-        exempt = LenientConnector(**_CONNECTOR_OPTIONS)
+        self._stack.push_async_callback(self._resolver.close)
+        checked, routed = noting_faults(checked_socket(self._network.socket_factory)), noting_faults(routed_socket)
+        guarded = LenientConnector(resolver=self._resolver, socket_factory=checked, **_CONNECTOR_OPTIONS)
+        exempt = LenientConnector(socket_factory=routed, **_CONNECTOR_OPTIONS)
+        self._connectors = (guarded, exempt)
         self._guarded = await self._stack.enter_async_context(self._session(guarded))
         self._exempt = await self._stack.enter_async_context(self._session(exempt))
         return self
@@ -132,14 +153,24 @@ class HttpClient:
         address = literal_address(parsed.raw_host or "")
         if address is not None and not exempt and not is_public(address):
             raise _private(f"{parsed.raw_host} is {address}, which is not a public address", origin)
+        if not exempt and (reserved := reserved_name(parsed.raw_host or "")) is not None:
+            raise _private(f"{parsed.raw_host} is under {reserved}, which is no part of the public internet", origin)
         return Target(parsed, origin, exempt)
 
     async def download(self, target: Target) -> Download:
         """Follow `target` to an answer that may be an image. The caller holds the slot of its host.
 
-        Raises FetchError. Deadlines are the caller's.
+        Raises FetchError, and ResourceError for a fault of this side. Deadlines are the caller's.
         """
         return await self._follow(target, self._read_image, polite=True)
+
+    def late(self, target: Target, since: float) -> ResourceError | None:
+        """The fault of this side for which a download that this task began then (loop time) is not done in time."""
+        hosts = {target.url.raw_host or "": since}
+        if (asked := self._asked.pop(asyncio.current_task(), None)) is not None:
+            hosts[asked[0]] = asked[1]
+        found = (self._resolver.stuck(host, at) for host, at in hosts.items())
+        return next((fault for fault in found if fault is not None), None)
 
     # -- asking ----------------------------------------------------------------------------------------
 
@@ -184,19 +215,30 @@ class HttpClient:
 
     async def _open(self, target: Target, redirects: int) -> aiohttp.ClientResponse:
         session = self._exempt if target.exempt else self._guarded
-        tls = self._tls if target.url.scheme == "https" else True
+        task, faults = asyncio.current_task(), list[ResourceError]()
+        socket_faults.set(faults)
         try:
+            tls = self._tls if target.url.scheme == "https" else True
             # a connection nobody else waits for is not kept: there are a million hosts and a thousand sockets
             closing = not redirects and not self._hosts.awaited(target.origin)
-            headers = {"Connection": "close"} if closing else None
+            headers = {"Connection": "close"} if closing or self._many_connections() else None
+            self._asked[task] = (target.url.raw_host or "", self._loop_time())
             answer = await session.get(target.url, allow_redirects=False, headers=headers, ssl=tls)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+            del self._asked[task]
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError, MemoryError) as error:
+            self._asked.pop(task, None)
+            if faults:
+                raise faults[0] from error
             problem = problem_of(error, redirects)
             if problem.reason is Reason.PRIVATE_ADDRESS:
                 problem = _private(problem.evidence, target.origin, redirects)
             raise problem from error
         self._hosts.answered(target.origin)
         return answer
+
+    def _many_connections(self) -> bool:
+        """Whether those that wait to be used again take the room of new ones."""
+        return sum(connector.open for connector in self._connectors) >= self._budget.open
 
     async def _read_image(self, answer: aiohttp.ClientResponse, redirects: int, said: Headers) -> Download:
         if not _found(answer):
@@ -220,7 +262,7 @@ class HttpClient:
         except FetchError as problem:
             problem.status, problem.redirects = answer.status, redirects
             raise
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError, MemoryError) as error:
             raise problem_of(error, redirects, status=answer.status) from error
 
     async def _chunks(self, answer: aiohttp.ClientResponse, limit: int, image: bool) -> list[bytes]:
@@ -255,10 +297,17 @@ class HttpClient:
 
     async def _get_robots(self, url: str) -> str:
         """robots.txt, following redirects. The asking row already holds a slot of that host."""
+        began, pulse = self._loop_time(), self._pulse.now()
         try:
             async with asyncio.timeout(self._settings.timeout):
                 return await self._follow(self.target(url), self._read_robots, polite=False)
-        except TimeoutError as error:
+        except (FetchError, TimeoutError) as error:
+            if self._pulse.stood_still(pulse):
+                raise ResourceError("this process stood still", STANDSTILL) from error
+            if isinstance(error, FetchError):
+                raise
+            if (fault := self.late(self.target(url), began)) is not None:
+                raise fault from error
             raise FetchError(Reason.TIMEOUT, f"{url} took longer than {self._settings.timeout:g} s") from error
 
     def _redirected(self, target: Target, location: str, status: int, redirects: int, seen: set[str]) -> Target:
@@ -325,19 +374,21 @@ def _private(found: str, origin: str, redirects: int = 0) -> FetchError:
 
 
 def problem_of(error: BaseException, redirects: int, status: int | None = None) -> FetchError:
-    """The reason for an error of the client."""
+    """The reason for an error of the client. Raises ResourceError for a fault of this side."""
+    if (fault := shortage(error, connecting=True)) is not None:
+        raise fault from error
 
     def problem(reason: Reason, evidence: str | None = None) -> FetchError:
         text = evidence if evidence is not None else f"{type(error).__name__}: {error}"
         return FetchError(reason, text, redirects=redirects, status=status)
 
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, RefusedAddressError):
             return problem(Reason.PRIVATE_ADDRESS, str(cause))
     if isinstance(error, TimeoutError):
         return problem(Reason.TIMEOUT)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        final = any(isinstance(cause, NameLookupError) and cause.final for cause in _causes(error))
+        final = any(isinstance(cause, NameLookupError) and cause.final for cause in causes(error))
         return FetchError(Reason.DNS, str(error.os_error), redirects=redirects, final=final)
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return problem(Reason.TLS)
@@ -350,20 +401,6 @@ def problem_of(error: BaseException, redirects: int, status: int | None = None) 
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | OSError):
         return problem(Reason.DISCONNECTED)
     return problem(Reason.PROTOCOL)
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The error and everything it was raised from."""
-    found: list[BaseException] = []
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        cause = waiting.pop()
-        if cause is None or cause in found:
-            continue
-        found.append(cause)
-        waiting += [cause.__cause__, cause.__context__, getattr(cause, "os_error", None)]
-        waiting += list(getattr(cause, "exceptions", ()))
-    return found
 
 
 def _status_problem(status: int, headers: Mapping[str, str], redirects: int) -> FetchError:

@@ -5,6 +5,7 @@ Identical ones count as one (RFC 9110, 8.6). What differs stays as it came, and 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from typing import Any
@@ -19,16 +20,29 @@ _LONGEST_HEAD = 1 << 16
 
 
 class LenientConnector(aiohttp.TCPConnector):
-    """A TCPConnector whose connections forgive a repeated Content-Length."""
+    """A TCPConnector whose connections forgive a repeated Content-Length.
+
+    `open` is how many of them there are, those that wait to be used again among them.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.open = 0
         # a subclass of what stands there already; types of functions do not allow for that
-        self._factory = functools.partial(_Handler, loop=self._loop)  # type: ignore[assignment]
+        self._factory = functools.partial(_Handler, self, loop=self._loop)  # type: ignore[assignment]
 
 
 class _Handler(ResponseHandler):
     _head: bytes | None = None  # what came of an answer's head; None behind it
+
+    def __init__(self, connector: LenientConnector, **options: Any) -> None:
+        super().__init__(**options)
+        self._connector = connector
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """One more is open."""
+        self._connector.open += 1
+        super().connection_made(transport)
 
     def set_response_params(self, **parameters: Any) -> None:
         """An answer is awaited."""
@@ -50,6 +64,7 @@ class _Handler(ResponseHandler):
 
     def connection_lost(self, error: BaseException | None) -> None:
         """What came of a head that has no end is the parser's to judge."""
+        self._connector.open -= 1
         head, self._head = self._head, None
         if head:
             super().data_received(head)

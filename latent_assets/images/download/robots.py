@@ -71,8 +71,13 @@ class Robots:
         task = self._asking.get(origin)
         if task is None:
             task = self._asking[origin] = asyncio.create_task(self._ask(origin))
-            task.add_done_callback(lambda _: self._asking.pop(origin, None))
+            task.add_done_callback(lambda task: self._asked(origin, task))
         return await asyncio.shield(task)
+
+    def _asked(self, origin: str, task: asyncio.Task[Rules]) -> None:
+        self._asking.pop(origin, None)
+        if not task.cancelled():
+            task.exception()  # a fault of this side: whoever waits for it still gets it, and maybe nobody does
 
     async def _ask(self, origin: str) -> Rules:
         now = time.time()

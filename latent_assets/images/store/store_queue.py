@@ -16,6 +16,7 @@ from contextlib import suppress
 from latent_assets.images.download.request import FetchResult
 from latent_assets.images.store.worker import Job
 from latent_assets.images.store.worker_pool import RemoteRecorder
+from latent_assets.limits import shortage
 
 _TOGETHER, _TOGETHER_BYTES = 16, 4_000_000
 _ROWS_A_WORKER = 200  # for fewer, another is begun when the others are busy
@@ -69,7 +70,14 @@ class StoreQueue:
         thread = threading.Thread(target=self._work, name=f"image-{len(self._threads)}", daemon=True)
         with self._lock:
             self._working += 1
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            with self._lock:
+                self._working -= 1
+            if not self._threads:
+                raise shortage(error) or error from error
+            return  # others store what comes
         self._threads.append(thread)
 
     def _work(self) -> None:

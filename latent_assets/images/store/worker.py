@@ -25,6 +25,7 @@ from latent_assets.errors import LatentAssetsError
 from latent_assets.images.decode.limits import use_decode_lock
 from latent_assets.images.download.request import FetchResult
 from latent_assets.images.store.journal import write_all
+from latent_assets.limits import shortage
 
 if TYPE_CHECKING:
     from latent_assets.images.store.recorder import Recorder
@@ -112,7 +113,7 @@ def serve(bodies: int, lock: int) -> None:
                     else:
                         recorder.probe()
         except BaseException as error:
-            problem = _portable(error)
+            problem = shortage(error) or _portable(error)
         del message, buffer
         try:
             send(replies, problem)

@@ -17,17 +17,20 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
-from latent_assets.errors import StorageError
+from latent_assets.errors import ResourceError, StorageError
+from latent_assets.images.faults import FaultWatch, patience
 from latent_assets.images.outcome import FetchError, Reason
 from latent_assets.images.store.journal import write_all
 from latent_assets.images.store.worker import BODY_BYTES, Job, receive, send
+from latent_assets.limits import THREADS, resource_error, shortage
 
 if TYPE_CHECKING:
     from latent_assets.images.download.request import FetchResult
@@ -76,17 +79,34 @@ class RemoteRecorder:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._worker: _Worker | None = None
+        self._faults = FaultWatch(patience(job.settings["timeout"]))
 
     def open(self) -> None:
         """Have a worker ready; `record` does so as well."""
-        self._opened()
+        self._patiently(self._opened)
 
     def record(self, results: Sequence[FetchResult]) -> None:
         """Store images, or the reasons why they are none (see Recorder). What went wrong in the worker is raised here.
 
         A row at which a worker crashes, twice, is `corrupt_image`. Raises StorageError when workers end for another
-        reason, or crash at an image that is in order.
+        reason, or crash at an image that is in order, and ResourceError when memory, files or processes stay short.
         """
+        self._patiently(lambda: self._record(results))
+
+    def _patiently(self, what: Callable[[], object]) -> None:
+        """Do something again as long as a fault of this side prevents it and may pass."""
+        times = 0
+        while True:
+            try:
+                what()
+            except ResourceError as fault:
+                times += 1
+                time.sleep(self._faults.met(fault, times))
+            else:
+                self._faults.passed()
+                return
+
+    def _record(self, results: Sequence[FetchResult]) -> None:
         try:
             self._opened().record(results)
         except WorkerLostError:
@@ -156,15 +176,21 @@ class _Worker:
             self._bodies.close()
             raise _no_room(BODY_BYTES, error) from error
         bodies = self._bodies.fileno()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START.format(path=sys.path, bodies=bodies, lock=lock)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[bodies, lock],
-            env={**os.environ, **_ENVIRONMENT},
-            bufsize=0,
-            start_new_session=True,  # whoever drives decides what an interrupt means
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START.format(path=sys.path, bodies=bodies, lock=lock)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[bodies, lock],
+                env={**os.environ, **_ENVIRONMENT},
+                bufsize=0,
+                start_new_session=True,  # whoever drives decides what an interrupt means
+            )
+        except OSError as error:
+            self._bodies.close()
+            if isinstance(error, BlockingIOError):
+                raise resource_error(THREADS, error.strerror) from error
+            raise shortage(error) or error from error
         assert self._process.stdin and self._process.stdout
         self._requests, self._replies = self._process.stdin.fileno(), self._process.stdout.fileno()
 
@@ -289,9 +315,12 @@ def _lock_file() -> FileIO:
 
 def _nameless_file() -> FileIO:
     """A file in memory where there is such a thing, else on disk; it is gone when it is closed."""
-    if hasattr(os, "memfd_create"):
-        return FileIO(os.memfd_create("worker"), "r+")
-    return tempfile.TemporaryFile(buffering=0)
+    try:
+        if hasattr(os, "memfd_create"):
+            return FileIO(os.memfd_create("worker"), "r+")
+        return tempfile.TemporaryFile(buffering=0)
+    except OSError as error:
+        raise shortage(error) or error from error
 
 
 def _disown_idle() -> None:

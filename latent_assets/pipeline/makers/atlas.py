@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from latent_assets import progress
 from latent_assets.layout import ATLAS_TABLE, table_file
 from latent_assets.pipeline.makers.embeddings import places
-from latent_assets.pipeline.manifests import Manifest, Recipe
+from latent_assets.pipeline.manifests import WHOLE, Manifest, Recipe
 from latent_assets.pipeline.stages import Columns, Finding, Output
 from latent_assets.storage import fingerprint
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from latent_assets.atlas.checks import Check as ReleaseCheck
     from latent_assets.atlas.rows import ShardContent
     from latent_assets.pipeline.lineage import Lineage, MakeOptions
+    from latent_assets.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,10 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     from latent_assets.atlas.fragments import table_files
     from latent_assets.atlas.pictures import release_pictures
     from latent_assets.atlas.release import prune, publish, stage
+    from latent_assets.atlas.table import flush_table
 
     profile, storage, wanted = lineage.profile, lineage.storage, recipes["atlas_table"].fingerprint
+    _recover(storage)
     models = {}
     for row in profile.embeddings:
         observed = lineage.observed(row.source)
@@ -79,7 +83,29 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     files = [table_file(ATLAS_TABLE, file.name) for file in table_files(storage, published.version)]
     findings = [_passed(checks), _carried(lineage, info.rows)]
     pictures = release_pictures(storage.lance_uri, published.version)
+    flush_table(storage.lance_uri)
     return {"atlas_table": Output(wanted, info.rows, files, details, findings, pictures)}
+
+
+def recover_table(lineage: Lineage) -> None:
+    """Have readers see a release that opens, if there is one, before anything else is made; says what was done."""
+    if lineage.manifests.get("atlas_table") is not None:
+        with lineage.claims.holding(f"{lineage.stages['atlas_table'].batch}/{WHOLE}"):
+            _recover(lineage.storage)
+
+
+def _recover(storage: Storage) -> None:
+    from latent_assets.atlas.recovery import recover
+
+    if said := recover(storage):
+        progress.tell("atlas_table", said)
+
+
+def unopened(lineage: Lineage, manifest: Manifest) -> str:
+    """Why the version of a release that was published does not open, or what readers see does not; "" when both do."""
+    from latent_assets.atlas.recovery import problem_of
+
+    return problem_of(lineage.storage, lineage.details(manifest).version)
 
 
 def _contents(lineage: Lineage) -> list[ShardContent]:

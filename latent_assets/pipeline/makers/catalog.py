@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from latent_assets.errors import SourceError
 from latent_assets.layout import CATALOG
 from latent_assets.pipeline.manifests import WHOLE, Manifest, Recipe
+from latent_assets.pipeline.ownership import named, owner_of, source_of, take_root
 from latent_assets.pipeline.stages import Columns, Finding, Output
-from latent_assets.storage import filesystem_options
 
 if TYPE_CHECKING:
+    from latent_assets.catalog.build import RowsWouldGoError
     from latent_assets.pipeline.lineage import Lineage, MakeOptions
     from latent_assets.profile import Profile
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class MetadataDetails:
     """shards: [rows, hash] by key. funnel: [reason, rows dropped] in the order the rules apply.
 
-    mended: shards whose file was missing or damaged and was written again. notes: what the list or its sidecars hold
-    that was not used, each once.
+    mended: shards whose file was missing or damaged and was written again. notes: sentences about what was met in the
+    source besides its rows.
     """
 
     shards: dict[str, Sequence[Any]] = field(default_factory=dict)
@@ -45,13 +46,12 @@ class ShardDetails:
 
 def removal_digests(profile: Profile) -> dict[str, Any]:
     """Digests of the removal lists: their content counts, not their names. Raises SourceError for an unreadable one."""
-    import fsspec
+    from latent_assets.catalog.source import read_range
 
     digests = []
     for path in profile.filters.remove:
         try:
-            with fsspec.open(path, "rb", **filesystem_options(path)) as file:
-                digests.append(hashlib.sha256(file.read()).hexdigest())
+            digests.append(hashlib.sha256(read_range(path, 0, -1)).hexdigest())
         except OSError as error:
             raise SourceError(
                 f"filters.remove: {path} cannot be read ({error.strerror or error}). Correct the path: nothing is "
@@ -63,11 +63,21 @@ def removal_digests(profile: Profile) -> dict[str, Any]:
 def make_metadata(
     lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions
 ) -> Mapping[str, Output]:
-    """Bring the catalog up to date with the list of images."""
-    from latent_assets.catalog.build import build_catalog
+    """Bring the catalog up to date with the list of images, if it is that of the source which the root belongs to."""
+    from latent_assets.catalog.build import RowsWouldGoError, build_catalog
     from latent_assets.layout import catalog_name
 
-    report = build_catalog(lineage.profile, lineage.storage)
+    owner = owner_of(lineage.storage, lineage.manifests.get("laion_metadata"))
+    mine = source_of(lineage.profile)
+    if owner is None:
+        take_root(lineage.storage, lineage.profile)
+    try:
+        report = build_catalog(lineage.profile, lineage.storage, keep=owner is not None and owner != mine)
+    except RowsWouldGoError as error:
+        assert owner is not None
+        raise _of_another_source(lineage, owner, error) from error
+    if owner != mine:
+        take_root(lineage.storage, lineage.profile)
     details = MetadataDetails(
         shards={shard: [entry.rows, entry.hash] for shard, entry in report.shards.items()},
         funnel=[list(step) for step in report.funnel],
@@ -81,6 +91,19 @@ def make_metadata(
     pictures = _pictures(lineage, details, report.rows_kept)
     output = Output(report.version, report.rows_kept, files, details, pictures=pictures)
     return {"laion_metadata": output}
+
+
+def _of_another_source(lineage: Lineage, owner: Mapping[str, Any], found: RowsWouldGoError) -> SourceError:
+    """The refusal to replace the source of a root: what would go, and what to do."""
+    images = lineage.manifests.all("image_shards").values()
+    count, size = sum(shard.rows for shard in images), sum(int(shard.details.get("bytes", 0)) for shard in images)
+    profile = lineage.profile
+    return SourceError(
+        f"{profile.root} belongs to another source, {named(owner)}. With {named(source_of(profile))}, {found.gone:,} "
+        f"of its {found.stored:,} rows would go, with their images ({count:,} are there, {size / 1e6:,.1f} MB) and "
+        "what is made of them. Give this profile a root of its own (`root`, or another `name`), or say that the source "
+        "is to be replaced: `latent-assets build --replace-source`."
+    )
 
 
 def judge_metadata(lineage: Lineage, manifest: Manifest, deep: bool) -> Sequence[Finding]:
@@ -101,17 +124,20 @@ def describe_metadata(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]
     details: MetadataDetails = lineage.details(manifest)
     columns = [(name, str(kind), name not in NEVER_NULL, COLUMN_MEANING[name]) for name, kind in CATALOG_SCHEMA.items()]
     mended = {"shards written again, damaged": ", ".join(details.mended)} if details.mended else {}
-    notes = {"not used": "; ".join(details.notes)} if details.notes else {}
-    return mended | {
-        "dagster/uri": lineage.storage.uri(CATALOG),
-        "dagster/column_schema": Columns(columns),
-        "source": details.path,
-        "shards": len(details.shards),
-        "rows read": details.rows_read,
-        "rows/s": round(details.rows_read / max(manifest.seconds, 1e-9), 1),
-        "dropped, by reason": [("step", "rows"), *((reason, f"{count:,}") for reason, count in details.funnel)],
-        **notes,
-    }
+    notes = {"noted in the source": "\n".join(f"- {note}" for note in details.notes)} if details.notes else {}
+    return (
+        mended
+        | {
+            "dagster/uri": lineage.storage.uri(CATALOG),
+            "dagster/column_schema": Columns(columns),
+            "source": details.path,
+            "shards": len(details.shards),
+            "rows read": details.rows_read,
+            "rows/s": round(details.rows_read / max(manifest.seconds, 1e-9), 1),
+            "dropped, by reason": [("step", "rows"), *((reason, f"{count:,}") for reason, count in details.funnel)],
+        }
+        | notes
+    )
 
 
 def _pictures(lineage: Lineage, details: MetadataDetails, kept: int) -> dict[str, bytes]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CalibrationDetails:
-    """release: version of the table. held_out: images that the fit did not see. radius: by embedding, within which two
-    images are taken for copies of one. nearest: by embedding the quartiles of held-out images' nearest distances."""
+    """release: version of the table. held_out: images that the fit did not see. radius: by embedding, within which
+    two images are near-duplicates. nearest: by space the quartiles of held-out images' nearest distances."""
 
     release: int = 0
     held_out: int = 0
@@ -47,15 +47,14 @@ def make_calibration(
         release=release,
         held_out=len(calibration.detail),
         key=name,
-        radius={embedding: item.radius for embedding, item in found.items()},
+        radius=dict(calibration.radii),
         nearest={
-            embedding: np.quantile(item.nearest, [0.25, 0.5, 0.75]).tolist()
-            for embedding, item in found.items()
+            space: np.quantile(item.nearest, [0.25, 0.5, 0.75]).tolist()
+            for space, item in found.items()
             if len(item.nearest)
         },
     )
-    parts = [[item.radius, *item.nearest, *item.other, *item.apart] for _, item in sorted(found.items())]
-    version = fingerprint(name, parts, calibration.detail.tolist())
+    version = fingerprint(name, calibration.version)
     return {"placement_calibration": Output(version, details.held_out, [calibration_name(name)], details)}
 
 
@@ -63,23 +62,28 @@ def judge_calibration(lineage: Lineage, manifest: Manifest, deep: bool) -> Seque
     """Whether the distances can be read and say something."""
     import numpy as np
 
-    from latent_assets.generated.placement.calibration import LEAST, read_calibration
+    from latent_assets.generated.placement.calibration import calibration_version, least_held_out, read_calibration
 
     details: CalibrationDetails = lineage.details(manifest)
     broken = []
     try:
         found = read_calibration(lineage.storage, details.key)
-        parts = {"detail": [found.detail]}
+        parts = {"held-out images": [found.detail, found.correlation]}
         parts |= {name: [item.nearest, item.other, item.apart] for name, item in found.distances.items()}
-        for name, arrays in parts.items():
-            if any(not np.isfinite(values).all() or (np.diff(values) < 0).any() for values in arrays):
-                broken.append(f"{name}: values that are not finite or not in order")
+        broken += [
+            f"{name}: values that are not finite"
+            for name, arrays in parts.items()
+            if not all(np.isfinite(values).all() for values in arrays)
+        ]
+        if found.version != calibration_version(lineage.storage, details.key):
+            broken.append("other values than were measured")
     except Exception as error:  # whatever the reader makes of damaged bytes
         broken.append(f"cannot be read ({type(error).__name__}: {error})")
-    few = f"{details.held_out} images were held out; {LEAST} are needed to call an image far at the level of 5 %"
+    least = least_held_out(len(lineage.profile.spaces))
+    few = f"{details.held_out} images were held out; {least} are needed to call an image far at the level of 5 %"
     return [
         Finding("calibration_sound", not broken, "; ".join(broken)),
-        Finding("calibration_possible", details.held_out >= LEAST, "" if details.held_out >= LEAST else few),
+        Finding("calibration_possible", details.held_out >= least, "" if details.held_out >= least else few),
     ]
 
 

@@ -36,7 +36,7 @@ class FakeInternet:
 
     async def lookup(self, host: str, port: int) -> list[str]:
         self.lookups.append(host)
-        if host == "overloaded.example" and self.lookups.count(host) < 3:
+        if host == "overloaded.example.org" and self.lookups.count(host) < 3:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         if host not in self._answers:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -90,7 +90,7 @@ def test_not_public(address: str) -> None:
     [
         ("127.0.0.1", "127.0.0.1"), ("127.1", "127.0.0.1"), ("2130706433", "127.0.0.1"), ("0x7f.1", "127.0.0.1"),
         ("0177.0.0.1", "127.0.0.1"), ("0x7f000001", "127.0.0.1"), ("127.0.0.1.", "127.0.0.1"), ("[::1]", "::1"),
-        ("example.com", None), ("1.2.3.4.example", None), ("a1", None), ("999.999.999.999", "999.999.999.999"),
+        ("example.com", None), ("1.2.3.4.example.org", None), ("a1", None), ("999.999.999.999", "999.999.999.999"),
     ],
 )  # fmt: skip
 def test_literal_address(host: str, address: str | None) -> None:
@@ -119,33 +119,33 @@ def test_literal_is_refused_without_a_connection(
 def test_name_with_a_private_address_is_refused(
     strict_world: World, internet: FakeInternet, connected: list[tuple[str, int]], addresses: list[str]
 ) -> None:
-    internet.name("inside.example", addresses)
+    internet.name("inside.example.org", addresses)
     strict_world.network = internet.network
-    row = strict_world.fetch_one("http://inside.example/a.jpg")
+    row = strict_world.fetch_one("http://inside.example.org/a.jpg")
     assert (row["outcome"], row["reason"]) == ("refused", "private_address")
-    assert "inside.example" in row["evidence"]
-    assert '`fetch.allow_origins = ["http://inside.example:80"]`' in row["evidence"], "and how it would be allowed"
+    assert "inside.example.org" in row["evidence"]
+    assert '`fetch.allow_origins = ["http://inside.example.org:80"]`' in row["evidence"], "and how it would be allowed"
     assert connected == [] and internet.meant == []
 
 
 def test_checked_address_is_the_one_connected_to(strict_world: World, internet: FakeInternet, site: Site) -> None:
     """A name that changes its mind after the check (DNS rebinding) is not asked again."""
-    internet.name("rebind.example", [PUBLIC], ["127.0.0.1"])
+    internet.name("rebind.example.org", [PUBLIC], ["127.0.0.1"])
     site.add("/a.jpg", JPEG)
     strict_world.network = internet.network
-    row = strict_world.fetch_one("http://rebind.example/a.jpg")
+    row = strict_world.fetch_one("http://rebind.example.org/a.jpg")
     assert row["reason"] == "ok"
     assert internet.meant == [(PUBLIC, 80)]
-    assert internet.lookups == ["rebind.example"]
-    assert site.requests[0].headers["host"] == "rebind.example"
+    assert internet.lookups == ["rebind.example.org"]
+    assert site.requests[0].headers["host"] == "rebind.example.org"
 
 
 def test_rebinding_between_two_connections_is_refused(strict_world: World, internet: FakeInternet, site: Site) -> None:
     """The second connection resolves again (another port): the new answer is checked like the first."""
-    internet.name("rebind.example", [PUBLIC], ["127.0.0.1"])
-    site.add("/a.jpg", status=302, location="http://rebind.example:8080/b.jpg")
+    internet.name("rebind.example.org", [PUBLIC], ["127.0.0.1"])
+    site.add("/a.jpg", status=302, location="http://rebind.example.org:8080/b.jpg")
     strict_world.network = internet.network
-    row = strict_world.fetch_one("http://rebind.example/a.jpg")
+    row = strict_world.fetch_one("http://rebind.example.org/a.jpg")
     assert (row["outcome"], row["reason"], row["redirects"]) == ("refused", "private_address", 1)
     assert internet.meant == [(PUBLIC, 80)]
 
@@ -153,18 +153,18 @@ def test_rebinding_between_two_connections_is_refused(strict_world: World, inter
 @pytest.mark.parametrize(
     "location",
     ["http://127.0.0.1/", "http://127.0.0.1:{port}/b.jpg", "http://169.254.169.254/latest/meta-data/", "//127.0.0.1/",
-     "http://[::1]/", "http://localhost/", "http://2130706433/", "http://inside.example/", "http://user@127.0.0.1/"],
+     "http://[::1]/", "http://localhost/", "http://2130706433/", "http://inside.example.org/", "http://user@127.0.0.1/"],
 )  # fmt: skip
 def test_redirect_to_the_inside_is_refused(
     strict_world: World, internet: FakeInternet, site: Site, connected: list[tuple[str, int]], location: str
 ) -> None:
-    internet.name("outside.example", [PUBLIC])
-    internet.name("inside.example", ["10.0.0.1"])
+    internet.name("outside.example.org", [PUBLIC])
+    internet.name("inside.example.org", ["10.0.0.1"])
     internet.name("localhost", ["127.0.0.1"])
     site.add("/a.jpg", status=302, location=location.format(port=site.port))
     site.add("/b.jpg", JPEG)
     strict_world.network = internet.network
-    row = strict_world.fetch_one("http://outside.example/a.jpg")
+    row = strict_world.fetch_one("http://outside.example.org/a.jpg")
     assert (row["outcome"], row["reason"], row["redirects"]) == ("refused", "private_address", 1)
     assert "fetch.allow_origins" in row["evidence"]
     assert internet.meant == [(PUBLIC, 80)]
@@ -190,27 +190,27 @@ def test_exception_is_for_the_exact_origin(world: World, site: Site, other_site:
 def test_dead_name_is_looked_up_once(strict_world: World, internet: FakeInternet) -> None:
     strict_world.network = internet.network
     strict_world.settings |= {"attempts": 2}
-    links = [f"http://gone.example/{number}.jpg" for number in range(30)]
+    links = [f"http://gone.example.org/{number}.jpg" for number in range(30)]
     ledger = strict_world.fetch(*links)
     assert {row["reason"] for row in ledger.values()} <= {"dns", "host_down"}
     assert max(row["attempts"] for row in ledger.values()) == 1
     assert {row["outcome"] for row in ledger.values()} == {"failed"}
-    assert internet.lookups == ["gone.example"]
+    assert internet.lookups == ["gone.example.org"]
 
 
 def test_overloaded_name_server_is_asked_again(strict_world: World, internet: FakeInternet, site: Site) -> None:
-    internet.name("overloaded.example", [PUBLIC])
+    internet.name("overloaded.example.org", [PUBLIC])
     site.add("/a.jpg", JPEG)
     strict_world.network = internet.network
     strict_world.settings |= {"attempts": 3}
-    row = strict_world.fetch_one("http://overloaded.example/a.jpg")
-    assert (row["reason"], row["attempts"]) == ("ok", 3)
+    row = strict_world.fetch_one("http://overloaded.example.org/a.jpg")
+    assert (row["reason"], row["attempts"]) == ("ok", 1), "the row was asked for once: the faults were not its own"
 
 
 def test_idn_host(strict_world: World, internet: FakeInternet, site: Site) -> None:
-    internet.name("xn--bcher-kva.example", [PUBLIC])
+    internet.name("xn--bcher-kva.example.org", [PUBLIC])
     site.add("/%C3%BC.jpg", JPEG)
     strict_world.network = internet.network
-    row = strict_world.fetch_one("http://Bücher.example/ü.jpg")
+    row = strict_world.fetch_one("http://Bücher.example.org/ü.jpg")
     assert row["reason"] == "ok"
-    assert site.requests[0].headers["host"] == "xn--bcher-kva.example"
+    assert site.requests[0].headers["host"] == "xn--bcher-kva.example.org"

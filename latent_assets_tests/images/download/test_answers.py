@@ -123,3 +123,14 @@ def test_a_length_said_twice_is_one(world: World, site: Site, lengths: bytes, re
     for row in world.fetch(site.url("/a.jpg"), site.url("/b.jpg")).values():
         assert row["reason"] == reason, row["evidence"]
         assert reason != "ok" or row["bytes"] == len(JPEG)
+
+
+def test_a_rule_of_robots_txt_in_bytes_that_are_no_utf8_forbids_the_url_of_those_bytes(
+    world: World, site: Site
+) -> None:
+    world.settings |= {"robots": True}
+    site.add("/robots.txt", b"User-agent: *\nDisallow: /caf\xe9/\n", content_type="text/plain")
+    for path in ("/caf%E9/a.jpg", "/cafe/a.jpg"):
+        site.add(path, JPEG)
+    ledger = world.fetch(site.url("/caf%E9/a.jpg"), site.url("/cafe/a.jpg"))
+    assert [row["reason"] for _, row in sorted(ledger.items())] == ["robots_txt", "ok"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import hashlib
 import mmap
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -19,12 +21,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 from latent_assets import progress
-from latent_assets.errors import StorageError
-from latent_assets.images.store import worker, worker_pool
+from latent_assets.errors import ResourceError, StorageError
+from latent_assets.images.outcome import FetchError, Reason
+from latent_assets.images.store import store_queue, worker, worker_pool
 from latent_assets.images.store.journal import Journal, write_all
 from latent_assets.layout import tar_name
+from latent_assets.limits import MEMORY
+from latent_assets.profile import Fetch
 from latent_assets_tests.images.conftest import World, encoded, links_to, picture
 from latent_assets_tests.images.site import Site
 
@@ -404,3 +410,64 @@ def test_the_collector_is_left_as_it_was(world: World, site: Site) -> None:
     before = gc.get_threshold()
     world.fetch(*links_to(site, 3))
     assert gc.get_threshold() == before
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's")
+def test_memory_that_is_short_stops_the_run_with_its_name(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image of 36 megapixels, and workers that get 64 MB more than they have."""
+    monkeypatch.setattr(store_queue, "_processors", lambda: 1)
+    monkeypatch.setattr(worker_pool, "patience", lambda timeout: 0.5)
+    world.settings |= {"timeout": 20.0}
+    world.fetch(site.add("/0.png", encoded(picture(), "PNG")), site.url("/1.png"))
+    for process in processes():
+        used = process.memory_info().vms
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+    site.add("/1.png", encoded(Image.new("RGB", (6000, 6000)), "PNG"))
+    with pytest.raises(ResourceError, match="The memory of this machine ran out") as caught:
+        world.run(retry=["http_not_found"])
+    assert caught.value.resource == MEMORY
+    for process in processes():
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    report = world.run(retry=["http_not_found"])
+    assert report.reasons == {"ok": 2} and report.fetched == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_a_decoder_that_asks_for_more_than_the_pixels_need_was_led_to_it(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from latent_assets.images.decode import image, pixels
+
+    def failing(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pixels, "decode", failing)
+    with pytest.raises(FetchError) as caught:
+        image.store_image(encoded(picture(), "PNG"), Fetch(size=64))
+    assert caught.value.reason is Reason.CORRUPT
+    monkeypatch.setattr(image, "_ROOM", 1 << 60)
+    with pytest.raises(ResourceError, match="memory"):
+        image.store_image(encoded(picture(), "PNG"), Fetch(size=64))
+
+
+def test_processes_that_cannot_be_begun_are_waited_for(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, left = subprocess.Popen, [3]
+
+    def refused(*arguments: object, **options: object) -> object:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return begin(*arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(worker_pool.subprocess, "Popen", refused)
+    assert world.fetch_one(*links_to(site, 1))["reason"] == "ok"
+    worker_pool._end_idle()
+    left[0] = 1_000_000
+    monkeypatch.setattr(worker_pool, "patience", lambda timeout: 0.3)
+    world.settings |= {"format": "png"}  # stored otherwise, so asked for again
+    with pytest.raises(ResourceError, match="threads and processes"):
+        world.run()

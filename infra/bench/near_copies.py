@@ -1,0 +1,206 @@
+"""How often a near-copy of an image of an atlas is recognised, and how often a distinct one is taken for a copy.
+
+    .venv/bin/python infra/bench/near_copies.py .latent-assets/demo --images 100
+
+Images of the atlas are cropped to 80 % and 60 % of their sides (anywhere), halved, saved as JPEG 50, mirrored, turned
+by up to 5 degrees, and framed; then they are placed. `picture`: the very image is named first. `group`: it or one of
+its near-duplicates is. `verdict`: "unusually close to one group". False alarms: held-out images whose near-duplicates
+are taken out of the atlas's answer: they are distinct from what is left. Times are of a placement without decoding and
+encoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from latent_assets.generated.placement.calibration import LEVEL
+from latent_assets.generated.placement.groups import alike
+from latent_assets.generated.placement.neighborhood import matrix
+from latent_assets.generated.placement.placed import COPY, Placed
+from latent_assets.generated.placement.placing import ImagePlacer
+from latent_assets.images.decode.image import decode_image
+from latent_assets.layout import IMAGES
+from latent_assets.storage import Storage
+
+Alter = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def crop(side: float) -> Alter:
+    """The part of `side` of a picture, anywhere in it."""
+
+    def cropped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        width, height = max(1, round(image.width * side)), max(1, round(image.height * side))
+        x, y = (int(rng.integers(0, room + 1)) for room in (image.width - width, image.height - height))
+        return image.crop((x, y, x + width, y + height))
+
+    return cropped
+
+
+def jpeg(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Saved as a poor JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=50)
+    return decode_image(buffer.getvalue())
+
+
+def turned(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Turned by 2 to 5 degrees; the corners that are empty then are cut off."""
+    degrees = float(rng.uniform(2, 5) * rng.choice([-1, 1]))
+    found = image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=image.getpixel((0, 0)))
+    margin_x, margin_y = (round(length * 0.05) for length in image.size)
+    return found.crop((margin_x, margin_y, image.width - margin_x, image.height - margin_y))
+
+
+def framed(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """In a border of 8 % of one colour."""
+    colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+    return ImageOps.expand(image, max(1, round(0.08 * max(image.size))), colour)
+
+
+ALTERATIONS: Mapping[str, Alter] = {
+    "crop to 80 %": crop(0.8),
+    "crop to 60 %": crop(0.6),
+    "half the size": lambda image, rng: image.resize((max(1, image.width // 2), max(1, image.height // 2))),
+    "JPEG 50": jpeg,
+    "mirrored": lambda image, rng: ImageOps.mirror(image),
+    "turned": turned,
+    "border": framed,
+}
+
+
+@dataclass
+class Score:
+    """What became of the near-copies of one kind."""
+
+    picture: int = 0
+    group: int = 0
+    verdict: int = 0
+    of: int = 0
+
+
+def stored_images(storage: Storage, ids: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
+    """Images of an atlas as they are stored, in the order of their tars."""
+    wanted = set(ids)
+    for file in storage.files(IMAGES):
+        if not file.name.endswith(".tar"):
+            continue
+        with storage.local(file.name) as path, tarfile.open(path) as tar:
+            for member in tar:
+                name = PurePosixPath(member.name)
+                if name.stem in wanted and name.suffix not in (".txt", ".json"):
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    yield name.stem, decode_image(content.read())
+
+
+def named_first(placed: Placed) -> str:
+    """The image that an answer names first: the possible copy, else the nearest of the space of all embeddings."""
+    if placed.copy is not None:
+        return placed.copy.id
+    return list(placed.placements.values())[-1].neighbours[0].id
+
+
+def duplicates(placer: ImagePlacer, ids: Sequence[str]) -> dict[str, set[str]]:
+    """The near-duplicates of rows in the whole release, each among them."""
+    table = placer.table.search().select(["id", *placer.model.features]).limit(None).to_arrow()
+    every = table["id"].to_pylist()
+    columns = {name: matrix(table[name]) for name in placer.model.features}
+    at = [every.index(row_id) for row_id in ids]
+    found: dict[str, set[str]] = {}
+    for row_id, row in zip(ids, at, strict=True):
+        one = {name: values[row][None] for name, values in columns.items()}
+        same = alike(columns, one, placer.calibration.radii)[:, 0]
+        found[row_id] = {every[other] for other in np.flatnonzero(same)} | {row_id}
+    return found
+
+
+def near_copies(placer: ImagePlacer, storage: Storage, ids: Sequence[str], seed: int) -> dict[str, Score]:
+    """Every alteration of the images `ids`, placed."""
+    rng = np.random.default_rng(seed)
+    groups = duplicates(placer, ids)
+    scores = {name: Score() for name in ALTERATIONS}
+    for done, (row_id, image) in enumerate(stored_images(storage, ids), 1):
+        altered = [alter(image, rng) for alter in ALTERATIONS.values()]
+        for score, placed in zip(scores.values(), placer.place_all(altered), strict=True):
+            first = named_first(placed)
+            score.of += 1
+            score.picture += first == row_id
+            score.group += first in groups[row_id]
+            score.verdict += placed.verdict == COPY
+        _show(f"{done} of {len(ids)} images")
+    return scores
+
+
+def false_alarms(placer: ImagePlacer) -> tuple[int, int]:
+    """How many held-out images would be called copies of one that is no near-duplicate of them, and of how many."""
+    usual, flagged = placer.calibration, 0
+    rows = len(usual.detail)
+    for row in range(rows):
+        distances = {space: float(found.other[row]) for space, found in usual.distances.items()}
+        chance = usual.chance(distances, float(usual.correlation[row]))
+        flagged += chance is not None and chance <= LEVEL
+    return flagged, rows
+
+
+def sampled(placer: ImagePlacer, count: int, seed: int) -> list[str]:
+    """Rows of the release, drawn at random."""
+    ids = sorted(placer.table.search().select(["id"]).limit(None).to_arrow()["id"].to_pylist())
+    picked = np.random.default_rng(seed).choice(len(ids), min(count, len(ids)), replace=False)
+    return [ids[row] for row in picked]
+
+
+def seconds_of_a_placement(placer: ImagePlacer, images: Sequence[Any]) -> tuple[float, float]:
+    """Median and 95th percentile of placing one image whose vectors are known."""
+    vectors = placer.encode(images)
+    taken = []
+    for image, known in zip(images, vectors, strict=True):
+        started = time.perf_counter()
+        placer.place(image, known)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken), float(np.quantile(taken, 0.95))
+
+
+def _show(text: str) -> None:
+    sys.stderr.write(f"\r{text}")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", help="the root of an atlas")
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    storage = Storage(arguments.root)
+    placer = ImagePlacer.open(storage)
+    ids = sampled(placer, arguments.images, arguments.seed)
+    images = [image for _, image in stored_images(storage, ids[:20])]
+    median, high = seconds_of_a_placement(placer, images)
+    scores = near_copies(placer, storage, ids, arguments.seed)
+    flagged, rows = false_alarms(placer)
+    print(f"\n{'':16}{'picture':>9}{'group':>9}{'verdict':>9}   of")
+    scores["all"] = Score(
+        *(sum(getattr(s, part) for s in scores.values()) for part in ("picture", "group", "verdict", "of"))
+    )
+    for name, score in scores.items():
+        shares = (score.picture / score.of, score.group / score.of, score.verdict / score.of)
+        print(f"{name:16}" + "".join(f"{share:9.1%}" for share in shares) + f"   {score.of}")
+    print(f"false alarms on {rows} distinct held-out images: {flagged / max(1, rows):.1%}")
+    print(f"one placement, encoder apart: median {median * 1e3:.0f} ms, 95th percentile {high * 1e3:.0f} ms")
+
+
+if __name__ == "__main__":
+    main()

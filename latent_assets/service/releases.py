@@ -1,0 +1,132 @@
+"""The release that is live, opened with its models, and followed: a new one is loaded beside it, then takes its place.
+
+Requests hold the release they began with. One that cannot be loaded is reported, and the old one stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from latent_assets.atlas.table import LIVE, open_table
+from latent_assets.atlas.words import WordIndex
+from latent_assets.client import Atlas
+from latent_assets.errors import LatentAssetsError, NotBuiltError
+from latent_assets.generated.placement.calibration import calibration_version
+from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
+from latent_assets.images.decode.image import load_decoders
+
+if TYPE_CHECKING:
+    from lancedb.table import LanceTable
+
+    from latent_assets.storage import Storage
+
+_EVERY = 1.0  # seconds between looks at the tag
+_log = logging.getLogger("latent_assets.service")
+
+
+@dataclass(frozen=True)
+class OpenRelease:
+    """A release with everything that answers from it. calibration: the version of what is usual in it."""
+
+    table: LanceTable
+    atlas: Atlas
+    placer: ImagePlacer
+
+    calibration: str | None
+
+    @property
+    def version(self) -> int:
+        """Version of the table."""
+        return self.placer.version
+
+    @cached_property
+    def words(self) -> WordIndex:
+        """The captions, by their words."""
+        return WordIndex.of(self.table)
+
+    @classmethod
+    def open(cls, storage: Storage, tag: str) -> OpenRelease:
+        """Open the release that a tag names. Raises NotBuiltError when it is not there."""
+        table = open_table(storage.lance_uri, tag)
+        placer = ImagePlacer(storage, table)
+        return cls(
+            table, Atlas(table, storage.lance_uri), placer, calibration_version(storage, calibration_key(placer.info))
+        )
+
+    def load(self) -> None:
+        """Load the models and the maps, so that no request waits for them. Raises ModelError."""
+        from PIL import Image
+
+        load_decoders()
+        blank = Image.new("RGB", (64, 64), "white")
+        self.placer.place(blank)
+        if "clip" in self.placer.encoders:
+            self.atlas.search_text("blank", k=1)
+        self.words  # noqa: B018
+
+
+class LiveRelease:
+    """Follows the tag `live` in a thread of its own."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._current: OpenRelease | None = None
+        self._stop, self._looked = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
+        self._then: Callable[[OpenRelease], None] | None = None
+        self.problem: str | None = None
+
+    def start(self, then: Callable[[OpenRelease], None] | None = None) -> None:
+        """Begin to follow; returns at once. then: what else has to be loaded once there is a release."""
+        self._then = then
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Follow no longer."""
+        self._stop.set()
+
+    @property
+    def current(self) -> OpenRelease | None:
+        """The newest release that is loaded; None before the first."""
+        return self._current
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is no release to load."""
+        return self._current is None and self._looked.is_set()
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.look()
+            except Exception as error:  # whatever a store or a model raises: the next look may do better
+                known = isinstance(error, LatentAssetsError)
+                if self.problem != str(error):
+                    _log.error("the release that is live cannot be served: %s", error, exc_info=not known)
+                self.problem = str(error)
+            self._looked.set()
+            self._stop.wait(_EVERY)
+
+    def look(self) -> None:
+        """Load the release that is live, unless it is the current one."""
+        try:
+            found = OpenRelease.open(self._storage, LIVE)
+        except NotBuiltError:
+            self.problem = None
+            return
+        # a release is published before it is measured what is usual in it
+        known = self._current
+        if known is not None and (known.version, known.calibration) == (found.version, found.calibration):
+            self.problem = None
+            return
+        found.load()
+        self._current, self.problem = found, None
+        _log.info("release %d of %s is served", found.version, found.atlas.info.profile)
+        if self._then is not None:
+            then, self._then = self._then, None
+            then(found)

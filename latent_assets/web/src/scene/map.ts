@@ -1,0 +1,389 @@
+// The map on its canvas: one loop that draws when something changed, and nothing when nothing did.
+
+import * as THREE from "three";
+import { Sprites } from "../data/sprites";
+import type { SpaceTiles, Tiles } from "../data/tiles";
+import type { Camera } from "../state/store";
+import { Controls } from "./controls";
+import { Images } from "./images";
+import { Labels } from "./labels";
+import { Marks, type Halo, type Line, type Mark, type Place } from "./marks";
+import { Octree } from "./octree";
+import { paletteBytes, type Theme } from "./palettes";
+import { POINT_FRAGMENT, POINT_VERTEX } from "./shaders";
+
+const GROUND: Record<Theme, string> = { dark: "#0d1017", light: "#f4f5f8" };
+const MORPH_SECONDS = 1.4;
+const ROW_WIDTH = 2048; // of the textures that hold a value for each row
+const TARGET_MS = 34; // of a frame while moving
+
+export interface MapEvents {
+  picked(row: number, place: Place): void;
+  hovered(row: number | null, x: number, y: number): void;
+  moved(camera: Camera): void;
+  settled(view: { shown: number; images: number }): void;
+  missing(problem: string): void;
+  lost(lost: boolean): void;
+}
+
+export class AtlasMap {
+  readonly canvas = document.createElement("canvas");
+  readonly labels = new Labels();
+  readonly controls: Controls;
+  /** Frames that were drawn, for tests and measurements. */
+  frames = 0;
+  shownPoints = 0;
+  budget: number;
+  private readonly renderer: THREE.WebGLRenderer;
+  private readonly scene = new THREE.Scene();
+  private readonly material: THREE.ShaderMaterial;
+  private readonly images: Images;
+  private readonly marks = new Marks();
+  private readonly palettes = new Map<string, THREE.DataTexture>();
+  private readonly octrees = new Map<string, Octree>();
+  private current: Octree | null = null;
+  private before: Octree | null = null;
+  private morphBegan = -1;
+  private morphWaits = 0;
+  private dirty = true;
+  private scheduled = 0;
+  private moving = 0;
+  private slow = 0;
+  private theme: Theme = "dark";
+  private kind: "code" | "number" = "code";
+  private hidden: Uint8Array | null = null;
+  private disposed = false;
+  private covered = 0;
+  private first = new Map<string, number>();
+  private readonly most: number;
+
+  constructor(
+    private readonly tiles: Tiles,
+    private readonly events: MapEvents,
+    private readonly still: () => boolean,
+  ) {
+    this.canvas.className = "map";
+    this.renderer = new THREE.WebGLRenderer({ canvas: this.canvas, antialias: false, powerPreference: "high-performance" });
+    this.renderer.outputColorSpace = THREE.LinearSRGBColorSpace;
+    const software = isSoftware(this.renderer);
+    const small = Math.min(screen.width, screen.height) < 600;
+    this.most = software ? 220_000 : small ? 600_000 : 2_000_000;
+    this.budget = software ? 90_000 : small ? 300_000 : 900_000;
+    this.material = this.pointMaterial();
+    const slots = software ? 220 : small ? 300 : 900;
+    this.images = new Images(this.renderer, new Sprites(tiles), slots, () => this.invalidate(), still);
+    this.scene.add(this.marks.group, this.images.object);
+    this.controls = new Controls(
+      this.canvas,
+      {
+        moved: () => {
+          this.moving = performance.now();
+          this.invalidate();
+          this.events.moved(this.controls.view);
+        },
+        click: (x, y) => {
+          const found = this.pick(x, y, 14);
+          if (found) this.events.picked(found.row, found.place);
+        },
+        doubleClick: (x, y) => {
+          const found = this.pick(x, y, 14);
+          if (found) this.controls.flyTo(found.place, this.controls.view.radius * 0.35);
+        },
+        hover: (x, y) => {
+          const found = this.morphing ? null : this.pick(x, y, 8);
+          this.canvas.style.cursor = found ? "pointer" : "grab";
+          this.events.hovered(found ? found.row : null, x, y);
+        },
+      },
+      still,
+    );
+    this.canvas.addEventListener("webglcontextlost", (event) => {
+      event.preventDefault();
+      this.events.lost(true);
+    });
+    this.canvas.addEventListener("webglcontextrestored", () => {
+      this.images.reset();
+      this.events.lost(false);
+      this.invalidate();
+    });
+    new ResizeObserver(() => this.resize()).observe(this.canvas);
+    this.setTheme("dark");
+  }
+
+  private pointMaterial(): THREE.ShaderMaterial {
+    const empty = new THREE.DataTexture(new Uint8Array([255]), 1, 1, THREE.RedFormat);
+    empty.needsUpdate = true;
+    return new THREE.ShaderMaterial({
+      glslVersion: THREE.GLSL3,
+      vertexShader: POINT_VERTEX,
+      fragmentShader: POINT_FRAGMENT,
+      uniforms: {
+        morph: { value: 1 },
+        size: { value: 0.01 },
+        scale: { value: 500 },
+        least: { value: 1.6 },
+        most: { value: 13 },
+        by_row: { value: false },
+        has_state: { value: false },
+        faded: { value: 0 },
+        ground: { value: new THREE.Color() },
+        depths: { value: new THREE.Vector2(1, 10) },
+        palette: { value: null },
+        row_colour: { value: empty },
+        row_state: { value: empty },
+      },
+    });
+  }
+
+  private uniform(name: string): { value: any } {
+    return this.material.uniforms[name]!;
+  }
+
+  // -- what is shown ---------------------------------------------------------------------------------
+
+  /** Show another space; points fly from where they were. */
+  async show(name: string): Promise<SpaceTiles> {
+    let found = this.octrees.get(name);
+    if (!found) {
+      const tiles = await this.tiles.space(name);
+      found = new Octree(tiles, this.material, () => this.invalidate(), (problem) => this.events.missing(problem));
+      this.octrees.set(name, found);
+    }
+    if (this.current === found) return found.tiles;
+    const before = this.current;
+    if (this.before) this.scene.remove(this.before.group);
+    this.before = before;
+    this.current = found;
+    const spacing = found.tiles.length(found.tiles.info.spacing);
+    this.images.size = Math.min(spacing * 2.4, 0.3);
+    this.uniform("size").value = Math.min(Math.max(spacing * 1.5, 0.0015), 0.05);
+    this.labels.set(found.tiles);
+    if (before && !this.still()) {
+      found.morphFrom(before.places());
+      this.uniform("morph").value = 1;
+      this.morphWaits = performance.now();
+      this.morphBegan = -1;
+    } else {
+      if (before) this.scene.remove(before.group);
+      this.before = null;
+      this.scene.add(found.group);
+    }
+    this.images.clear();
+    this.invalidate();
+    return found.tiles;
+  }
+
+  get morphing(): boolean {
+    return this.before !== null || this.morphBegan >= 0;
+  }
+
+  setTheme(theme: Theme): void {
+    this.theme = theme;
+    const ground = new THREE.Color().setStyle(GROUND[theme], THREE.LinearSRGBColorSpace);
+    this.renderer.setClearColor(ground, 1);
+    this.uniform("ground").value = ground;
+    this.images.setGround(ground, this.uniform("depths").value);
+    this.marks.setLook(new THREE.Color(theme === "dark" ? 0xffffff : 0x10141f), this.renderer.getPixelRatio());
+    this.setPalette();
+    this.invalidate();
+  }
+
+  private setPalette(): void {
+    const key = `${this.kind}-${this.theme}`;
+    let palette = this.palettes.get(key);
+    if (!palette) {
+      palette = new THREE.DataTexture(paletteBytes(this.kind, this.theme), 256, 1, THREE.RGBAFormat);
+      palette.needsUpdate = true;
+      this.palettes.set(key, palette);
+    }
+    this.uniform("palette").value = palette;
+  }
+
+  /** Colour by the category of the points (null), or by a value of every row: an index into the palette. */
+  colourBy(rows: Uint8Array | null, kind: "code" | "number"): void {
+    this.kind = kind;
+    this.setPalette();
+    this.uniform("by_row").value = rows !== null;
+    if (rows) this.uniform("row_colour").value = this.rowTexture(rows, this.uniform("row_colour").value);
+    this.invalidate();
+  }
+
+  /** Which rows are shown: 255, or 0 for those that are not; null for all. */
+  filter(rows: Uint8Array | null): void {
+    this.hidden = rows;
+    this.uniform("has_state").value = rows !== null;
+    if (rows) this.uniform("row_state").value = this.rowTexture(rows, this.uniform("row_state").value);
+    this.moving = performance.now();
+    this.invalidate();
+  }
+
+  /** Fade everything behind what is marked. */
+  fade(share: number): void {
+    this.uniform("faded").value = share;
+    this.invalidate();
+  }
+
+  private rowTexture(rows: Uint8Array, before: THREE.DataTexture): THREE.DataTexture {
+    before.dispose();
+    const height = Math.max(1, Math.ceil(rows.length / ROW_WIDTH));
+    const data = new Uint8Array(ROW_WIDTH * height);
+    data.set(rows);
+    const texture = new THREE.DataTexture(data, ROW_WIDTH, height, THREE.RedFormat);
+    texture.needsUpdate = true;
+    return texture;
+  }
+
+  /** Draw over the cloud. Points at a place of `first` are images before others, as many times as large as it says. */
+  mark(marks: Mark[], lines: Line[], halos: Halo[], first: [Place, number][] = []): void {
+    this.marks.set(marks, lines, halos);
+    this.first = new Map(
+      first.map(([place, weight]) => [place.map((value) => Math.round(((value + 1) / 2) * 65_535)).join(","), weight]),
+    );
+    this.moving = performance.now();
+    this.invalidate();
+  }
+
+  // -- drawing ---------------------------------------------------------------------------------------
+
+  invalidate(): void {
+    this.dirty = true;
+    if (!this.scheduled && !this.disposed) this.scheduled = requestAnimationFrame(() => this.frame());
+  }
+
+  /** How much of the canvas's right side is under a panel, pixels: the middle of the view moves. */
+  cover(pixels: number): void {
+    if (this.covered === pixels) return;
+    this.covered = pixels;
+    this.resize();
+  }
+
+  private resize(): void {
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    if (!width || !height) return;
+    this.renderer.setPixelRatio(Math.min(devicePixelRatio, 2));
+    this.renderer.setSize(width, height, false);
+    this.controls.resize(width, height, width > this.covered + 300 ? this.covered : 0);
+    this.marks.setLook(new THREE.Color(this.theme === "dark" ? 0xffffff : 0x10141f), this.renderer.getPixelRatio());
+    this.invalidate();
+  }
+
+  private frame(): void {
+    this.scheduled = 0;
+    if (!this.dirty || this.disposed || this.renderer.getContext().isContextLost()) return;
+    this.dirty = false;
+    const began = performance.now();
+    this.controls.update(began);
+    const camera = this.controls.camera;
+    const ratio = this.renderer.getPixelRatio();
+    const height = this.canvas.clientHeight;
+    this.uniform("scale").value = (height * ratio) / (2 * Math.tan(THREE.MathUtils.degToRad(camera.fov / 2)));
+    this.uniform("least").value = (this.tiles.info.rows < 30_000 ? 3 : 2) * ratio;
+    const { radius } = this.controls.view;
+    this.uniform("depths").value.set(radius * 0.75, radius + 2.2);
+    this.shownPoints = this.current?.update(camera, height, this.budget) ?? 0;
+    const animated = this.stepMorph(began);
+    const settling = began - this.moving < 140 || animated || this.controls.flying;
+    if (!animated && this.current) {
+      if (!settling || this.frames % 6 === 0) {
+        const hidden = (row: number): boolean => this.hidden !== null && this.hidden[row] === 0;
+        this.images.choose(this.current.visible, camera, this.canvas.clientWidth, height, hidden, this.first);
+      }
+    }
+    const growing = this.images.update(began / 1000);
+    this.renderer.render(this.scene, camera);
+    this.labels.update(camera, this.covered, this.canvas.clientWidth, height);
+    this.frames++;
+    this.adapt(performance.now() - began, settling);
+    if (settling || growing) this.invalidate();
+    else if (this.current?.complete) this.events.settled({ shown: this.shownPoints, images: this.images.count });
+  }
+
+  /** Points fly when the new map has what this view wants, or after a second without it. */
+  private stepMorph(now: number): boolean {
+    const { current, before } = this;
+    if (!current) return false;
+    if (before) {
+      if (!current.complete && now - this.morphWaits < 1_000) return true;
+      this.scene.remove(before.group);
+      this.scene.add(current.group);
+      this.before = null;
+      this.morphBegan = now;
+    }
+    if (this.morphBegan < 0) return false;
+    const share = Math.min((now - this.morphBegan) / (MORPH_SECONDS * 1000), 1);
+    this.uniform("morph").value = share * share * (3 - 2 * share);
+    if (share < 1) return true;
+    this.morphBegan = -1;
+    current.morphFrom(null);
+    this.moving = now;
+    return true;
+  }
+
+  /** Fewer points when frames take long while moving, more when there is time. */
+  private adapt(milliseconds: number, moving: boolean): void {
+    if (!moving) return;
+    this.slow = this.slow * 0.8 + milliseconds * 0.2;
+    if (this.slow > TARGET_MS * 1.6 && this.budget > 40_000) this.budget = Math.round(this.budget * 0.92);
+    else if (this.slow < TARGET_MS * 0.5 && this.budget < this.most) this.budget = Math.round(this.budget * 1.03);
+  }
+
+  // -- asking ----------------------------------------------------------------------------------------
+
+  /** The point at a place of the canvas: the nearest to the camera within `within` pixels. */
+  pick(x: number, y: number, within: number): { row: number; place: Place } | null {
+    if (!this.current) return null;
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const camera = this.controls.camera;
+    const matrix = new THREE.Matrix4().multiplyMatrices(camera.projectionMatrix, camera.matrixWorldInverse).elements;
+    let best: { row: number; place: Place } | null = null;
+    let score = Infinity;
+    for (const { words } of this.current.visible) {
+      for (let at = 0; at < words.length; at += 6) {
+        const px = (words[at]! / 65_535) * 2 - 1;
+        const py = (words[at + 1]! / 65_535) * 2 - 1;
+        const pz = (words[at + 2]! / 65_535) * 2 - 1;
+        const w = matrix[3]! * px + matrix[7]! * py + matrix[11]! * pz + matrix[15]!;
+        if (w <= 0.001) continue;
+        const sx = ((matrix[0]! * px + matrix[4]! * py + matrix[8]! * pz + matrix[12]!) / w / 2 + 0.5) * width;
+        const sy = (0.5 - (matrix[1]! * px + matrix[5]! * py + matrix[9]! * pz + matrix[13]!) / w / 2) * height;
+        const off = Math.max(Math.abs(sx - x), Math.abs(sy - y));
+        if (off > 120) continue;
+        const row = words[at + 4]! + words[at + 5]! * 65_536;
+        if (this.hidden && this.hidden[row] === 0) continue;
+        const pixels = this.images.pixels(row);
+        if (off > (pixels ? pixels / 2 : within)) continue;
+        // an image hides what is behind it; between dots the nearest to the cursor wins
+        const value = pixels ? w : w + 1000 + off;
+        if (value < score) [score, best] = [value, { row, place: [px, py, pz] }];
+      }
+    }
+    return best;
+  }
+
+  get complete(): boolean {
+    return !!this.current?.complete && !this.morphing && !this.controls.flying;
+  }
+
+  get imagesShown(): number {
+    return this.images.count;
+  }
+
+  /** For tests: the loss of the GPU's context, and its return. */
+  get context(): WEBGL_lose_context | null {
+    return this.renderer.getContext().getExtension("WEBGL_lose_context");
+  }
+
+  dispose(): void {
+    this.disposed = true;
+    for (const octree of this.octrees.values()) octree.dispose();
+    this.images.dispose();
+    this.renderer.dispose();
+  }
+}
+
+function isSoftware(renderer: THREE.WebGLRenderer): boolean {
+  const gl = renderer.getContext();
+  const info = gl.getExtension("WEBGL_debug_renderer_info");
+  const name = String(gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+  return /swiftshader|llvmpipe|software|basic render/i.test(name);
+}

@@ -1,0 +1,38 @@
+// What the map says and what it does not, how good it is, whose images these are.
+
+import { date, number, t } from "../text";
+import { spaceName, type Context } from "./context";
+import { button, h } from "./dom";
+
+export function about(context: Context): HTMLDialogElement {
+  const { tiles, release, store } = context;
+  const info = tiles?.info;
+  const dialog = h(
+    "dialog",
+    { class: "about", "aria-labelledby": "about-title", id: "about" },
+    h("header", {}, h("h2", { id: "about-title" }, t("about")), button("×", () => dialog.close(), { class: "small", "aria-label": t("close") })),
+    h("p", {}, t("aboutDistance")),
+    h("p", {}, h("strong", {}, t("aboutNever"))),
+    h("p", {}, `${t("release")} ${release.release} · ${number(release.rows)} ${t("images")} · ${date(release.published)}`),
+    info?.attribution ? h("p", {}, `${t("attribution")}: ${info.attribution}`) : null,
+    info ? h("h3", {}, t("quality")) : null,
+    info
+      ? h(
+          "ul",
+          {},
+          ...Object.entries(info.spaces).map(([space, { quality }]) => {
+            const trust = quality["trustworthiness"];
+            return h("li", {}, `${spaceName(context, space)}: `, typeof trust === "number" ? `${number(trust * 100, 1)} % — ${t("trustworthiness")}` : "–");
+          }),
+        )
+      : null,
+    h("h3", {}, t("keys")),
+    h("p", {}, t("keysList")),
+  );
+  dialog.addEventListener("close", () => store.state.open === "about" && store.set({ open: null }));
+  store.on(["open"], (state) => {
+    if (state.open === "about" && !dialog.open) dialog.showModal();
+    else if (state.open !== "about" && dialog.open) dialog.close();
+  });
+  return dialog;
+}

@@ -1,0 +1,29 @@
+// What every widget is given: the state, what can be asked, and what can be done.
+
+import type { Release } from "../data/api";
+import type { Tiles } from "../data/tiles";
+import type { AtlasMap } from "../scene/map";
+import type { Key } from "../text";
+import { t } from "../text";
+import type { Store } from "../state/store";
+
+export interface Context {
+  store: Store;
+  release: Release;
+  /** Whether a server answers; a static copy has none. */
+  live: boolean;
+  tiles: Tiles | null;
+  map: AtlasMap | null;
+  say(text: string, serious?: boolean): void;
+  problem(error: unknown): void;
+  /** Where an image is on the map shown, in the scene; null when it is not known. */
+  flyTo(positions: Record<string, [number, number, number]> | undefined, reach?: number): void;
+  select(id: string | null, fly?: boolean): void;
+  link(): string;
+}
+
+const NAMED = ["clip", "vae", "joint"];
+
+export function spaceName(context: Context, space: string): string {
+  return NAMED.includes(space) ? t(`space_${space}` as Key) : context.tiles?.info.spaces[space]?.shows || space;
+}
