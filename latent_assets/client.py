@@ -75,6 +75,7 @@ class Row:
 
     id: str
     url: str
+    path: str | None
     source_url: str | None
     caption: str | None
     category: str | None
@@ -339,7 +340,9 @@ class Atlas:
     @_in_one_release
     def row(self, id: str) -> Row:
         """The row of an image. Raises QueryError for a malformed id, NotBuiltError for an unknown one."""
-        found = self._one(id, [*_ROW_COLUMNS, *self._places])
+        present = set(self._table.schema.names)  # earlier releases have no `path`
+        found: dict[str, Any] = dict.fromkeys(_ROW_COLUMNS)
+        found |= self._one(id, [*(name for name in _ROW_COLUMNS if name in present), *self._places])
         return Row(**{name: found[name] for name in _ROW_COLUMNS}, xyz=self._xyz(found))
 
     @_in_one_release

@@ -52,6 +52,9 @@ def ledger_name(part: str) -> str:
     return f"{IMAGES}/{part}.parquet"
 
 
+LEDGERS = f"{IMAGES}/**/*.parquet"  # all of them, as a glob
+
+
 def journal_folder(part: str) -> str:
     """The journal of a shard or part that is not finished."""
     return f"{IMAGES}/{part}.partial"

@@ -264,6 +264,9 @@ class Table(_Section):
     thumbnail_size: Annotated[int, Field(ge=16, le=96)] = 96
     thumbnail_format: Literal["webp", "jpeg"] = "webp"
     thumbnail_quality: Annotated[int, Field(ge=1, le=100)] = 80
+    vectors: Literal["float32", "float16"] = Field(
+        default="float32", description="float16 halves their bytes, and some readers (Node, DuckDB) cannot read it"
+    )
     index_above_rows: Annotated[int, Field(ge=1)] = Field(
         default=1_000_000, description="build a vector index above this"
     )
@@ -357,9 +360,13 @@ def home() -> Path:
     """Directory that holds local atlases: $LATENT_ASSETS_HOME, else `.latent-assets` of the checkout or user."""
     if value := os.environ.get(HOME_VARIABLE):
         return Path(value).expanduser().absolute()
-    checkout = Path(__file__).resolve().parent.parent
-    base = checkout if (checkout / "workspace.yaml").is_file() else Path.home()
-    return base / ".latent-assets"
+    return (checkout() or Path.home()) / ".latent-assets"
+
+
+def checkout() -> Path | None:
+    """The checkout that the package is used from; None where it is installed."""
+    folder = Path(__file__).resolve().parent.parent
+    return folder if (folder / "workspace.yaml").is_file() else None
 
 
 def shipped_profiles() -> list[str]:

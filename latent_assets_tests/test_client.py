@@ -228,6 +228,18 @@ def test_questions_refused_are_errors_a_person_can_read() -> None:
     assert issubclass(QueryError, LatentAssetsError) and QueryError.exit_code == 2
 
 
+def test_a_release_of_before_there_were_paths_is_read(built: Built, tmp_path: Path) -> None:
+    import lancedb
+
+    shutil.copytree(built.storage.uri("lance"), tmp_path / "lance")
+    table = lancedb.connect(str(tmp_path / "lance")).open_table("atlas")
+    table.drop_columns(["path"])
+    earlier = Atlas.open(tmp_path, tag=table.version)
+    assert "path" not in earlier.to_polars(limit=1).columns
+    assert earlier.row(built.ids[3]).path is None and earlier.row(built.ids[3]).url.endswith("/3.png")
+    assert earlier.neighbors(built.ids[3], k=2)
+
+
 # -- frames ----------------------------------------------------------------------------------------------
 
 
@@ -236,7 +248,7 @@ def test_to_polars_gives_the_columns_asked_for(atlas: Atlas, built: Built) -> No
     assert frame.columns == ["id", "caption", "xyz_vae"] and frame["id"].to_list() == built.ids[:7]
     assert frame.schema["xyz_vae"] == pl.Array(pl.Float32, 3)
     whole = atlas.to_polars()
-    assert whole.shape == (60, 20)
+    assert whole.shape == (60, 21)
     np.testing.assert_array_equal(whole["clip"].to_numpy(), built.clip.astype(np.float16))
 
 

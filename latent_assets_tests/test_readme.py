@@ -14,7 +14,7 @@ README = Path(__file__).parent.parent / "README.md"
 PACKAGE = README.parent / "latent_assets"
 
 
-@pytest.mark.parametrize("table", ["atlas", "generated"])
+@pytest.mark.parametrize("table", ["atlas", "generated", "sources"])
 def test_the_schema_is_the_codes(table: str) -> None:
     text = README.read_text(encoding="utf-8")
     found = re.search(

@@ -62,6 +62,8 @@ class ReleaseInfo:
     `dims`, `metrics`: per embedding the length of its vectors and how they compare ("cosine" or "euclidean").
     `features`: per embedding the feature that stands for it in the table and on the maps. `feature_recall`: where
     there was a choice, per candidate the share of true neighbours it keeps.
+    `vectors`: value type of the vectors in the table, "float32" or "float16" (cards that do not say it are of the
+    second kind).
     `images`: how the images were stored whose vectors these are (keys of [fetch]); empty in cards that do not say.
     `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
     `content`: hash over the rows, equal for equal rows whatever files they lie in (see `content`); "" in cards that do
@@ -93,6 +95,7 @@ class ReleaseInfo:
     packages: dict[str, str] = field(default_factory=dict)
     made_by: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    vectors: str = "float16"
 
     def model_settings(self, embedding: str) -> Any:
         """The settings of the model that made the vectors of `embedding`, as its row's `load` takes them.
@@ -230,6 +233,7 @@ def describe_release(
         packages=package_versions(),
         made_by=who(),
         settings=profile.model_dump(mode="json", exclude={"root", "models"}),
+        vectors=profile.table.vectors,
     )
 
 

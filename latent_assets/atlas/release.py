@@ -134,7 +134,7 @@ def prepare(storage: Storage, content: ShardContent, release: ReleaseInfo, known
     A shard without rows has no files: leave it out. Raises DataError as `stage` does.
     """
     uri = storage.lance_uri
-    schema = arrow_schema(release.dims, release.spaces)
+    schema = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
     features = sorted(release.features.items())
     rows_key = content_key(schema, "rows", f"{content.rows_key} {features}")
     coords_key = content_key(schema, "coords", f"{content.coords_key} {rows_key}")
@@ -160,10 +160,10 @@ def commit(
 
     Returns its number, whether vectors are indexed, and the release as it says of itself: with the hash of its rows.
     """
-    columns = arrow_schema(release.dims, release.spaces)
+    columns = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
     digests = [{shard.shard: part.digest for shard, part in parts} for parts in _parts(shards)]
     described = replace(release, content=content_hash(columns, *digests))
-    schema = arrow_schema(release.dims, release.spaces, described.to_json())
+    schema = arrow_schema(release.dims, release.spaces, described.to_json(), release.vectors)
     version = commit_shards(storage.lance_uri, schema, shards)
     rows = sum(shard.rows.count for shard in shards)
     vectors = rows > profile.table.index_above_rows

@@ -26,6 +26,7 @@ from latent_assets.storage import Storage
 
 _CATALOG = (
     "url",
+    "path",
     "source_url",
     "caption",
     "category",

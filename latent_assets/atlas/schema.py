@@ -7,7 +7,7 @@ columns are all made from `table_fields`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -15,6 +15,7 @@ from latent_assets import spaces as registered
 
 RELEASE_KEY = "latent_assets.release"
 PLACE = "xyz_"
+VECTORS = "float32"  # value type of vectors unless the profile says otherwise
 
 _TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -52,7 +53,8 @@ class Field:
 
 _FACTS: tuple[Field, ...] = (
     Field("id", "string", "32 hexadecimal digits, stable over releases: made from the URL (or path) of the image"),
-    Field("url", "string", "where the image was fetched from; for a folder, the path below it"),
+    Field("url", "string", "where the image was fetched from; of a file the link in its sidecar, else its path"),
+    Field("path", "string", "the file below the folder, or tar::member::offset+size; null for links", nullable=True),
     Field("source_url", "string", "page the image stands on", nullable=True),
     Field("caption", "string", "text that came with the image", nullable=True),
     Field("category", "string", "label given by the source", nullable=True),
@@ -79,7 +81,7 @@ def table_fields() -> tuple[Field, ...]:
     embeddings, spaces = registered.embeddings(), registered.spaces()
     named = [name for space in spaces.values() for name in space.embeddings]
     vectors = [
-        Field(name, "float16", embeddings[name].meaning, shape=name, embedding=name)
+        Field(name, VECTORS, embeddings[name].meaning, shape=name, embedding=name)
         for name in dict.fromkeys([*named, *embeddings])
     ]
     places = [
@@ -89,10 +91,13 @@ def table_fields() -> tuple[Field, ...]:
     return (*_FACTS, *vectors, *places, _SHARD)
 
 
-def fields_of(dims: Mapping[str, int], spaces: Sequence[str]) -> tuple[Field, ...]:
-    """The columns of an atlas with the embeddings of `dims` (name -> vector length) and `spaces`."""
+def fields_of(dims: Mapping[str, int], spaces: Sequence[str], vectors: str = VECTORS) -> tuple[Field, ...]:
+    """The columns of an atlas with the embeddings of `dims` (name -> vector length) and `spaces`.
+
+    `vectors`: "float32" or "float16", the value type of its vectors.
+    """
     return tuple(
-        field
+        replace(field, type=vectors) if field.embedding else field
         for field in table_fields()
         if (field.embedding is None or field.embedding in dims) and (field.space is None or field.space in spaces)
     )
@@ -105,11 +110,13 @@ def arrow_type(field: Field, dims: Mapping[str, int]) -> pa.DataType:
     return pa.list_(_TYPES[field.type], int(field.shape) if field.shape.isdigit() else dims[field.shape])
 
 
-def arrow_schema(dims: Mapping[str, int], spaces: Sequence[str], release: str = "") -> pa.Schema:
+def arrow_schema(
+    dims: Mapping[str, int], spaces: Sequence[str], release: str = "", vectors: str = VECTORS
+) -> pa.Schema:
     """The table's schema. Each field carries its description; `release` (JSON) goes into the schema's metadata."""
     columns = [
         pa.field(field.name, arrow_type(field, dims), field.nullable, {"description": field.description})
-        for field in fields_of(dims, spaces)
+        for field in fields_of(dims, spaces, vectors)
     ]
     return pa.schema(columns, metadata={RELEASE_KEY: release} if release else None)
 

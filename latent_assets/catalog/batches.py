@@ -134,6 +134,7 @@ class _MetadataFile:
         found = dict(lazy.collect_schema())
         mapping = map_columns(self._profile.source, found, self._file.path)
         self._require(mapping.columns, found)
+        self._findings.unused("columns", found.keys() - mapping.columns.values())
         query = _cast(lazy, mapping, found)
         for batch in query.collect_batches(chunk_size=BATCH_ROWS, maintain_order=False, engine="streaming"):
             yield self._completed(batch, mapping)
@@ -148,6 +149,7 @@ class _MetadataFile:
             else:
                 mapping = map_unnamed(self._profile.source, reader.names, reader.sample(_SAMPLE), self._file.path)
             self._require(mapping.columns, found)
+            self._findings.unused("columns", found.keys() - mapping.columns.values())
             for batch in reader.batches(list(dict.fromkeys(mapping.columns.values()))):
                 yield self._completed(_cast(batch.lazy(), mapping, found).collect(), mapping)
 
@@ -172,6 +174,7 @@ class _MetadataFile:
         if "url" not in named:
             raise lacks_url(self._file.path, found)
         self._require(named, found)
+        self._findings.unused("columns", keys.keys() - {name for names in named.values() for name in names})
 
     def _urls(self, path: Path) -> Iterator[RowBatch]:
         mapping = ColumnMap("none", {"url": "url"})

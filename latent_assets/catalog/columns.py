@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from latent_assets.catalog.schema import CATALOG_SCHEMA, SOURCE_COLUMNS
+from latent_assets.catalog.schema import CATALOG_SCHEMA, COLUMN_MEANING, SOURCE_COLUMNS
 from latent_assets.errors import SourceError
 
 if TYPE_CHECKING:
@@ -299,3 +299,17 @@ def _complaint(file: str, found: Mapping[str, pl.DataType], problem: str) -> str
         f"{file}: {problem}. Columns found: {columns}. Say which is which in the profile:\n"
         '[source.columns]\nurl = "NAME OF THE COLUMN WITH LINKS"\ncaption = "NAME OF THE COLUMN WITH TEXT"'
     )
+
+
+def names_markdown() -> str:
+    """The names by which columns of a list and keys of a sidecar are known, as a Markdown table, for documentation."""
+    lines = ["| column | names it is known by | meaning |", "|---|---|---|"]
+    for column in SOURCE_COLUMNS:
+        schemas = (ANY_SCHEMA, *KNOWN_SCHEMAS.values())
+        of_lists = dict.fromkeys(name for schema in schemas[1:] for name in schema.get(column, ()))
+        everywhere = ANY_SCHEMA[column]
+        names = ", ".join(f"`{name}`" for name in everywhere)
+        if further := [name for name in of_lists if name not in everywhere]:
+            names += f"; lists also {', '.join(f'`{name}`' for name in further)}"
+        lines.append(f"| `{column}` | {names} | {COLUMN_MEANING[column]} |")
+    return "\n".join(lines) + "\n"

@@ -5,7 +5,9 @@ Whoever reads a source adds to it; `build` puts it into the funnel and the repor
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -16,6 +18,9 @@ BAD_ROW = "bad_row"
 NOT_AN_IMAGE = "not_an_image"
 _EXTENSIONS = 20  # that are named; the others are counted together
 _LONGEST_EXTENSION = 12
+_NAMES, _LONGEST_NAME = 20, 60  # that are listed
+_ROW_NUMBERS = re.compile(r"(__index_level_\d+__|Unnamed: \d+)?")  # as pandas leaves them behind
+_MOST_NAMES = 10_000  # that are counted: keys can be data
 
 
 @dataclass
@@ -30,6 +35,7 @@ class Findings:
     noted: dict[str, tuple[int, str]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     _others: Counter[str] = field(default_factory=Counter)
+    _unused: dict[str, Counter[str]] = field(default_factory=dict)
 
     def bad_row(self, problem: str) -> None:
         """A line that is no row; `problem` names it. Raises SourceError unless `source.skip_bad_rows` is set."""
@@ -55,6 +61,16 @@ class Findings:
             before, first = self.noted.get(what, (0, whole(example)))
             self.noted[what] = (before + times, first)
 
+    def unused(self, where: str, names: Iterable[str]) -> None:
+        """`names` of one of `where` ("columns", "sidecars") that nothing is read from: each is named once."""
+        found = self._unused.setdefault(where, Counter())
+        for name in map(whole, names):
+            if _ROW_NUMBERS.fullmatch(name):
+                continue
+            short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+            if short in found or len(found) < _MOST_NAMES:
+                found[short] += 1
+
     def not_an_image(self, name: str) -> None:
         """A file, or member of a tar, that is neither an image nor belongs to one: counted by its extension."""
         extension = PurePosixPath(whole(name)).suffix.lower()
@@ -72,4 +88,12 @@ class Findings:
         return tuple(
             f"{times:,} {what}{f' (the first: {example})' if example else ''}"
             for what, (times, example) in self.noted.items()
-        )
+        ) + tuple(_unused(where, found) for where, found in self._unused.items() if found)
+
+
+def _unused(where: str, found: Counter[str]) -> str:
+    """One sentence, the most frequent names first."""
+    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    listed = ", ".join(name if count == 1 else f"{name} ({count:,})" for name, count in ordered[:_NAMES])
+    more = f" and {len(ordered) - _NAMES:,} more" if len(ordered) > _NAMES else ""
+    return f"not used of the {where}: {listed}{more}; `source.columns` can name what they are"

@@ -1,4 +1,4 @@
-"""A directory of images as a source: each image a row, nested folders its category, sidecars its caption.
+"""A directory of images as a source: each image a row, sidecars its caption, folders its category (`categories`).
 
 Sidecars are `NAME.json`, `NAME.txt`, `NAME.cls` and, per directory, a table `metadata.csv`, `metadata.jsonl` or
 `metadata.parquet` with a column `file_name`. The images themselves are not read here.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import posixpath
 import unicodedata
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from latent_assets.catalog.categories import folder_categories
 from latent_assets.catalog.lists import CsvReader, json_batches, opened_list
 from latent_assets.catalog.names import path_of_name, whole
 from latent_assets.catalog.sidecars import (
@@ -59,6 +59,7 @@ class _FolderReader:
     def __init__(self, source: Source, files: list[SourceFile], images: list[SourceFile], findings: Findings) -> None:
         self._source, self._findings = source, findings
         names = [file.name for file in images]
+        self._category = folder_categories(names)
         self._sidecars: Sidecars[SourceFile] = Sidecars(names)
         tables = []
         for file in files:
@@ -71,8 +72,7 @@ class _FolderReader:
         self._lines = _table_lines(tables, _Lookup(names), findings)
 
     def row(self, file: SourceFile) -> dict[str, Any]:
-        path = PurePosixPath(file.name)
-        values: dict[str, Any] = {"url": file.name, "category": str(path.parent) if path.parent.name else None}
+        values: dict[str, Any] = {"url": file.name, "category": self._category(file.name)}
         if line := self._lines.get(file.name):
             values |= catalog_values(self._source, line[1], line[0], self._findings)
         sidecars = self._sidecars.of(file.name)

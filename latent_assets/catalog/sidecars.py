@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 SIDECARS = frozenset({"json", "txt", "cls"})
 LONGEST_SIDECAR = 4_000_000
 _KEY_VALUE = re.compile(r"[\w.@-]+=")
+# names that are read, and those that tools write of the file itself: they say nothing that the file does not
+_USED = frozenset(name for names in ANY_SCHEMA.values() for name in names) | {
+    *("file_name", "key", "uid", "status", "error_message", "sha256", "md5", "exif"),
+    *("bytes", "http_status", "redirects", "stored_sha256", "origin", "recipe", "evidence"),  # of our own tars
+}
 
 Place = TypeVar("Place")
 
@@ -132,6 +137,8 @@ def caption_of(text: str, part: str) -> str | None:
 def catalog_values(source: Source, sidecar: Mapping[str, Any], place: str, findings: Findings) -> dict[str, Any]:
     """The catalog's columns found in a sidecar, by the profile's mapping, then by the usual names."""
     by_lower = {str(key).lower(): value for key, value in sidecar.items()}
+    used = _USED.union(name.lower() for name in source.columns.values()) if source.columns else _USED
+    findings.unused("sidecars", (str(key) for key, value in sidecar.items() if str(key).lower() not in used and value))
     found: dict[str, Any] = {}
     for column in SOURCE_COLUMNS:
         names = (source.columns[column],) if column in source.columns else ANY_SCHEMA.get(column, ())

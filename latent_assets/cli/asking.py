@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from latent_assets.cli.console import err, out, print_json
 from latent_assets.cli.options import CountOption, JsonOption, ProfileOption, selected_profile
+from latent_assets.cli.report import print_labelled
 from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from latent_assets.service.remote import RemoteAtlas
 
 T = TypeVar("T")
+
+
+_KEY = 20  # columns of a name
 
 
 def open_atlas(profile: str | None) -> Atlas:
@@ -125,34 +129,56 @@ def neighbors(
 def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """What the published atlas is: where, how many rows, which spaces, models and digests."""
     atlas = open_atlas(profile)
-    values = {"lance_uri": atlas.uri, "version": atlas.version, **asdict(atlas.info), "rows": len(atlas)}
+    said = {**asdict(atlas.info), "rows": len(atlas)}
+    # what is in it, where it is, how it came about; what only identifies it at the end
+    first, last = ("title", "attribution", "rows", "spaces", "created"), ("fingerprint", "projection", "format")
+    values = {key: said.pop(key) for key in first} | {"version": atlas.version, "lance_uri": atlas.uri}
+    ending = {key: said.pop(key) for key in last}
+    values |= said | ending
     if as_json:
         print_json(values)
         return
-    table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in values.items():
         if key == "models":
             for name, model in value.items():
-                table.add_row(f"model {name}", f"{model.get('name', '')} {model.get('digest', '')}")
-        else:
-            table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-    out.print(table)
+                print_labelled(out, f"model {name}", f"{model.get('name', '')} {model.get('digest', '')}", _KEY)
+        elif key == "shards":
+            print_labelled(out, key, f"{len(value):,}", _KEY)
+        elif isinstance(value, Mapping) and any(isinstance(item, Mapping) for item in value.values()):
+            for name, item in value.items():
+                print_labelled(out, f"{key} {name}", _plain(item), _KEY)
+        elif value not in ("", {}, None):
+            print_labelled(out, key, _plain(value), _KEY)
+
+
+def _plain(value: Any) -> str:
+    """A value of a release's card on one line, numbers to four digits."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def schema(
-    table: Annotated[str, typer.Argument(metavar="atlas|generated", help="Which table.")] = "atlas",
+    table: Annotated[str, typer.Argument(metavar="atlas|generated|sources", help="Which table.")] = "atlas",
 ) -> None:
-    """The columns of the table `atlas`, or of `generated`, as Markdown."""
-    from latent_assets.atlas.schema import schema_markdown
+    """The columns of the table `atlas`, of `generated`, or those that are known in lists and sidecars, as Markdown."""
 
-    if table not in ("atlas", "generated"):
-        raise QueryError(f"There is no table {table}: say `atlas` or `generated`.")
     if table == "atlas":
-        sys.stdout.write(schema_markdown())
-        return
-    from latent_assets.generated.table import generated_schema_markdown
+        from latent_assets.atlas.schema import schema_markdown
 
-    sys.stdout.write(generated_schema_markdown())
+        sys.stdout.write(schema_markdown())
+    elif table == "generated":
+        from latent_assets.generated.table import generated_schema_markdown
+
+        sys.stdout.write(generated_schema_markdown())
+    elif table == "sources":
+        from latent_assets.catalog.columns import names_markdown
+
+        sys.stdout.write(names_markdown())
+    else:
+        raise QueryError(f"There is no table {table}: say `atlas`, `generated` or `sources`.")
 
 
 def models(profile: ProfileOption = None, as_json: JsonOption = False) -> None:

@@ -7,21 +7,23 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from latent_assets.cli.console import err, out, print_json
-from latent_assets.cli.options import JsonOption, ProfileOption, selected_profile
+from latent_assets.cli.options import JsonOption, ProfileOption, announce_home, selected_profile
 from latent_assets.errors import ProfileError
 from latent_assets.profile import PROFILE_VARIABLE
 
 if TYPE_CHECKING:
+    from latent_assets.defs.build import StageResult
     from latent_assets.pipeline.lineage import Lineage
+    from latent_assets.pipeline.states import ArtifactStatus
+
+_REASONS_SHOWN, _KEYS_SHOWN = 10, 8
 
 
 def build(
@@ -37,13 +39,16 @@ def build(
     """Bring the atlas up to date: only what is missing or stale is redone."""
     from dagster import DagsterExecutionInterruptedError
 
+    from latent_assets.cli.report import print_report
     from latent_assets.defs.build import Builder
     from latent_assets.defs.display import BuildDisplay
     from latent_assets.defs.instance import open_instance
     from latent_assets.pipeline.lineage import Lineage
     from latent_assets.pipeline.ownership import take_root
+    from latent_assets.pipeline.report import make_report
 
     chosen = selected_profile(profile)
+    announce_home([chosen])
     lineage = Lineage(chosen)
     reasons = _checked_reasons(retry or [])
     if replace_source:
@@ -59,8 +64,8 @@ def build(
         err.print("Stopped. What is finished is kept; `latent-assets build` goes on from here.")
         raise typer.Exit(130) from None
     seconds = time.perf_counter() - started
-    failed = {result.stage: result.failed for result in results if result.failed}
-    done = sum(result.done for result in results)
+    failed = [result for result in results if result.failed]
+    report = make_report(lineage, not any(result.stage == "atlas_table" for result in failed))
     if as_json:
         print_json(
             {
@@ -70,16 +75,20 @@ def build(
                 "seconds": round(seconds, 2),
                 "done": {result.stage: result.done for result in results},
                 "unchanged": {result.stage: result.unchanged for result in results},
-                "failed": failed,
+                "failed": {result.stage: result.failed for result in failed},
+                "waiting": {result.stage: sorted(result.waiting) for result in failed if result.waiting},
+                "report": report.to_json(),
             }
         )
-    elif not failed:
-        if any(result.done for result in results if result.stage == "laion_metadata"):
-            _print_notes(lineage)
-        work = f"{done} artefacts made" if done else "nothing changed, nothing to do"
-        out.print(chosen.title or chosen.name, style="bold", end=" ")
-        out.print(f"is up to date: {work} ({seconds:.1f} s).")
-        _show_examples(lineage)
+    else:
+        done = sum(result.done for result in results)
+        if not failed:
+            work = f"{done} artefacts made" if done else "nothing changed, nothing to do"
+            out.print(chosen.title or chosen.name, style="bold", end=" ")
+            out.print(f"is up to date: {work} ({seconds:.1f} s).")
+        print_report(out, report)
+        if not failed:
+            _show_examples(lineage)
     if failed:
         _show_failures(failed)
         err.print(
@@ -88,23 +97,18 @@ def build(
         raise typer.Exit(1)
 
 
-def _show_failures(failed: dict[str, dict[str, str]]) -> None:
+def _show_failures(failed: Sequence[StageResult]) -> None:
     """Each reason once, with the artefacts it stopped; what merely waits for them is named after."""
-    waiting = [stage for stage, shards in failed.items() if all(_waits(why) for why in shards.values())]
-    for stage, shards in failed.items():
+    for result in failed:
         by_reason: dict[str, list[str]] = {}
-        for key, why in shards.items():
-            by_reason.setdefault(why, []).append(key)
+        for key, why in result.failed.items():
+            if key not in result.waiting:
+                by_reason.setdefault(why, []).append(key)
         for why, keys in by_reason.items():
-            if stage not in waiting:
-                which = "" if keys == ["all"] else f" {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
-                err.print(f"{stage}{which}: {why}", style="red", highlight=False, markup=False)
-    if waiting:
+            which = "" if keys == ["all"] else f" {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
+            err.print(f"{result.stage}{which}: {why}", style="red", highlight=False, markup=False)
+    if waiting := [result.stage for result in failed if len(result.waiting) == len(result.failed)]:
         err.print(f"Waiting for that: {', '.join(waiting)}.", highlight=False)
-
-
-def _waits(why: str) -> bool:
-    return " needs " in why and "not there" in why
 
 
 def _checked_reasons(reasons: Sequence[str]) -> list[str]:
@@ -131,13 +135,16 @@ def _show_examples(lineage: Lineage) -> None:
 
 
 def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
-    """What is there, missing, stale or failed, stage by stage, and why."""
+    """What is there, missing, stale or failed, stage by stage, and why; and what became of every row."""
+    from latent_assets.cli.report import print_labelled, print_report
     from latent_assets.pipeline.lineage import Lineage
+    from latent_assets.pipeline.report import make_report
     from latent_assets.pipeline.states import State
 
     chosen = selected_profile(profile)
     lineage = Lineage(chosen)
     found = lineage.status()
+    report = make_report(lineage, all(s.state is State.CURRENT for s in found["atlas_table"]))
     if as_json:
         print_json(
             {
@@ -151,47 +158,54 @@ def status(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
                     ]
                     for name, stage in found.items()
                 },
+                "report": report.to_json(),
             }
         )
         return
-    table = Table("stage", *(state.value for state in State), "rows", "why", box=None, pad_edge=False)
+    for line in _stage_lines(found):
+        out.print(line)
     for name, stage in found.items():
-        counts = [sum(s.state is state for s in stage) for state in State]
-        rows = sum(s.manifest.rows for s in stage if s.manifest)
-        reasons = list(dict.fromkeys(f"{'' if s.key == 'all' else s.key + ': '}{s.why}" for s in stage if s.why))
-        why = "; ".join(reasons[:3]) + (f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else "")
-        if not stage:
-            why = "no shards yet"
-        table.add_row(name, *(str(count or "·") for count in counts), f"{rows:,}", Text(why[:400]))
-    out.print(table)
-    _print_losses(lineage)
+        for keys, why in _reasons(stage):
+            out.print(f"\n{name}{keys}", style="bold", highlight=False, markup=False)
+            print_labelled(out, "", why, 2)
+    out.print()
+    print_report(out, report)
 
 
-def _print_losses(lineage: Lineage) -> None:
-    """Where the rows of the source went that are not in the atlas."""
-    metadata = lineage.manifests.get("laion_metadata")
-    if metadata is None:
-        return
-    details = lineage.details(metadata)
-    dropped = {str(reason): int(count) for reason, count in details.funnel if count}
-    outcomes: dict[str, int] = {}
-    for manifest in lineage.manifests.all("image_shards").values():
-        for reason, count in lineage.details(manifest).reasons.items():
-            outcomes[reason] = outcomes.get(reason, 0) + count
-    out.print(f"\n{details.rows_read:,} rows read, {metadata.rows:,} in the catalog", highlight=False)
-    for title, counts in (("dropped by the catalog", dropped), ("fetch outcomes", outcomes)):
-        if counts:
-            out.print(
-                f"{title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()), highlight=False
-            )
-    _print_notes(lineage)
+def _stage_lines(found: Mapping[str, Sequence[ArtifactStatus]]) -> list[str]:
+    """A table of counts: as narrow as it can be, so that no terminal cuts a name."""
+    from latent_assets.pipeline.states import State
+
+    head = ["stage", *(state.value for state in State), "rows"]
+    lines = [
+        [
+            name,
+            *(str(sum(s.state is state for s in stage) or "·") for state in State),
+            f"{sum(s.manifest.rows for s in stage if s.manifest):,}" if stage else "no shards yet",
+        ]
+        for name, stage in found.items()
+    ]
+    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *lines]
+    ]
 
 
-def _print_notes(lineage: Lineage) -> None:
-    """What was met in the source besides its rows."""
-    metadata = lineage.manifests.get("laion_metadata")
-    for note in lineage.details(metadata).notes if metadata else ():
-        out.print(f"note: {note}", highlight=False, markup=False)
+def _reasons(stage: Sequence[ArtifactStatus]) -> Iterator[tuple[str, str]]:
+    """Why artefacts of a stage are not current: each reason once and whole, with the shards that it is true of."""
+    by_reason: dict[str, list[ArtifactStatus]] = {}
+    for found in stage:
+        if found.why:
+            # a shard's reason names the shard
+            by_reason.setdefault(found.why.replace(f"[{found.key}]", "[]"), []).append(found)
+    for number, statuses in enumerate(by_reason.values()):
+        if number == _REASONS_SHOWN:
+            yield "", f"... and {len(by_reason) - number} reasons more: `latent-assets status --json` has them all."
+            return
+        keys = [found.key for found in statuses]
+        more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
+        yield "" if keys == ["all"] else f" {', '.join(keys[:_KEYS_SHOWN])}{more}", statuses[0].why
 
 
 def verify(
@@ -239,6 +253,7 @@ def automate(
     if action not in ("on", "off", "status"):
         raise ProfileError(f"automate {action}: say `on`, `off` or `status`.")
     chosen = selected_profile(profile)
+    announce_home([chosen])
     with open_instance(chosen) as instance:
         if action != "status":
             switch_automation(instance, chosen, on=action == "on")

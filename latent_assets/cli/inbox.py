@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latent_assets.cli.console import err, out, print_json
-from latent_assets.cli.options import JsonOption, ProfileOption, selected_profile
+from latent_assets.cli.options import JsonOption, ProfileOption, announce_home, selected_profile
 
 if TYPE_CHECKING:
     from latent_assets.profile import Profile
@@ -69,6 +69,7 @@ def take_inbox(profile: Profile, quiet: bool = False) -> None:
     from latent_assets.pipeline.lineage import Lineage
 
     lineage = Lineage(profile)
+    announce_home([profile])
     if live_release(lineage.storage) is None:
         raise NotBuiltError("There is no release to place images on yet. Run `latent-assets build`.")
     with open_instance(profile) as instance, BuildDisplay(err) as display:

@@ -15,7 +15,7 @@ import typer
 from latent_assets.cli.building import build
 from latent_assets.cli.console import out
 from latent_assets.cli.generating import generate
-from latent_assets.cli.options import ProfileOption, profile_reference, selected_profile
+from latent_assets.cli.options import ProfileOption, announce_home, profile_reference, selected_profile
 from latent_assets.errors import ProfileError
 from latent_assets.profile import PICTURES_VARIABLE, PROFILE_VARIABLE
 
@@ -54,6 +54,7 @@ def ui(
     names: list[str | None] = list(profile) if profile else [None]
     chosen = [selected_profile(name) for name in names]
     check_port(port)
+    announce_home(chosen)
     os.environ[PROFILE_VARIABLE] = ",".join(profile_reference(name) for name in names)
     with open_instance(chosen[0]) as instance:
         for each in chosen:

@@ -36,15 +36,20 @@ _JUST_NOW = 60.0  # seconds
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a build did for one stage: artefacts made, artefacts that were current, and what failed."""
+    """What a build did for one stage: artefacts made, artefacts that were current, and why others are not.
+
+    `waiting`: the keys of `failed` that only wait for what they are made from.
+    """
 
     stage: str
     done: int
     unchanged: int
     failed: dict[str, str]
     seconds: float
+    waiting: frozenset[str] = frozenset()
 
 
+_ABSENT = "which is not there yet"
 Announce = Callable[[str, int, int], None]
 
 
@@ -119,6 +124,11 @@ class Builder:
                 raise self.lineage.exhausted
         after = self.lineage.status(stages) if work else before
         for stage in stages:
+            if not after[stage] and self.lineage.manifests.get("laion_metadata") is None:
+                # nobody knows its shards yet
+                after[stage] = [
+                    ArtifactStatus(stage, WHOLE, State.WAITING, f"{stage} needs laion_metadata, {_ABSENT}.")
+                ]
             yield _result(stage, before[stage], after[stage], time.perf_counter() - started)
 
     def _unrecorded(self, stage: str, statuses: Sequence[ArtifactStatus]) -> list[str]:
@@ -261,7 +271,8 @@ def _result(
     done = sum(s.manifest is not None and s.manifest != old.get(s.key) for s in after)
     unchanged = sum(s.state is State.CURRENT and s.manifest == old.get(s.key) for s in after)
     failed = {s.key: s.why for s in after if s.state is not State.CURRENT}
-    return StageResult(stage, done, unchanged, failed, seconds)
+    waiting = frozenset(s.key for s in after if s.state is State.WAITING)
+    return StageResult(stage, done, unchanged, failed, seconds, waiting)
 
 
 @contextmanager

@@ -53,11 +53,13 @@ class BuildDisplay:
             self._console.print(f"{stage}: {due} of {total} to do", highlight=False)
 
     def end(self, result: StageResult) -> None:
-        """Print a stage's line: made, unchanged, failed, and how long it took."""
-        mark = "[red]✗[/red]" if result.failed else "[green]✓[/green]"
+        """Print a stage's line: made, unchanged, failed, waiting, and how long it took."""
+        failed = len(result.failed) - len(result.waiting)
+        mark = "[red]✗[/red]" if failed else "[yellow]…[/yellow]" if result.waiting else "[green]✓[/green]"
         parts = [f"{result.done} made"] if result.done else []
         parts += [f"{result.unchanged} unchanged"] if result.unchanged else []
-        parts += [f"[red]{len(result.failed)} not done[/red]"] if result.failed else []
+        parts += [f"[red]{failed} failed[/red]"] if failed else []
+        parts += [f"[yellow]{len(result.waiting)} waiting[/yellow]"] if result.waiting else []
         units = f", {self._reported}" if self._reported and result.done else ""
         self._console.print(
             f"{mark} {result.stage:<20} {', '.join(parts) or 'nothing to do'}  {result.seconds:.1f} s{units}",

@@ -25,7 +25,7 @@ _INLINE = 20_000  # bytes of a picture that an event may hold
 
 
 def event_metadata(lineage: Lineage, made: Materialized) -> Metadata:
-    """Metadata of a materialization: what every one says of itself, what the stage describes, its pictures."""
+    """Metadata of a materialization: what is in it and its pictures, then how it was made and how it is identified."""
     manifest = made.manifest
     stage = lineage.stages[manifest.stage]
     facts: Mapping[str, Any] = resolve(stage.describe)(lineage, manifest)
@@ -36,13 +36,13 @@ def event_metadata(lineage: Lineage, made: Materialized) -> Metadata:
     }
     return {
         "dagster/row_count": manifest.rows,
-        "work": "unchanged, nothing done" if made.unchanged else "done",
-        "seconds": manifest.seconds,
-        "fingerprint": manifest.fingerprint,
-        **({"files": _files(lineage, manifest)} if manifest.files else {}),
-        **{f"model {name}": text for name, text in parents.items()},
         **{name: metadata_value(value) for name, value in facts.items()},
         **picture_metadata(lineage, f"{manifest.stage}/{manifest.key}", made.pictures),
+        **({"files": _files(lineage, manifest)} if manifest.files else {}),
+        "work": "unchanged, nothing done" if made.unchanged else "done",
+        "seconds": manifest.seconds,
+        **{f"model {name}": text for name, text in parents.items()},
+        "fingerprint": manifest.fingerprint,
     }
 
 

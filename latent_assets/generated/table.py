@@ -99,7 +99,7 @@ _FACTS = (
         "path", _PATH, "places of its way through generation on the maps of this release, where the generator told them"
     ),
 )
-_OF_EMBEDDING = (("{}", pa.list_(pa.float16()), "vector: {meaning}"),)
+_OF_EMBEDDING = (("{}", pa.list_(pa.float32()), "vector: {meaning}"),)
 _OF_SPACE = (
     (f"{PLACE}{{}}", pa.list_(pa.float32(), 3), "place on the map of {meaning}, map units"),
     ("spread_{}", pa.float32(), "standard deviation of the neighbours' places around it, map units"),
@@ -233,6 +233,8 @@ class GeneratedTable:
                 flush_table(self._uri, GENERATED_TABLE)
                 return len(rows)
             self._widen(table, schema)
+            # what an earlier version began with vectors of 16 bits stays so
+            data = data.cast(pa.schema([f.with_type(table.schema.field(f.name).type) for f in data.schema]))
             whole = pa.schema([data.schema.field(f.name) if f.name in data.schema.names else f for f in table.schema])
             for field in whole:
                 if field.name not in data.schema.names:

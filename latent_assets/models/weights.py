@@ -13,13 +13,14 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from latent_assets.errors import ModelError, ProfileError
+from latent_assets.models.training_data import data_of_card, data_of_repository, data_of_tag
 from latent_assets.profile import ClipModel, DiffusionModel, VaeModel, resolve_path
 
 # what decides a model's output: configuration, vocabulary and weights, never documents or pictures
@@ -31,22 +32,27 @@ _WEIGHTS = (".safetensors", ".bin", ".pt")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on disk. `digest` is the SHA-256 over its configuration and weight files, in path order."""
+    """A model on disk. `digest` is the SHA-256 over its configuration and weight files, in path order.
+
+    `trained_on`: the data it was trained on, in words; "" when neither its card nor its name tells.
+    """
 
     name: str
     digest: str
     files: int
     bytes: int
+    trained_on: str = ""
 
 
 def clip_files(spec: ClipModel) -> ModelFiles:
     """Files of a CLIP model; a named one is downloaded to the hub's cache when it is not there yet."""
     if spec.name is not None:
-        return _digest(f"{spec.name}/{spec.pretrained}", [Path(open_clip_weights(spec))], salt=spec.name)
+        found = _digest(f"{spec.name}/{spec.pretrained}", [Path(open_clip_weights(spec))], salt=spec.name)
+        return replace(found, trained_on=data_of_tag(spec.pretrained or ""))
     paths = [_existing(spec.config, "models.clip.config"), _existing(spec.weights, "models.clip.weights")]
     if spec.text_encoder:
         paths += directory_files(spec.text_encoder, "models.clip.text_encoder")
-    return _digest(paths[1].parent.name, paths)
+    return replace(_digest(paths[1].parent.name, paths), trained_on=data_of_card(paths[1].parent))
 
 
 def check_clip(spec: ClipModel) -> None:
@@ -71,7 +77,7 @@ def vae_files(spec: VaeModel) -> ModelFiles:
     """Files of an AutoencoderKL. Raises ProfileError when `feature_dim` does not fit its latents."""
     paths = directory_files(spec.model, "models.vae.model")
     _check_feature_dim(spec, model_directory(spec.model, "models.vae.model"))
-    return _digest(_short(spec.model), paths)
+    return replace(_digest(_short(spec.model), paths), trained_on=_trained_on(spec.model, "models.vae.model"))
 
 
 def check_vae(spec: VaeModel) -> None:
@@ -119,7 +125,13 @@ def diffusion_files(spec: DiffusionModel) -> ModelFiles:
     for key in ("text_encoder", "vae"):
         if value := getattr(spec, key):
             paths += directory_files(value, f"models.diffusion.{key}")
-    return _digest(_short(spec.model), paths)
+    return replace(_digest(_short(spec.model), paths), trained_on=_trained_on(spec.model, "models.diffusion.model"))
+
+
+def _trained_on(model: str, key: str) -> str:
+    """By the card beside local weights, or by the repository's name."""
+    local = model.startswith("package:") or Path(model).is_absolute()
+    return data_of_card(model_directory(model, key)) if local else data_of_repository(model)
 
 
 def open_clip_weights(spec: ClipModel) -> str:

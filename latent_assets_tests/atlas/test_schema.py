@@ -13,13 +13,13 @@ SPACES = ("clip", "vae", "joint")
 def test_arrow_types_of_a_whole_atlas() -> None:
     schema = arrow_schema({"clip": 768, "vae": 256}, SPACES)
     assert schema.names == [field.name for field in table_fields()]
-    assert schema.field("clip").type == pa.list_(pa.float16(), 768)
-    assert schema.field("vae").type == pa.list_(pa.float16(), 256)
+    assert schema.field("clip").type == pa.list_(pa.float32(), 768)
+    assert schema.field("vae").type == pa.list_(pa.float32(), 256)
     assert schema.field("xyz_joint").type == pa.list_(pa.float32(), 3)
     assert schema.field("source_hash").type == pa.int64()
     assert schema.field("thumbnail").type == pa.binary()
     nullable = {name for name in schema.names if schema.field(name).nullable}
-    assert nullable == {"source_url", "caption", "category", "source_hash"} | {
+    assert nullable == {"path", "source_url", "caption", "category", "source_hash"} | {
         "aesthetic", "similarity", "punsafe", "pwatermark",
     }  # fmt: skip
 
@@ -43,10 +43,10 @@ def test_a_registered_embedding_has_its_column_and_its_map(third: spaces.Embeddi
     assert names[-7:] == ["clip", "vae", "hue", "xyz_clip", "xyz_vae", "xyz_joint", "xyz_hue", "shard"][-7:]
     assert names[names.index("vae") + 1] == "hue"
     schema = arrow_schema({"clip": 8, "hue": 12}, ("clip", "hue"))
-    assert schema.field("hue").type == pa.list_(pa.float16(), 12) and "xyz_vae" not in schema.names
+    assert schema.field("hue").type == pa.list_(pa.float32(), 12) and "xyz_vae" not in schema.names
     assert schema.field("hue").metadata[b"description"] == b"histogram of hues; compare by L2"
     assert schema.field("xyz_hue").metadata[b"description"] == b"place on the map of colours alone, map units"
-    assert "| `hue` | `fixed_size_list<float16>[hue dims]` | no |" in schema_markdown()
+    assert "| `hue` | `fixed_size_list<float32>[hue dims]` | no |" in schema_markdown()
 
 
 def test_each_column_carries_its_description() -> None:
@@ -56,7 +56,7 @@ def test_each_column_carries_its_description() -> None:
 
 def test_every_catalog_column_that_means_something_to_a_reader_is_there() -> None:
     # the catalog's own width and height are the source's claim; the table has the measured ones
-    inner = {"url_count", "path"}
+    inner = {"url_count"}
     assert set(CATALOG_SCHEMA) - inner <= {field.name for field in table_fields()}
 
 
@@ -68,4 +68,4 @@ def test_markdown_has_one_line_for_each_column() -> None:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[0] == f"`{field.name}`" and len(cells) == 4
         assert cells[2] == ("yes" if field.nullable else "no") and cells[3].startswith(field.description)
-    assert "`fixed_size_list<float16>[clip dims]`" in schema_markdown()
+    assert "`fixed_size_list<float32>[clip dims]`" in schema_markdown()

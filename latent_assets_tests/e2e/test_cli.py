@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 from latent_assets import cli
 from latent_assets_tests.conftest import Built
 
+ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -64,7 +67,12 @@ def test_info_names_place_rows_spaces_and_digests(run: Run, built: Built) -> Non
     assert info["spaces"] == ["clip", "vae", "joint"]
     assert all(len(info["models"][name]["digest"]) == 32 for name in ("clip", "vae"))
     assert as_json(run("models", "--json"))["clip"]["digest"] == info["models"]["clip"]["digest"]
-    assert run("info")[0] == 0
+    code, text, _ = run("info")
+    lines = text.splitlines()
+    assert code == 0 and lines[1].split() == ["rows", "60"], "what is in it comes first"
+    assert max(n for n, line in enumerate(lines) if line.startswith(("rows", "spaces", "model", "quality"))) < min(
+        n for n, line in enumerate(lines) if line.startswith(("fingerprint", "projection"))
+    )
 
 
 def test_status_says_what_is_there(run: Run) -> None:
@@ -81,6 +89,17 @@ def test_a_second_build_says_that_nothing_changed(run: Run) -> None:
     assert progress.count("✓") == 11 and "1 unchanged" in progress
     result = as_json(run("build", "--json"))
     assert set(result["done"].values()) == {0} and result["failed"] == {}
+
+
+def test_the_readmes_first_questions_are_answered_as_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"^```sh\n(.*search .*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    asked = [shlex.split(line, comments=True) for line in block.rpartition("```sh\n")[2].splitlines()]
+    assert len(asked) >= 5 and all(words[0] == ".venv/bin/latent-assets" for words in asked)
+    row = as_json(run("search", "x", "-k", "1", "--json"))[0]["id"]
+    for words in asked:
+        code, text, error = run(*(row if word == "ID" else word for word in words[1:]))
+        assert code == 0 and text, (words, error)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TableDetails:
     """checks: name, found and expected of every check of the release. written: bytes of new data files, for shards
-    whose rows were `rewritten` or only `moved` on the map. freed: bytes of versions that were dropped.
+    whose rows were `rewritten` or only `moved` on the map. freed: bytes of versions that were dropped. copies: rows
+    whose file another row has, too (`copied_rows`); None where they were not counted.
     """
 
     uri: str = ""
@@ -36,6 +37,7 @@ class TableDetails:
     rewritten: int = 0
     moved: int = 0
     freed: int = 0
+    copies: int | None = None
     checks: Sequence[Mapping[str, Any]] = ()
 
 
@@ -43,6 +45,7 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     """Stage, check and publish. With a failed check nothing is published and the release before stays live."""
     from latent_assets.atlas.card import ModelInfo, describe_release
     from latent_assets.atlas.checks import check
+    from latent_assets.atlas.copies import copied_rows
     from latent_assets.atlas.fragments import table_files
     from latent_assets.atlas.pictures import release_pictures
     from latent_assets.atlas.release import prune, publish, stage
@@ -75,6 +78,7 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
         rewritten=staged.rewritten,
         moved=staged.moved,
         freed=prune(storage, profile.table.keep, timedelta(days=profile.table.keep_days)),
+        copies=copied_rows(storage.lance_uri, published.version),
         checks=[{"name": c.name, "found": c.found, "expected": c.expected} for c in checks],
     )
     files = [table_file(ATLAS_TABLE, file.name) for file in table_files(storage, published.version)]
@@ -149,12 +153,13 @@ def describe_table(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]:
 
     details: TableDetails = lineage.details(manifest)
     dims = {row.name: 0 for row in lineage.profile.embeddings}
-    fields = fields_of(dims, lineage.profile.projection.spaces)
+    fields = fields_of(dims, lineage.profile.projection.spaces, lineage.profile.table.vectors)
     return {
         "dagster/uri": details.uri,
         "dagster/table_name": f"{lineage.profile.name}.atlas",
         "dagster/column_schema": Columns([(f.name, f.type_text, f.nullable, f.description) for f in fields]),
         "release": f"{details.tag} (tag live)",
+        "copies of other rows (SHA-256)": "not counted" if details.copies is None else details.copies,
         "bytes written": details.written,
         "shards rewritten": details.rewritten,
         "shards moved": details.moved,
