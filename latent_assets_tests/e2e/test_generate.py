@@ -30,7 +30,7 @@ from latent_assets.generated.table import GeneratedTable
 from latent_assets.images.decode.image import decode_as_stored
 from latent_assets.profile import DiffusionModel, Profile
 from latent_assets.storage import Storage
-from latent_assets_tests.e2e.conftest import Built
+from latent_assets_tests.conftest import Built
 from latent_assets_tests.e2e.small_atlas import write_profile
 from latent_assets_tests.e2e.test_faults import small_disk
 from latent_assets_tests.generated.diffusion.small_pipelines import write_pipeline
