@@ -18,8 +18,7 @@ import pytest
 
 from latent_assets.client import Atlas
 from latent_assets.profile import Profile
-from latent_assets_tests.conftest import Gallery, drawing, profile_over
-from latent_assets_tests.e2e.conftest import Built
+from latent_assets_tests.conftest import Built, Gallery, drawing, profile_over
 from latent_assets_tests.e2e.small_atlas import small_atlas
 from latent_assets_tests.node_packages import node, packages
 
