@@ -473,11 +473,16 @@ def _reading(image: str | Path | bytes | Image.Image) -> Iterator[bytes | Image.
     """The bytes of a file; what the block finds wrong with an image becomes a QueryError that says what."""
     from PIL import Image
 
+    from latent_assets.catalog.source import open_regular
     from latent_assets.images.outcome import FetchError
 
     where = str(image) if isinstance(image, str | os.PathLike) else "The picture"
     try:
-        yield Path(image).expanduser().read_bytes() if isinstance(image, str | os.PathLike) else image
+        if not isinstance(image, str | os.PathLike):
+            yield image
+            return
+        with open_regular(str(Path(image).expanduser())) as file:
+            yield file.read()
     except FetchError as error:
         raise QueryError(f"{where} cannot be read as an image ({error.evidence or error}).") from error
     except (OSError, ValueError, SyntaxError, TypeError, AttributeError, Image.DecompressionBombError) as error:

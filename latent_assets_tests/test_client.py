@@ -1,6 +1,7 @@
 """The client: opens by address alone, answers by hand-checked neighbours, refuses bad questions clearly."""
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -332,6 +333,12 @@ def test_a_path_is_no_text(atlas: Atlas) -> None:
 def test_what_is_no_picture_is_refused(with_model: tuple[Built, ClipModel], image: bytes | str) -> None:
     with pytest.raises(QueryError, match="cannot be read as an image"):
         Atlas.open(with_model[0].storage.root).search_image(image)
+
+
+def test_a_pipe_is_no_picture_and_is_not_waited_for(atlas: Atlas, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(QueryError, match="pipe, socket or device"):
+        atlas.search_image(tmp_path / "pipe.jpg")
 
 
 def test_a_model_that_is_not_here_is_a_clear_error(atlas: Atlas) -> None:
