@@ -49,7 +49,7 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_Whole = Annotated[int, BeforeValidator(_whole)]
+_WHOLE = BeforeValidator(_whole)
 
 
 class GenerateRequest(BaseModel):
@@ -61,8 +61,8 @@ class GenerateRequest(BaseModel):
 
     prompt: str = Field(pattern=_PROMPT, description="what the image should show")
     negative: str | None = Field(default=None, pattern=_TEXT, description="what it should not show")
-    seed: Annotated[_Whole, Field(ge=0, le=_LARGEST_SEED)] | None = None
-    steps: Annotated[_Whole, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=_LARGEST_SEED), _WHOLE] | None = None
+    steps: Annotated[int, Field(ge=1), _WHOLE] | None = None
     guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
 
 
@@ -75,7 +75,7 @@ def limited(limits: Service) -> type[GenerateRequest]:
         __doc__=GenerateRequest.__doc__,
         prompt=(Annotated[str, Field(pattern=_PROMPT), text], ...),
         negative=(Annotated[str, Field(pattern=_TEXT), text] | None, None),
-        steps=(Annotated[_Whole, Field(ge=1, le=limits.steps)] | None, None),
+        steps=(Annotated[int, Field(ge=1, le=limits.steps), _WHOLE] | None, None),
     )
     return found
 
