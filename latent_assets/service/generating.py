@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -44,6 +44,14 @@ _PROMPT = rf"^[^{_CONTROLS}]*[^\s{_CONTROLS}][^{_CONTROLS}]*$"
 _log = logging.getLogger("latent_assets.service")
 
 
+def _whole(value: object) -> object:
+    """7.0 is a whole number in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_WHOLE = BeforeValidator(_whole)
+
+
 class GenerateRequest(BaseModel):
     """A prompt, and what else decides the image. What is left out is the profile's; a seed is drawn."""
 
@@ -53,8 +61,8 @@ class GenerateRequest(BaseModel):
 
     prompt: str = Field(pattern=_PROMPT, description="what the image should show")
     negative: str | None = Field(default=None, pattern=_TEXT, description="what it should not show")
-    seed: int | None = Field(default=None, ge=0, le=_LARGEST_SEED)
-    steps: int | None = Field(default=None, ge=1)
+    seed: Annotated[int, Field(ge=0, le=_LARGEST_SEED), _WHOLE] | None = None
+    steps: Annotated[int, Field(ge=1), _WHOLE] | None = None
     guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
 
 
@@ -67,7 +75,7 @@ def limited(limits: Service) -> type[GenerateRequest]:
         __doc__=GenerateRequest.__doc__,
         prompt=(Annotated[str, Field(pattern=_PROMPT), text], ...),
         negative=(Annotated[str, Field(pattern=_TEXT), text] | None, None),
-        steps=(Annotated[int, Field(ge=1, le=limits.steps)] | None, None),
+        steps=(Annotated[int, Field(ge=1, le=limits.steps), _WHOLE] | None, None),
     )
     return found
 
