@@ -253,7 +253,8 @@ class Atlas:
         empty text, for one of more than 10,000 characters (a model reads the first hundred words at most) and for what
         is no domain, ModelError when the atlas's CLIP model is not on this machine.
         """
-        vector = self.clip.encode_text([checked_text(text)])[0]
+        checked = checked_text(text)
+        vector = self.clip.encode_text([checked])[0]
         return self._nearest("clip", vector, k, where=row_filter(category, domain))
 
     @_in_one_release

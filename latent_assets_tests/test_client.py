@@ -348,13 +348,15 @@ def test_a_model_that_is_not_here_is_a_clear_error(atlas: Atlas) -> None:
 
 def test_other_weights_than_the_atlas_was_made_with_are_refused(with_model: tuple[Built, ClipModel]) -> None:
     atlas = Atlas.open(with_model[0].storage.root)
-    atlas.info = replace(atlas.info, models={"clip": replace(atlas.info.models["clip"], digest="0" * 32)})
+    atlas._view = replace(
+        atlas._view, info=replace(atlas.info, models={"clip": replace(atlas.info.models["clip"], digest="0" * 32)})
+    )
     with pytest.raises(ModelError, match=f"the atlas was made with {'0' * 32}: their vectors do not compare"):
         atlas.search_text("dog")
 
 
 def test_an_atlas_without_clip_says_so(atlas: Atlas) -> None:
-    atlas.info = replace(atlas.info, models={})
+    atlas._view = replace(atlas._view, info=replace(atlas.info, models={}))
     with pytest.raises(QueryError, match="has no CLIP model"):
         atlas.search_text("dog")
 
@@ -389,7 +391,7 @@ def test_a_release_that_was_cleaned_away_is_named_with_the_remedy(built: Built, 
         for shard in copy.shards:
             move_places(copy, shard.shard)
         release(copy)
-    prune(copy.storage, keep=1, unpublished_for=timedelta(0))
+    prune(copy.storage, keep=1, younger_than=timedelta(0))
     for ask in questions(before, copy):
         with pytest.raises(NotBuiltError, match=r"version 1 of .* is gone: .* Open the atlas again\."):
             ask()

@@ -40,6 +40,7 @@ _PLAIN = (
     ".complete",
     ".db-shm",
     ".db-wal",
+    ".bin",
     "",
 )
 _PICTURES = (".png", ".webp", ".jpg", ".jpeg")

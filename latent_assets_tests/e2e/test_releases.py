@@ -132,4 +132,6 @@ def test_pruning_drops_what_nobody_needs(run: Run, atlas: SmallAtlas) -> None:
     assert set(tags(storage.lance_uri)) == {LIVE, f"release-{live(atlas):05d}"}
     assert len(Atlas.open(atlas.profile.root)) == 60
     assert run("prune", "--days", "-1")[0] == 2
-    assert atlas.rebuild() == set(), "nothing that the pipeline needs is gone"
+    # the release that the last build published is gone; nothing that it was made of is
+    made = {stage for stage, _ in atlas.rebuild()}
+    assert made <= {"laion_metadata", "atlas_table", "atlas_tiles", "placement_calibration"}, made

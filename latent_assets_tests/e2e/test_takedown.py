@@ -118,7 +118,14 @@ def wanted(atlas: SmallAtlas, name: str) -> Wanted:
             "sha256": ledger["sha256"],
             "stored sha256": ledger["stored_sha256"],
         },
-        data={"image": stored, "thumbnail": row["thumbnail"], **latents, **vectors, **places},
+        data={
+            "id as bytes": bytes.fromhex(row["id"]),
+            "image": stored,
+            "thumbnail": row["thumbnail"],
+            **latents,
+            **vectors,
+            **places,
+        },
     )
 
 
@@ -180,7 +187,7 @@ def test_an_image_is_taken_out_of_everything(atlas: SmallAtlas, origin: Origin) 
     assert {"catalog", "images", "lance", "manifests"} <= rooms(before, "url")
     assert {"catalog", "images", "lance"} <= rooms(before, "caption")
     assert rooms(before, "image") == {"images"} and any(".partial/" in file for file in before["image"])
-    assert {"thumbnails", "lance"} <= rooms(before, "thumbnail")
+    assert {"thumbnails", "lance", "tiles"} <= rooms(before, "thumbnail") and "tiles" in rooms(before, "id as bytes")
     assert {"embeddings", "projection", "lance"} <= rooms(before, "clip vector")
     assert rooms(before, "latents") == {"embeddings"}
     assert {"projection", "lance"} <= rooms(before, "place joint")
