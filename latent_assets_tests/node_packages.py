@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# the package whose use docs/reading.md shows
+# the package whose use infra/docs/reading.md shows
 _WANTED = {"private": True, "type": "module", "dependencies": {"@lancedb/lancedb": "0.37.1"}}
 
 

@@ -66,7 +66,7 @@ USED = [
 def test_the_source_distribution_of_a_used_checkout_holds_nothing_private(tmp_path: Path, place: str) -> None:
     checkout = tmp_path / place
     heavy = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.webp", "node_modules", "dist")
-    for folder in ("latent_assets", "latent_assets_tests", "infra", "docs"):
+    for folder in ("latent_assets", "latent_assets_tests", "infra"):
         shutil.copytree(ROOT / folder, checkout / folder, ignore=heavy)
     for file in (
         "pyproject.toml",

@@ -19,7 +19,7 @@ from latent_assets.cli import options
 from latent_assets.cli.app import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "reading.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "infra" / "docs" / "reading.md"]
 
 
 @pytest.fixture

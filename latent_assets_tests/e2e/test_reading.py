@@ -1,4 +1,4 @@
-"""docs/reading.md, run as it stands: Python, Node, DuckDB and polars give what the atlas holds."""
+"""infra/docs/reading.md, run as it stands: Python, Node, DuckDB and polars give what the atlas holds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from latent_assets_tests.conftest import Built, Gallery, drawing, profile_over
 from latent_assets_tests.e2e.small_atlas import small_atlas
 from latent_assets_tests.node_packages import node, packages
 
-PAGE = Path(__file__).parents[2] / "docs" / "reading.md"
+PAGE = Path(__file__).parents[2] / "infra" / "docs" / "reading.md"
 pytestmark = pytest.mark.slow
 
 
