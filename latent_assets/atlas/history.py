@@ -23,7 +23,7 @@ from latent_assets.processes import Process, this_process
 if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
-Action = Literal["publish", "rollback", "takedown"]
+Action = Literal["publish", "rollback", "takedown", "recover"]
 
 # a process that noted a move and has not made it after so long was killed between
 _MAKES_WITHIN = timedelta(minutes=1)
@@ -33,12 +33,13 @@ _MAKES_WITHIN = timedelta(minutes=1)
 class Move:
     """One move of the tag `live` to `version` from `before` (None: there was no release). `when`: ISO 8601, UTC.
 
+    `recover`: the table had lost files; `version` is None when no release was left.
     `process`: the process that made it, as `str` of a `Process`.
     """
 
     number: int
     action: Action
-    version: int
+    version: int | None
     before: int | None
     who: str
     when: str
@@ -81,6 +82,15 @@ def last_move(storage: Storage) -> Move | None:
     return Move(**storage.read_json(f"{RELEASES}/{names[-1]}")) if names else None
 
 
+def note_recovery(storage: Storage, version: int | None) -> Move:
+    """Note that `live`, whatever it was, names `version` now, because the table had lost files.
+
+    For whoever holds the claim on the table: nobody else moves the tag meanwhile. Raises DataError when somebody did.
+    """
+    last = last_move(storage)
+    return _store(storage, last, "recover", version, last.version if last is not None else None)
+
+
 def note_move(storage: Storage, action: Action, version: int, expected: int | None) -> Move:
     """Note that `live` moves from `expected` to `version`: the one process whose note is stored may move the tag.
 
@@ -94,6 +104,10 @@ def note_move(storage: Storage, action: Action, version: int, expected: int | No
         if last is not None and last.version == live:
             raise _outrun(last, expected)
         raise DataError(f"`live` is version {live} now, not {expected}: look at `latent-assets releases list` again.")
+    return _store(storage, last, action, version, expected)
+
+
+def _store(storage: Storage, last: Move | None, action: Action, version: int | None, expected: int | None) -> Move:
     number = 1 if last is None else last.number + 1
     when = datetime.now(UTC).isoformat(timespec="microseconds")
     move = Move(number, action, version, expected, who(), when, str(this_process()))

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latent_assets.atlas.fragments import table_files
+from latent_assets.atlas.history import last_move, note_recovery
+from latent_assets.atlas.release import move_live
 from latent_assets.atlas.table import LIVE, open_table, release_tag
 from latent_assets.errors import LatentAssetsError
 from latent_assets.layout import ATLAS_TABLE, LANCE, table_folder
@@ -54,6 +56,11 @@ def recover(storage: Storage) -> str:
     whole table is. When readers have nothing whole, `live` goes to the newest release whose files are all there.
     """
     found = _look(storage)
+    if not found.lost and not found.versions:
+        if (last := last_move(storage)) is None or last.version is None:
+            return ""
+        note_recovery(storage, None)
+        return "The table atlas is gone and is made anew."
     # a table that was never published has nothing for readers to lose
     if not found.lost and (not found.tags or (LIVE in found.tags and _is_whole(storage, LIVE))):
         return ""
@@ -61,6 +68,7 @@ def recover(storage: Storage) -> str:
         storage.delete(name)
     if not found.versions:
         storage.delete(_TABLE)
+        note_recovery(storage, None)
         return "The table atlas had lost all its versions and is made anew."
     live = found.tags.get(LIVE)
     if live is not None and _is_whole(storage, live):
@@ -71,10 +79,10 @@ def recover(storage: Storage) -> str:
     whole = next((version for version in releases if _is_whole(storage, version)), None)
     lost = "The release that readers saw had lost files"
     if whole is None:
+        note_recovery(storage, live)
         return f"{lost}; it is made anew."
-    from latent_assets.atlas.release import rollback
-
-    rollback(storage, whole)
+    note_recovery(storage, whole)
+    move_live(storage, whole)
     return f"{lost}: until it is made anew they see the release before, version {whole}."
 
 

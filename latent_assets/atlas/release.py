@@ -231,7 +231,7 @@ def publish(storage: Storage, staged: Staged, checks: Sequence[Check], action: A
     if tag not in tags(storage.lance_uri):
         with writing(storage.lance_uri):
             table.tags.create(tag, staged.version)
-    _move_live(storage, staged.version)
+    move_live(storage, staged.version)
     return Release(staged.version, tag, staged.live, table_uri(storage.lance_uri), staged.release)
 
 
@@ -242,10 +242,11 @@ def rollback(storage: Storage, version: int) -> None:
     """
     open_table(storage.lance_uri, version)
     note_move(storage, "rollback", version, tags(storage.lance_uri).get(LIVE))
-    _move_live(storage, version)
+    move_live(storage, version)
 
 
-def _move_live(storage: Storage, version: int) -> None:
+def move_live(storage: Storage, version: int) -> None:
+    """Point `live` at a version that is there. Whoever calls this has noted the move (`history`)."""
     table = open_table(storage.lance_uri, version)
     present = LIVE in tags(storage.lance_uri)
     with writing(storage.lance_uri):

@@ -225,7 +225,7 @@ if point == "staged":
     wait()
 checks = check(profile, storage, made)
 if point == "naming":
-    room._move_live = lambda *_: wait()
+    room.move_live = lambda *_: wait()
 room.publish(storage, made, checks)
 """
 
