@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import expect
+from typer.testing import CliRunner
 
-from latent_assets.atlas.tiles.read import Tiles
+from latent_assets.atlas.tiles.read import Tiles, problem_of_points
 from latent_assets.atlas.tiles.rows import Codes, TileRows
 from latent_assets.atlas.tiles.site import export_site
 from latent_assets.atlas.tiles.write import list_releases, write_tiles
+from latent_assets.cli.app import app
 from latent_assets.client import Atlas
 from latent_assets.errors import NotBuiltError, StorageError
-from latent_assets.profile import Profile
+from latent_assets.profile import Profile, profile_toml
 from latent_assets.storage import Storage
 from latent_assets.web.building import viewer_folder
 from latent_assets_tests.web.conftest import ROWS, Open
@@ -138,6 +140,16 @@ def test_a_thumbnail_of_another_image_is_not_shown(visit: Open, tmp_path: Path, 
         shown = page.evaluate("() => [...window.latentAtlas.context.map.images.slots.keys()]")
         assert shown == [1]
         page.close()
+
+
+def test_the_command_writes_a_site(emoji: Profile, tmp_path: Path) -> None:
+    file = tmp_path / "emoji.toml"
+    file.write_text(profile_toml(emoji), encoding="utf-8")
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "site"), "-p", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "Release 1 as a site" in done.output
+    assert (tmp_path / "site" / "index.html").is_file()
+    assert problem_of_points(Tiles.open(Storage(str(tmp_path / "site")), "1")) == ""
 
 
 def test_what_cannot_be_exported_is_said(emoji: Profile, tmp_path: Path) -> None:

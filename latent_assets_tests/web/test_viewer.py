@@ -411,6 +411,13 @@ def test_an_image_forms_from_a_prompt_and_draws_its_path(visit: Open, emoji: Pro
         assert page.evaluate(tubes) == 2, "several generations side by side"
         seen.settled()
         assert placed["generated_id"] in page.evaluate("() => location.hash")
+        page.goto("about:blank")
+        page.goto(f"{service.url}/#space=clip")
+        seen.ready()
+        expect(page.locator(".card")).to_have_count(0)
+        page.click("#earlier")
+        expect(page.locator(".card .verdict")).to_have_count(2)
+        expect(page.locator(".card strong").last).to_have_text("a red apple")
         page.close()
 
 

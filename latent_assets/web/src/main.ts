@@ -177,6 +177,7 @@ async function start(): Promise<void> {
         context.image(id).then((facts) => store.state.selected === id && context.flyTo(facts.positions), () => undefined);
       }
     },
+    restore: (ids) => restoreMade(context, ids),
     link: () => writeLink(store.state, String(release.release)),
   };
 
@@ -210,7 +211,7 @@ async function start(): Promise<void> {
     announce.say(t("goneRelease", { release: link.release, now: String(release.release) }));
   }
   store.on(["made", "space"], () => findNearest(context));
-  void restoreMade(context, link);
+  void restoreMade(context, link.made);
   Object.assign(window, { latentAtlas: { store, context } });
 }
 
@@ -450,10 +451,10 @@ function wireKeys(context: Context): void {
   });
 }
 
-/** Images of the address come back; those of the session are remembered by the server alone. */
-async function restoreMade(context: Context, link: Link): Promise<void> {
+/** Generated images by their ids, of an address or of this browser's memory. */
+async function restoreMade(context: Context, ids: string[]): Promise<void> {
   if (!context.live) return;
-  for (const id of [...link.made].reverse()) {
+  for (const id of [...ids].reverse()) {
     try {
       addMade(context, await api.generatedOne(id));
     } catch (error) {

@@ -21,6 +21,8 @@ export interface Context {
   /** Where an image is on the map shown, in the scene; null when it is not known. */
   flyTo(positions: Record<string, [number, number, number]> | undefined, reach?: number): void;
   select(id: string | null, fly?: boolean): void;
+  /** Show generated images again, those that the server still has. */
+  restore(ids: string[]): Promise<void>;
   link(): string;
 }
 

@@ -8,6 +8,7 @@ import { button, h } from "./dom";
 
 const REMEMBERED = "latent-atlas-made";
 const MOST_REMEMBERED = 24;
+const SHOWN_AGAIN = 4;
 
 export function yours(context: Context): HTMLElement {
   const { store, release, live } = context;
@@ -24,7 +25,7 @@ export function yours(context: Context): HTMLElement {
     try {
       const placed = await work(controller.signal);
       change(made.key, { placed, image: placed.image ? address(placed.image) : made.image });
-      remember(placed);
+      if (placed.prompt) remember(placed);
       context.flyTo(positionsOf(placed), placed.placements[store.state.space]?.uncertainty);
     } catch (error) {
       if (controller.signal.aborted) store.set({ made: store.state.made.filter((one) => one.key !== made.key) });
@@ -138,8 +139,16 @@ export function yours(context: Context): HTMLElement {
   store.on(["made", "space"], draw);
   draw();
 
+  const earlier = button(
+    t("earlier"),
+    () => {
+      earlier.hidden = true;
+      void context.restore(remembered().slice(0, SHOWN_AGAIN));
+    },
+    { class: "small", id: "earlier", hidden: !remembered().length },
+  );
   const content: (HTMLElement | false)[] = live
-    ? [release.generation && form, !release.generation && h("p", { class: "note" }, t("noGeneration")), drop]
+    ? [release.generation && form, !release.generation && h("p", { class: "note" }, t("noGeneration")), drop, earlier]
     : [h("p", { class: "note" }, t("staticSite"))];
   return h("section", { class: "yours", "aria-labelledby": "yours-title" }, h("h2", { id: "yours-title" }, t("yours")), ...content, list);
 }
@@ -214,7 +223,7 @@ export function strip(context: Context, images: Neighbour[]): HTMLElement {
   );
 }
 
-export function remembered(): string[] {
+function remembered(): string[] {
   try {
     const found: unknown = JSON.parse(localStorage.getItem(REMEMBERED) ?? "[]");
     return Array.isArray(found) ? found.filter((id): id is string => typeof id === "string" && /^[0-9a-f]+$/.test(id)) : [];
