@@ -10,7 +10,7 @@ LIBRARY := latent_assets '!latent_assets.cli($$|[.])' '!latent_assets.defs' '!la
 
 .PHONY: demo viewer test check docs dev train lock clean
 
-## Build the embedded default atlas and open the Dagster UI on it (SERVE=0: stop after the build).
+## Build the embedded default atlas, open it in the browser and in the Dagster UI (SERVE=0: stop after the build).
 demo: $(INSTALLED)
 	$(BIN)/latent-assets demo --port $(PORT) $(if $(filter 0,$(SERVE)),--no-serve)
 

@@ -1,4 +1,4 @@
-"""Commands that serve: `ui` opens the Dagster UI, `demo` builds first, `serve` answers over HTTP."""
+"""Commands that serve: `ui` the Dagster UI, `serve` the atlas in the browser, `demo` both once it is built."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -27,17 +29,35 @@ PortOption = Annotated[int, typer.Option(min=1, max=65_535, help="Port of the UI
 
 
 def demo(
-    serve: Annotated[bool, typer.Option(help="Open the Dagster UI on the atlas when it is built.")] = True,
+    serve: Annotated[
+        bool, typer.Option(help="Open the atlas in the browser and in the Dagster UI when it is built.")
+    ] = True,
     port: PortOption = 3000,
 ) -> None:
-    """Build the embedded default atlas, place an image made from a text on it, and open the Dagster UI on it."""
+    """Build the embedded default atlas, place an image made from a text on it, and open it in the browser and in the
+    Dagster UI."""
     if serve:
         check_port(port)
     build("demo")
     out.print(f'\nlatent-assets generate "{_PROMPT}" --seed {_SEED}', highlight=False)
     generate(_PROMPT, seed=_SEED, profile="demo")
     if serve:
-        ui(["demo"], port)
+        with serving_viewer("demo") as address:
+            out.print(f"\nThe atlas in the browser: {address}", highlight=False)
+            ui(["demo"], port)
+
+
+@contextmanager
+def serving_viewer(profile: str) -> Iterator[str]:
+    """Have a process answer over HTTP as `serve` does, on loopback, as long as the block lasts; its address."""
+    port = _free_port(SERVICE_PORT)
+    command = [sys.executable, "-m", "latent_assets.cli", "serve", "--profile", profile, "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield f"http://{_HOST}:{port}/"
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def ui(
@@ -126,11 +146,14 @@ def check_port(port: int, host: str = _HOST) -> None:
     if error.errno not in (errno.EADDRINUSE, errno.EACCES):
         raise ProfileError(f"Nothing can be served on {host}:{port}: {error.strerror}.") from error
     what = "is taken, maybe by a UI that is open already" if error.errno == errno.EADDRINUSE else "may not be used"
-    free = next(
-        (other for other in [*range(port + 1, 65_536), *range(3000, port)] if _refusal(other, host) is None), None
-    )
+    free = _free_port(port + 1, host)
     other = "" if free is None else f" Port {free} is free: `--port {free}` (with make: `PORT={free}`)."
     raise ProfileError(f"Port {port} of {host} {what}; nothing was started.{other}")
+
+
+def _free_port(first: int, host: str = _HOST) -> int | None:
+    """The next port from `first` on that can be served on, then from 3000 on; None when there is none."""
+    return next((port for port in [*range(first, 65_536), *range(3000, first)] if _refusal(port, host) is None), None)
 
 
 def _refusal(port: int, host: str) -> OSError | None:

@@ -57,7 +57,8 @@ PRINTED: dict[str, Callable[[str], None]] = {
 def test_control_characters_never_reach_the_terminal(
     kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+    for each in (console.out, console.err):
+        monkeypatch.setattr(each, "_width", 300)  # which COLUMNS decides while the consoles are made
     PRINTED[kind](HOSTILE)
     printed = "".join(capsys.readouterr())
     assert not acted_on(printed) and "title" in printed
@@ -67,7 +68,8 @@ def test_control_characters_never_reach_the_terminal(
 def test_markup_and_names_of_emoji_stay_what_they_are(
     kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+    for each in (console.out, console.err):
+        monkeypatch.setattr(each, "_width", 300)  # which COLUMNS decides while the consoles are made
     PRINTED[kind](PLAIN)
     assert PLAIN in "".join(capsys.readouterr())
 

@@ -26,6 +26,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from latent_assets.cli.app import app
+from latent_assets.cli.serving import serving_viewer
 from latent_assets.client import Atlas
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.layout import SERVICE_INBOX
@@ -183,6 +184,25 @@ def test_options_that_do_not_fit_are_refused(built: Built) -> None:
         found = runner.invoke(app, ["serve", "-p", str(built.file), *options])
         assert found.exit_code != 0 and why in str(found.exception)
     _taken.close()
+
+
+@pytest.mark.slow
+def test_the_demo_shows_the_atlas_in_the_browser_as_long_as_it_lasts(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENT_ASSETS_HOME", str(tmp_path / "home"))
+    with serving_viewer(str(built.file)) as address:
+        until(lambda: answers(f"{address}api/health"), 120)
+        assert httpx.get(f"{address}api/release", trust_env=False).json()["rows"] == 60
+    assert not answers(f"{address}api/health")
+
+
+def answers(address: str) -> bool:
+    """Whether anything says there that it is ready."""
+    try:
+        return bool(httpx.get(address, trust_env=False).json()["status"] == "ready")
+    except httpx.HTTPError:
+        return False
 
 
 def large() -> bytes:
