@@ -355,7 +355,7 @@ def _generated(app: FastAPI, service: Service) -> None:
         "/api/generate",
         tags=["generated"],
         response_class=Response,
-        responses={200: events, **responses(403, 415, 422, 429, 503)},
+        responses={200: events, **responses(400, 403, 408, 413, 415, 422, 429, 503)},
     )(generate)
 
     @app.get("/api/generated", tags=["generated"], responses=responses(422, 429, 503))

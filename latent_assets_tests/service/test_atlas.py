@@ -38,7 +38,7 @@ def test_the_release_is_described(served: Running, atlas: Atlas) -> None:
     found = served.http.get("/api/release").json()
     assert (found["release"], found["rows"], found["spaces"]) == (atlas.version, 60, ["clip", "vae", "joint"])
     assert (found["writes"], found["generation"], found["profile"]) == (False, False, "small")
-    assert found["published"] == atlas.info.created and found["tiles"] is None
+    assert found["published"] == atlas.info.created and found["tiles"] == f"tiles/{atlas.version}/"
     listed = served.http.get("/api/releases").json()
     assert listed["live"] == atlas.version
     assert listed["releases"] == [{"release": atlas.version, "published": atlas.info.created, "rows": 60}]

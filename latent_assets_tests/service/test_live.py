@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def test_a_release_that_cannot_be_loaded_leaves_the_old_one(
 def test_tiles_are_served_by_ranges(built: Built, own_profile: Profile) -> None:
     version = Atlas.open(own_profile.root).version
     folder = Path(own_profile.root, "tiles", str(version))
-    folder.mkdir(parents=True)
+    shutil.rmtree(folder)  # those of the build
+    folder.mkdir()
     data = bytes(range(256)) * 8
     (folder / "octree.bin").write_bytes(data)
     (folder / "tiles.json").write_text("{}")
