@@ -94,8 +94,9 @@ def test_a_second_build_says_that_nothing_changed(run: Run, built: Built) -> Non
 
 def test_the_readmes_first_questions_are_answered_as_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    (block,) = re.findall(r"^```sh\n(.*search .*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    asked = [shlex.split(line, comments=True) for line in block.rpartition("```sh\n")[2].splitlines()]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    block = next(block for block in blocks if "latent-assets search" in block)
+    asked = [shlex.split(line, comments=True) for line in block.splitlines()]
     assert len(asked) >= 5 and all(words[0] == ".venv/bin/latent-assets" for words in asked)
     row = as_json(run("search", "x", "-k", "1", "--json"))[0]["id"]
     for words in asked:
