@@ -489,14 +489,14 @@ def test_columns_of_another_embedding_are_added_beside(tmp_path: Path) -> None:
 def test_a_table_that_was_begun_with_vectors_of_16_bits_goes_on(tmp_path: Path) -> None:
     table, wide = GeneratedTable(str(tmp_path)), generated_schema(["clip"], ["clip"])
     narrow = wide.set(wide.get_field_index("clip"), wide.field("clip").with_type(pa.list_(pa.float16())))
-    facts = {name: "" for name in ("name", "file", "encoder", "verdict", "explanation")}
+    facts = {name: "" for name in ("name", "file", "encoder", "calibration", "verdict", "explanation")}
     sizes = {name: 1 for name in ("bytes", "width", "height")}
     now = datetime.now(UTC)
     row = {"release": 1, "received": now, "placed": now, "thumbnail": b"", "behind": [], "path": [], **facts, **sizes}
     assert table.add([{"id": "a", "clip": [1.0, 2.0], **row}], narrow) == 1
     assert table.add([{"id": "b", "clip": np.array([3.0, 0.1], np.float16), **row}], wide) == 1
     assert table.rows(["b"])["b"]["clip"] == [3.0, float(np.float16(0.1))]
-    assert {row_id for row_id in table.releases()} == {"a", "b"}
+    assert set(table.placements()) == {"a", "b"}
 
 
 def test_the_documented_schema_is_the_table_s(atlas: SmallAtlas) -> None:

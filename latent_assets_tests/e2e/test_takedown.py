@@ -108,7 +108,9 @@ def wanted(atlas: SmallAtlas, name: str) -> Wanted:
             at = table["id"].to_pylist().index(row["id"])
             (column,) = [c for c in table.column_names if c != "id"]
             latents["latents"] = np.asarray(table[column][at].as_py(), np.float16).tobytes()
-    vectors = {f"{n} vector": np.asarray(row[n], np.float16).tobytes() for n in ("clip", "vae")}
+    vectors = {
+        f"{n} {t.__name__}": np.asarray(row[n], t).tobytes() for n in ("clip", "vae") for t in (np.float16, np.float32)
+    }
     places = {f"place {s}": np.asarray(row[f"xyz_{s}"], np.float32).tobytes() for s in ("clip", "vae", "joint")}
     return Wanted(
         texts={
@@ -174,7 +176,7 @@ def leave_traces(atlas: SmallAtlas, row: dict[str, Any]) -> None:
 def not_current(atlas: SmallAtlas) -> set[str]:
     """Stages that are not current, and why that is."""
     found = [s for stage in atlas.lineage.status().values() for s in stage if s.state is not State.CURRENT]
-    assert len({s.stage for s in found}) <= 1, [(s.stage, s.key, s.state, s.why) for s in found]
+    assert len({s.stage for s in found}) <= 1, "\n".join(f"{s.stage} {s.key} {s.state} {s.why}" for s in found)
     return {s.stage for s in found}
 
 
@@ -188,7 +190,7 @@ def test_an_image_is_taken_out_of_everything(atlas: SmallAtlas, origin: Origin) 
     assert {"catalog", "images", "lance"} <= rooms(before, "caption")
     assert rooms(before, "image") == {"images"} and any(".partial/" in file for file in before["image"])
     assert {"thumbnails", "lance", "tiles"} <= rooms(before, "thumbnail") and "tiles" in rooms(before, "id as bytes")
-    assert {"embeddings", "projection", "lance"} <= rooms(before, "clip vector")
+    assert {"embeddings", "projection"} <= rooms(before, "clip float16") and "lance" in rooms(before, "clip float32")
     assert rooms(before, "latents") == {"embeddings"}
     assert {"projection", "lance"} <= rooms(before, "place joint")
     assert any("generated.lance" in file for file in before["id"]), "a generated image has it among its neighbours"
@@ -252,7 +254,7 @@ def test_no_build_and_no_retry_brings_it_back(atlas: SmallAtlas, origin: Origin)
     ledgers = pl.concat(read_ledger(atlas.lineage.storage, shard) for shard in atlas.lineage.shards())
     (refused,) = ledgers.filter(pl.col("reason") == "taken_down").to_dicts()
     assert refused["url"].endswith("copy.png") and refused["outcome"] == "opted_out" and refused["sha256"] is None
-    hashes = {"sha256", "stored sha256", "id", "url", "image", "thumbnail", "clip vector", "latents"}
+    hashes = {"sha256", "stored sha256", "id", "url", "image", "thumbnail", "clip float16", "latents"}
     assert not hashes & set(look(atlas, what))
     # the tombstone of its bytes is no secret's: only a hash of their hash is kept
     assert hashlib.sha256(gallery.files[NAME]).hexdigest() == what.texts["sha256"]
@@ -273,7 +275,7 @@ def test_by_bytes_all_copies_go_and_by_domain_all_rows(
             assert (found.rows, found.copies) == (2, 1)
             take(atlas, images=[row["sha256"]])
             assert len(Atlas.open(profile.root)) == 38
-            assert not {"image", "sha256", "thumbnail", "clip vector"} & set(look(atlas, what))
+            assert not {"image", "sha256", "thumbnail", "clip float16"} & set(look(atlas, what))
             take(atlas, domains=["127.0.0.1"])
             assert len(Atlas.open(profile.root)) == 0
             left = look(atlas, wanted_host(gallery))

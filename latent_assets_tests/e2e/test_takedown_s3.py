@@ -48,7 +48,7 @@ def _take_down(atlas: SmallAtlas, profile: Profile, folder: Path) -> None:
     row, what = row_of(atlas, "017.png"), wanted(atlas, "017.png")
     before = brought(profile, folder / "before", what)
     assert {"catalog", "images", "embeddings", "thumbnails", "projection", "lance"} <= rooms(before, "id")
-    assert rooms(before, "image") == {"images"} and "lance" in rooms(before, "clip vector")
+    assert rooms(before, "image") == {"images"} and "lance" in rooms(before, "clip float32")
     lineage = Lineage(profile)
     found = match(lineage, removals_of(urls=[row["url"]]))
     done = take_down(lineage, atlas.instance, found, "asked", {"url": 1})
