@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import s3fs
 
 from latent_assets import object_store
 from latent_assets.errors import StorageError
+from latent_assets.object_store import PatientS3FileSystem
 from latent_assets.storage import Storage
 from latent_assets_tests.s3_server import BUCKET, S3Server, restartable_s3_server
 
@@ -29,7 +29,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def server(running: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in running.environment.items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()
     return running
 
 
@@ -111,9 +111,9 @@ def test_a_server_that_stays_away_is_named(monkeypatch: pytest.MonkeyPatch, capl
 @pytest.mark.slow
 def test_wrong_credentials_are_said_at_once(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-    object_store.PatientS3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()
     began = time.monotonic()
     with pytest.raises(StorageError, match="credentials"):
         Storage(f"s3://{BUCKET}/calls").read_bytes("folder/a.parquet")
     assert time.monotonic() - began < 20
-    object_store.PatientS3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()

@@ -6,7 +6,6 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 import pytest
-import s3fs
 
 from latent_assets.atlas.checks import check, check_live
 from latent_assets.atlas.fragments import table_files
@@ -15,6 +14,7 @@ from latent_assets.atlas.table import LIVE, open_table, tags
 from latent_assets.client import Atlas
 from latent_assets.errors import NotBuiltError, StorageError
 from latent_assets.layout import coords_name
+from latent_assets.object_store import PatientS3FileSystem
 from latent_assets.projection.shard import read_coords
 from latent_assets_tests.atlas.built import PROJECTION, Built, build
 from latent_assets_tests.s3_server import BUCKET, SECRET, s3_server
@@ -34,9 +34,9 @@ def on_s3(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Itera
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()
     yield build(f"s3://{BUCKET}/synthetic", n_epochs=20)
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()
 
 
 def test_an_atlas_lives_on_s3(on_s3: Built, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from latent_assets.catalog.removals import removals_of
 from latent_assets.client import Atlas
 from latent_assets.defs.takedown import take_down
+from latent_assets.object_store import PatientS3FileSystem
 from latent_assets.pipeline.lineage import Lineage
 from latent_assets.pipeline.takedown import match
 from latent_assets.profile import Profile
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 def brought(profile: Profile, folder: Path, what: Wanted) -> dict[str, set[str]]:
     """Where it is found in the objects below the root."""
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()
     store = Storage(profile.root)._fs
     store.get(f"{profile.root}/", f"{folder}/", recursive=True)
     return mentions(folder, what)

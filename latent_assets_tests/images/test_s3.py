@@ -12,7 +12,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import s3fs
 from PIL import Image
 
 from latent_assets.catalog.build import build_catalog
@@ -28,6 +27,7 @@ from latent_assets.images.store.parts import part_names, stored_parts
 from latent_assets.images.store.tar import read_images
 from latent_assets.images.verify import verify_images
 from latent_assets.layout import journal_folder, tar_name
+from latent_assets.object_store import PatientS3FileSystem
 from latent_assets.profile import Source
 from latent_assets.storage import Storage
 from latent_assets_tests.images.conftest import JPEG, World, links_to
@@ -58,10 +58,10 @@ def s3_world(world: World, server: dict[str, str], monkeypatch: pytest.MonkeyPat
     for name, value in server.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()
     world.root = f"s3://{BUCKET}/{world.folder.name}"
     yield world
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()
 
 
 def everything(storage: Storage) -> dict[str, bytes]:
@@ -226,7 +226,7 @@ def test_credentials_appear_nowhere(
     assert SECRET not in ours
     assert not [name for name, content in everything(s3_world.storage).items() if SECRET.encode() in content]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-0c8d")
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()
     with pytest.raises(StorageError, match="credentials") as refused:
         s3_world.storage.check_writable()
     assert "wrong-secret-0c8d" not in str(refused.value)

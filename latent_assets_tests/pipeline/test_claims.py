@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from latent_assets import processes
 from latent_assets.errors import StorageError
+from latent_assets.object_store import PatientS3FileSystem
 from latent_assets.pipeline.claims import Claims, Holder
 from latent_assets.processes import Process, host_name, this_process
 from latent_assets.storage import Storage
@@ -58,9 +58,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         return
     for name, value in request.getfixturevalue("environment").items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()
     yield Storage(f"s3://{BUCKET}/{tmp_path.name}")
-    s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3FileSystem.clear_instance_cache()
 
 
 def start(code: str, *arguments: str) -> subprocess.Popen[str]:
