@@ -66,7 +66,7 @@ def table_options(lance_uri: str) -> dict[str, str] | None:
         return None
     options = {option: value for name, option in _S3_OPTIONS.items() if (value := os.environ.get(name))}
     # about a minute, as long as other calls are made again
-    options |= {"client_max_retries": "12", "client_retry_timeout": "60"}
+    options |= {"client_max_retries": "100", "client_retry_timeout": "60"}
     if options.get("aws_endpoint", "").startswith("http://"):
         options["allow_http"] = "true"
     return options
