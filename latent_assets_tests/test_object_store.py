@@ -54,7 +54,7 @@ def test_every_call_waits_for_a_server_that_comes_back(server: S3Server) -> None
     reader = storage.open("folder/b")
     calls = {
         "exists": lambda: storage.exists("folder/b"),
-        "list": lambda: storage.list("folder") == ["a.parquet", "b"],
+        "list": lambda: {"a.parquet", "b"} <= set(storage.list("folder")),  # c and d come and go beside it
         "read": lambda: storage.read_parquet("folder/a.parquet").equals(frame),
         "range": lambda: reader.read(10) == b"b" * 10,
         "write": lambda: storage.write_bytes("folder/c", b"c") is None and storage.read_bytes("folder/c") == b"c",

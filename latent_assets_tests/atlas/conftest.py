@@ -24,6 +24,14 @@ def built(template: Built, tmp_path: Path) -> Built:
     return at(template, root)
 
 
+@pytest.fixture(autouse=True)
+def _built_in_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embeddings and maps of the package, whatever extensions other tests of this process have registered."""
+    for registry, names in ((spaces._EMBEDDINGS, {"clip", "vae"}), (spaces._SPACES, {"clip", "vae", "joint"})):
+        for name in set(registry) - names:
+            monkeypatch.delitem(registry, name)
+
+
 @pytest.fixture
 def third(monkeypatch: pytest.MonkeyPatch) -> spaces.Embedding:
     """A third embedding with a map of its own, registered for one test."""
