@@ -73,13 +73,28 @@ class ReleaseSummary:
 
 def moves(storage: Storage) -> list[Move]:
     """All moves that were noted, the oldest first."""
-    return [Move(**storage.read_json(f"{RELEASES}/{name}")) for name in storage.list(RELEASES, ".json")]
+    read = (_read(storage, name) for name in storage.list(RELEASES, ".json"))
+    return [move for move in read if move is not None]
 
 
 def last_move(storage: Storage) -> Move | None:
     """The move that was noted last; None before the first."""
+    return _newest(storage)[1]
+
+
+def _newest(storage: Storage) -> tuple[int, Move | None]:
+    """The number of the newest note, 0 before the first, and the newest one that can be read."""
     names = storage.list(RELEASES, ".json")
-    return Move(**storage.read_json(f"{RELEASES}/{names[-1]}")) if names else None
+    move = next((move for name in reversed(names) if (move := _read(storage, name)) is not None), None)
+    return int(names[-1].removesuffix(".json")) if names else 0, move
+
+
+def _read(storage: Storage, name: str) -> Move | None:
+    """A note; None for one whose bytes were lost, by a power cut say."""
+    try:
+        return Move(**storage.read_json(f"{RELEASES}/{name}"))
+    except (ValueError, TypeError):
+        return None
 
 
 def note_recovery(storage: Storage, version: int | None) -> Move:
@@ -87,8 +102,8 @@ def note_recovery(storage: Storage, version: int | None) -> Move:
 
     For whoever holds the claim on the table: nobody else moves the tag meanwhile. Raises DataError when somebody did.
     """
-    last = last_move(storage)
-    return _store(storage, last, "recover", version, last.version if last is not None else None)
+    number, last = _newest(storage)
+    return _store(storage, number + 1, "recover", version, last.version if last is not None else None)
 
 
 def note_move(storage: Storage, action: Action, version: int, expected: int | None) -> Move:
@@ -96,7 +111,7 @@ def note_move(storage: Storage, action: Action, version: int, expected: int | No
 
     Raises DataError naming whoever was first when `live` is not, or will not be, what was expected.
     """
-    last = last_move(storage)
+    number, last = _newest(storage)
     if last is not None and last.version != expected and last.under_way:
         raise _outrun(last, expected)
     live = tags(storage.lance_uri).get(LIVE)
@@ -104,17 +119,18 @@ def note_move(storage: Storage, action: Action, version: int, expected: int | No
         if last is not None and last.version == live:
             raise _outrun(last, expected)
         raise DataError(f"`live` is version {live} now, not {expected}: look at `latent-assets releases list` again.")
-    return _store(storage, last, action, version, expected)
+    return _store(storage, number + 1, action, version, expected)
 
 
-def _store(storage: Storage, last: Move | None, action: Action, version: int | None, expected: int | None) -> Move:
-    number = 1 if last is None else last.number + 1
+def _store(storage: Storage, number: int, action: Action, version: int | None, expected: int | None) -> Move:
+    """Store the note with a number: of two that saw the same notes before, one can."""
     when = datetime.now(UTC).isoformat(timespec="microseconds")
     move = Move(number, action, version, expected, who(), when, str(this_process()))
     if not storage.create(move_name(number), json.dumps(asdict(move), indent=1).encode()):
         winner = last_move(storage)
         assert winner is not None
         raise _outrun(winner, expected)
+    storage.flush([move_name(number)])
     return move
 
 

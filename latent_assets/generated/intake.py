@@ -82,6 +82,8 @@ def take_in(profile: Profile, storage: Storage, dropped: Iterable[Dropped]) -> I
             new += is_new
             again += not is_new
         fresh = {row["id"]: row for _, row in reversed(taken) if row["id"] not in rows}
+        # on the disk before the file of the inbox goes
+        storage.flush([original_name(row["id"], row["extension"]) for _, row in taken])
         if fresh:
             inbox.accept(storage, list(fresh.values()))
         for row_id in noted & fresh.keys():  # its original was lost, and is there again

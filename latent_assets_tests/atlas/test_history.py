@@ -19,10 +19,11 @@ from latent_assets.atlas.card import ModelInfo
 from latent_assets.atlas.checks import check
 from latent_assets.atlas.content import digest_rows
 from latent_assets.atlas.difference import difference, drift
-from latent_assets.atlas.history import find_release, moves, note_move, release_before, releases
+from latent_assets.atlas.history import find_release, last_move, moves, note_move, release_before, releases
 from latent_assets.atlas.release import dropped_by, prune, publish, rollback
 from latent_assets.atlas.table import LIVE, tags
 from latent_assets.errors import DataError, NotBuiltError
+from latent_assets.layout import RELEASES
 from latent_assets_tests.atlas.built import Built, change_caption, move_places, published, release, staged
 from latent_assets_tests.projection import synthetic
 
@@ -236,3 +237,14 @@ def test_a_move_whose_process_was_killed_stops_nobody(built: Built, monkeypatch:
     time.sleep(0.2)
     rollback(built.storage, 1)
     assert tags(built.storage.lance_uri)[LIVE] == 1
+
+
+def test_a_note_whose_bytes_were_lost_stands_in_nobodys_way(built: Built) -> None:
+    """As a power cut leaves it, on a file system that kept the name."""
+    published(built)
+    (note,) = built.storage.list(RELEASES, ".json")
+    os.truncate(built.storage.uri(f"{RELEASES}/{note}"), 0)
+    assert moves(built.storage) == [] and last_move(built.storage) is None
+    change_caption(built, 3, "another caption")
+    made = published(built)
+    assert [(move.number, move.before, move.version) for move in moves(built.storage)] == [(2, 1, made.version)]
