@@ -82,10 +82,10 @@ def take_in(profile: Profile, storage: Storage, dropped: Iterable[Dropped]) -> I
             new += is_new
             again += not is_new
         fresh = {row["id"]: row for _, row in reversed(taken) if row["id"] not in rows}
-        # on the disk before the file of the inbox goes
-        storage.flush([original_name(row["id"], row["extension"]) for _, row in taken])
+        kept = [original_name(row["id"], row["extension"]) for _, row in taken]
         if fresh:
-            inbox.accept(storage, list(fresh.values()))
+            kept.append(inbox.accept(storage, list(fresh.values())))
+        storage.flush(kept)  # before the files of the inbox go
         for row_id in noted & fresh.keys():  # its original was lost, and is there again
             inbox.clear_reason(storage, row_id)
         for drop, _ in taken:
