@@ -73,12 +73,12 @@ def record_of(service: Running, token: str | None = None) -> Record:
 
 
 def test_a_record_is_for_its_owner_and_goes_with_its_service(tmp_path: Path) -> None:
-    record = Record("/root", str(this_process()), "0.0.0.0", 3100, "abc", "secret")
+    record = Record("/an/atlas", str(this_process()), "0.0.0.0", 3100, "abc", "secret")
     assert record.url == "http://127.0.0.1:3100" and replace(record, host="::1").url == "http://[::1]:3100"
     with recorded(record):
-        file = record_file("/root/")
+        file = record_file("/an/atlas/")
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert read_record("/root") == read_record("/root/") == record
+        assert read_record("/an/atlas") == read_record("/an/atlas/") == record
         assert read_record("/other") is None
         # another one that has started since is left alone
         with recorded(replace(record, instance="def")):
@@ -91,11 +91,11 @@ def test_a_record_is_for_its_owner_and_goes_with_its_service(tmp_path: Path) -> 
         json.dumps({**vars(record), "process": f"{host_name()}+{ended.pid}+"}),
         "{",
         "[]",
-        '{"root": "/root"}',
+        '{"root": "/an/atlas"}',
         "\x00",
     ):
         file.write_text(text)
-        assert read_record("/root") is None
+        assert read_record("/an/atlas") is None
 
 
 def test_the_command_line_asks_the_service_and_says_so(built: Built, served: Running) -> None:
