@@ -7,6 +7,7 @@ in `fragments`.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 # longer than any read or commit takes
 _LONGEST_READ = timedelta(days=2)
-_STAGINGS = 3  # tries to make a version while others make theirs
+_STAGINGS = 5  # times that a version is made again when others make theirs
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,15 @@ def commit(
     """Make a version of the table out of prepared shards.
 
     Returns its number, whether vectors are indexed, and the release as it says of itself: with the hash of its rows.
+    Raises OvertakenError when others make versions all the time, which is what the claim on the table prevents.
     """
     columns = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
     digests = [{shard.shard: part.digest for shard, part in parts} for parts in _parts(shards)]
     described = replace(release, content=content_hash(columns, *digests))
-    for _ in range(_STAGINGS):
+    for turn in range(_STAGINGS):
         with suppress(OvertakenError):  # the files are there: only the version has to be made again
             return _committed(profile, storage, described, shards)
+        time.sleep(random.uniform(0.0, 0.5 * 2**turn))
     return _committed(profile, storage, described, shards)
 
 

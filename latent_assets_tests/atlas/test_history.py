@@ -217,8 +217,8 @@ def test_of_two_publishers_one_wins_and_the_other_says_why(built: Built, tmp_pat
 def test_versions_staged_at_the_same_time_are_whole_each(built: Built) -> None:
     """Rows are a version and their indexes another: what comes between is noticed, and the version made again."""
     with ThreadPoolExecutor(2) as pool:
-        made = list(pool.map(lambda _: staged(built), range(4)))
-    assert len({one.version for one in made}) == 4
+        made = list(pool.map(lambda _: staged(built), range(2)))
+    assert len({one.version for one in made}) == 2
     for one in made:
         assert all(found.passed for found in check(built.profile, built.storage, one))
 
