@@ -216,6 +216,7 @@ def test_of_two_publishers_one_wins_and_the_other_says_why(built: Built, tmp_pat
 
 def test_versions_staged_at_the_same_time_are_whole_each(built: Built) -> None:
     """Rows are a version and their indexes another: what comes between is noticed, and the version made again."""
+    published(built)
     with ThreadPoolExecutor(2) as pool:
         made = list(pool.map(lambda _: staged(built), range(2)))
     assert len({one.version for one in made}) == 2

@@ -6,7 +6,6 @@ import io
 import json
 from typing import Any
 
-import polars as pl
 import pytest
 from PIL import Image
 
