@@ -93,15 +93,15 @@ def test_a_release_is_published_shown_compared_and_taken_back(run: Run, atlas: S
     assert [(m["action"], m["before"], m["version"], m["who"]) for m in shown["moves"]] == [
         ("publish", 2, version, "ada")
     ]
-    code, text, _ = run("show", "1")
+    code, text, _ = run("show", "2")
     assert code == 0 and "by ada" in text and "model clip" in text
 
-    differs = as_json(run("diff", "1", "live", "--json"))
+    differs = as_json(run("diff", "2", "live", "--json"))
     assert differs["same_rows"] is True and differs["rows"] == [60, 60] and differs["added"] == 0
     assert differs["drift"]["joint"]["moved"] == 0.0
     code, text, _ = run("diff", "release-00002")
     assert code == 0 and "the same rows" in text and "0 added, 0 removed" in text
-    code, _, said = run("diff", "1", "17")
+    code, _, said = run("diff", "2", "17")
     assert code == 6 and "no release 17" in said
 
     started = time.perf_counter()
