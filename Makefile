@@ -21,6 +21,7 @@ viewer: $(INSTALLED)
 ## Everything that must hold: what `check` looks at, and the tests.
 test: check viewer
 	-$(BIN)/python -m latent_assets_tests.node_packages  # without it the tests of JavaScript are skipped, and say so
+	-$(BIN)/python -m latent_assets_tests.embedding_atlas  # without it its test is skipped, and says so
 	$(BIN)/python -m latent_assets_tests.web.browser
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

@@ -16,15 +16,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
-from functools import wraps
+from functools import cached_property, wraps
 from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, SupportsIndex, TypeVar, cast
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.history import ReleaseSummary, releases
+from latent_assets.atlas.predicates import checked_filter
 from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import LIVE, is_absent, nearest, open_table, reading, row_filter
+from latent_assets.atlas.table import (
+    LIVE,
+    has_words,
+    is_absent,
+    matching,
+    nearest,
+    open_table,
+    reading,
+    row_filter,
+)
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.generated.placement.placed import Neighbour, Placed, Placement, PossibleCopy, Share, Verdict
 from latent_assets.layout import ATLAS_TABLE, LANCE, table_folder
@@ -39,7 +49,8 @@ if TYPE_CHECKING:
     from latent_assets.models.clip import ClipEncoder
     from latent_assets.models.encoder import Encoder
 
-Measure = Literal["cosine similarity", "L2 distance"]
+Measure = Literal["cosine similarity", "L2 distance", "BM25", "reciprocal rank"]
+Mode = Literal["clip", "words", "hybrid"]
 Point = tuple[float, float, float]
 
 Parameters = ParamSpec("Parameters")
@@ -48,6 +59,7 @@ __all__ = [
     "Atlas",
     "Hit",
     "Measure",
+    "Mode",
     "Neighbour",
     "Placed",
     "Placement",
@@ -65,6 +77,8 @@ _LOOKS_EVERY = 0.5  # seconds between looks at a tag that is followed
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_RESULTS = 10_000
 _LONGEST_TEXT = 10_000
+_FUSED = 60  # reciprocal rank fusion: Cormack, Clarke, Buettcher, SIGIR 2009
+_FUSED_DEEP = 200  # places of each ranking that are fused at least
 # an embedding's metric -> what a score is
 _MEASURES: dict[str, Measure] = {"cosine": "cosine similarity", "euclidean": "L2 distance"}
 
@@ -97,7 +111,8 @@ class Hit:
     """One answer of a search. `measure` says what `score` is.
 
     "cosine similarity" (CLIP vectors): -1 to 1, larger is nearer. "L2 distance" (VAE features): 0 upwards,
-    smaller is nearer. Which it is follows from the metric of the embedding. `xyz`: place per space, map units.
+    smaller is nearer. Which it is follows from the metric of the embedding. "BM25" (words of captions) and "reciprocal
+    rank" (both): larger is better, and only the order means something. `xyz`: place per space, map units.
     """
 
     id: str
@@ -123,6 +138,11 @@ class _View:
     @property
     def version(self) -> int:
         return int(self.table.version)
+
+    @cached_property
+    def has_words(self) -> bool:
+        """Whether captions are indexed by their words."""
+        return has_words(self.table)
 
     def encoder(self, embedding: str) -> Encoder:
         with self.loading:
@@ -245,57 +265,99 @@ class Atlas:
 
     @_in_one_release
     def search_text(
-        self, text: str, k: int = 10, *, category: str | None = None, domain: str | None = None
+        self,
+        text: str,
+        k: int = 10,
+        *,
+        mode: Mode = "clip",
+        offset: int = 0,
+        where: str | None = None,
+        category: str | None = None,
+        domain: str | None = None,
     ) -> list[Hit]:
-        """The `k` images whose CLIP vectors are nearest to that of `text`, best first.
+        """The `k` images that fit a text best, after passing over the first `offset`.
 
-        category, domain: only rows of that category, only rows from that domain or below it. Raises QueryError for an
-        empty text, for one of more than 10,000 characters (a model reads the first hundred words at most) and for what
-        is no domain, ModelError when the atlas's CLIP model is not on this machine.
+        mode: "clip" (by meaning: nearest CLIP vectors), "words" (by the words of captions, BM25) or "hybrid" (both
+        rankings, fused by their ranks). where: a filter over columns of the table, as in
+        `aesthetic >= 7 AND contains(caption, 'fox')`; see `atlas.predicates`. category, domain: only rows of that
+        category, only rows from that domain or below it.
+
+        Raises QueryError for an empty text, for one of more than 10,000 characters (a model reads the first hundred
+        words at most), and for what is no filter or domain; ModelError when the atlas's CLIP model is not on this
+        machine; NotBuiltError when captions are asked and the release is older than their index.
         """
-        checked = checked_text(text)
-        vector = self.clip.encode_text([checked])[0]
-        return self._nearest("clip", vector, k, where=row_filter(category, domain))
+        checked, among = checked_text(text), self._filter(where, category, domain)
+        k, offset = _checked_range(k, offset)
+        if mode == "clip":
+            return self._by_meaning(checked, k + offset, among)[offset:]
+        if mode == "words":
+            return self._by_words(checked, k + offset, among)[offset:]
+        if mode != "hybrid":
+            raise QueryError(f"mode = {mode!r}: say clip (meaning), words (of captions) or hybrid (both).")
+        deep = max(_FUSED_DEEP, k + offset)
+        return _fused([self._by_meaning(checked, deep, among), self._by_words(checked, deep, among)])[
+            offset : offset + k
+        ]
 
     @_in_one_release
-    def search_image(self, image: str | Path | bytes | Image.Image, k: int = 10, space: str = "clip") -> list[Hit]:
+    def search_image(
+        self,
+        image: str | Path | bytes | Image.Image,
+        k: int = 10,
+        space: str = "clip",
+        *,
+        offset: int = 0,
+        where: str | None = None,
+    ) -> list[Hit]:
         """The `k` images nearest to `image` (a path, a file's bytes or a PIL image) in `space`, best first.
 
         `space` is an embedding of the atlas (`clip`, `vae`, ...). The image is decoded and sized as those of the atlas
-        were: a file that is in it finds itself, with a cosine of 1 or a distance of 0, to rounding. Raises QueryError
-        when it is not an image, ModelError as `search_text` does.
+        were: a file that is in it finds itself, with a cosine of 1 or a distance of 0, to rounding. offset, where: as
+        for `search_text`. Raises QueryError when it is not an image, ModelError as `search_text` does.
         """
         from latent_assets.embeddings.encoding import encode_images
 
         self._dims(space)
+        k, offset = _checked_range(k, offset)
+        among = self._filter(where)
         picture = self._picture(image)
-        return self._nearest(
-            space, encode_images(self._now().encoder(space), [picture])[self.info.features[space]][0], k
-        )
+        vector = encode_images(self._now().encoder(space), [picture])[self.info.features[space]][0]
+        return self._nearest(space, vector, k + offset, among)[offset:]
 
     @_in_one_release
-    def search_vector(self, vector: np.ndarray, k: int = 10, space: str = "clip") -> list[Hit]:
-        """The `k` images nearest to a vector of the space's own column (`clip`, `vae`, ...), best first."""
+    def search_vector(
+        self, vector: np.ndarray, k: int = 10, space: str = "clip", *, offset: int = 0, where: str | None = None
+    ) -> list[Hit]:
+        """The `k` images nearest to a vector of the space's own column (`clip`, `vae`, ...), best first.
+
+        offset, where: as for `search_text`.
+        """
         import numpy as np
 
         wide = np.asarray(vector, dtype=np.float32)
         dims = self._dims(space)
         if wide.shape != (dims,) or not np.isfinite(wide).all():
             raise QueryError(f"A {space} vector has {dims} finite values; this one has the shape {wide.shape}.")
-        return self._nearest(space, wide, k)
+        k, offset = _checked_range(k, offset)
+        return self._nearest(space, wide, k + offset, self._filter(where))[offset:]
 
     @_in_one_release
-    def neighbors(self, id: str, k: int = 10, space: str = "clip") -> list[Hit]:
+    def neighbors(
+        self, id: str, k: int = 10, space: str = "clip", *, offset: int = 0, where: str | None = None
+    ) -> list[Hit]:
         """The `k` other images nearest to the image `id` in `space` (an embedding of the atlas), best first.
 
-        Raises QueryError for a malformed id or another space, NotBuiltError for an id the atlas does not have.
+        offset, where: as for `search_text`. Raises QueryError for a malformed id or another space, NotBuiltError for an
+        id the atlas does not have.
         """
         import numpy as np
 
         self._dims(space)
-        k = _checked_k(k)
+        k, offset = _checked_range(k, offset)
+        among = self._filter(where)
         vector = np.asarray(self._one(id, [space])[space], dtype=np.float32)
-        return [hit for hit in self._nearest(space, vector, k, besides=1) if hit.id != id][:k]
+        found = self._nearest(space, vector, k + offset + 1, among)
+        return [hit for hit in found if hit.id != id][offset : offset + k]
 
     @property
     def clip(self) -> ClipEncoder:
@@ -430,22 +492,60 @@ class Atlas:
             raise NotBuiltError(f"The atlas {self.info.profile} (version {self.version}) has no row {row_id}.")
         return dict(found[0])
 
-    def _nearest(self, space: str, vector: np.ndarray, k: int, besides: int = 0, where: str | None = None) -> list[Hit]:
+    def _filter(self, where: str | None, category: str | None = None, domain: str | None = None) -> str | None:
+        parts = [] if where is None else [checked_filter(where, self._table.schema)]
+        if (rows := row_filter(category, domain)) is not None:
+            parts.append(rows)
+        return " AND ".join(f"({part})" for part in parts) or None
+
+    def _by_meaning(self, text: str, most: int, among: str | None) -> list[Hit]:
+        return self._nearest("clip", self.clip.encode_text([text])[0], most, among)
+
+    def _by_words(self, text: str, most: int, among: str | None) -> list[Hit]:
+        if not self._now().has_words:
+            if len(self) == 0:
+                return []
+            raise NotBuiltError(
+                f"The captions of this release (version {self.version}) are not indexed: it was made before they were. "
+                "Build the atlas again, or search by meaning."
+            )
+        search = matching(self._table, text, most)
+        search = search.where(among, prefilter=True) if among else search
+        with self._reading():
+            found = search.select([*_HIT_COLUMNS, *self._places, "_score"]).to_arrow().to_pylist()
+        found.sort(key=lambda row: (-row["_score"], row["id"]))
+        return [self._hit(row, float(row["_score"]), "BM25") for row in found]
+
+    def _nearest(self, space: str, vector: np.ndarray, most: int, among: str | None) -> list[Hit]:
         metric = self.info.metrics[space]
-        search = nearest(self._table, space, metric, vector, _checked_k(k) + besides)
-        search = search.where(where, prefilter=True) if where else search
+        search = nearest(self._table, space, metric, vector, most, self.info.probes(space))
+        search = search.where(among, prefilter=True) if among else search
         with self._reading():
             found = search.select([*_HIT_COLUMNS, *self._places, "_distance"]).to_arrow()
-        return [self._hit(row, _MEASURES[metric]) for row in found.to_pylist()]
+        measure = _MEASURES[metric]
+        return [self._hit(row, _score(float(row["_distance"]), measure), measure) for row in found.to_pylist()]
 
-    def _hit(self, row: Mapping[str, Any], measure: Measure) -> Hit:
-        # Lance gives 1 - cosine for vectors compared by cosine, the square for L2
-        distance = float(row["_distance"])
-        score = 1.0 - distance if measure == "cosine similarity" else max(0.0, distance) ** 0.5
+    def _hit(self, row: Mapping[str, Any], score: float, measure: Measure) -> Hit:
         return Hit(**{name: row[name] for name in _HIT_COLUMNS}, score=score, measure=measure, xyz=self._xyz(row))
 
     def _xyz(self, row: Mapping[str, Any]) -> dict[str, Point]:
         return {space: tuple(row[f"{PLACE}{space}"]) for space in self.info.spaces}
+
+
+def _score(distance: float, measure: Measure) -> float:
+    """Lance gives 1 - cosine for vectors compared by cosine, the square for L2."""
+    return 1.0 - distance if measure == "cosine similarity" else max(0.0, distance) ** 0.5
+
+
+def _fused(rankings: Sequence[Sequence[Hit]]) -> list[Hit]:
+    """One ranking of several whose scores do not compare: reciprocal ranks, summed."""
+    known = {hit.id: hit for ranking in rankings for hit in ranking}
+    scores = dict.fromkeys(known, 0.0)
+    for ranking in rankings:
+        for rank, hit in enumerate(ranking, 1):
+            scores[hit.id] += 1.0 / (_FUSED + rank)
+    best = sorted(scores, key=lambda row_id: (-scores[row_id], row_id))
+    return [replace(known[row_id], score=scores[row_id], measure="reciprocal rank") for row_id in best]
 
 
 def checked_text(text: str) -> str:
@@ -490,10 +590,12 @@ def _reading(image: str | Path | bytes | Image.Image) -> Iterator[bytes | Image.
         raise QueryError(f"{where} cannot be read as an image ({error}).") from error
 
 
-def _checked_k(k: int) -> int:
+def _checked_range(k: int, offset: int) -> tuple[int, int]:
     if (count := _whole(k)) is None or not 1 <= count <= _MOST_RESULTS:
         raise QueryError(f"k = {k!r}: ask for 1 to {_MOST_RESULTS:,} results.")
-    return count
+    if (passed := _whole(offset)) is None or passed + count > _MOST_RESULTS:
+        raise QueryError(f"offset = {offset!r}: the first {_MOST_RESULTS:,} results can be paged through.")
+    return count, passed
 
 
 def _whole(value: object) -> int | None:

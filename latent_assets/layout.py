@@ -165,6 +165,11 @@ def table_file(table: str, file: str) -> str:
     return f"{LANCE}/{table_folder(table)}/data/{file}"
 
 
+def index_folder(table: str, uuid: str) -> str:
+    """The files of one index of a table."""
+    return f"{table_name(table)}/_indices/{uuid}"
+
+
 # -- tiles ---------------------------------------------------------------------------------------------
 
 TILES = "tiles"

@@ -84,6 +84,13 @@ def _named(categories: Sequence[str | None] | None, rows: int) -> tuple[list[str
     return names, np.array([position.get(category or "", -1) for category in categories], dtype=int)
 
 
+def category_colours(categories: Sequence[str | None]) -> np.ndarray:
+    """A colour for each row by its category, as on the maps' pictures: uint8 [n, 3], sRGB."""
+    palette = np.array([tuple(bytes.fromhex(colour[1:])) for colour in (*_COLOURS, _OTHER)], np.uint8)
+    colours: np.ndarray = palette[_named(categories, len(categories))[1]]
+    return colours
+
+
 def oblique(coords: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Screen x, y and depth (0 far, 1 near) of coordinates [n, 3], turned 35 degrees and seen from 25 above.
 

@@ -268,7 +268,7 @@ class Table(_Section):
         default="float32", description="float16 halves their bytes, and some readers (Node, DuckDB) cannot read it"
     )
     index_above_rows: Annotated[int, Field(ge=1)] = Field(
-        default=1_000_000, description="build a vector index above this"
+        default=20_000, description="vectors are searched through an index above this, exactly below"
     )
     keep: Annotated[int, Field(ge=1, le=1000)] = Field(default=3, description="newest releases that are kept")
     keep_days: Annotated[float, Field(ge=0)] = Field(

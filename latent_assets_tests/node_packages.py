@@ -12,8 +12,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-# the package whose use infra/docs/reading.md shows
-_WANTED = {"private": True, "type": "module", "dependencies": {"@lancedb/lancedb": "0.37.1"}}
+_WANTED = {
+    "private": True,
+    "type": "module",
+    "dependencies": {
+        # whose use infra/docs/reading.md shows
+        "@lancedb/lancedb": "0.37.1",
+        # what judges and shows an export as 3D Tiles
+        "3d-tiles-renderer": "0.4.28",
+        "gltf-validator": "2.0.0-dev.3.10",
+        "three": "0.187.0",
+    },
+}
 
 
 def packages() -> Path:
@@ -34,8 +44,7 @@ def install() -> None:
     listed = folder / "package.json"
     if packages().is_dir() and listed.is_file() and listed.read_text(encoding="utf-8") == text:
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     listed.write_text(text, encoding="utf-8")
     npm = node().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     environment = {**os.environ, "PATH": f"{node().parent}{os.pathsep}{os.environ.get('PATH', '')}"}

@@ -57,7 +57,7 @@ def test_a_root_and_its_lance_directory_open_the_same(built: Built) -> None:
     assert by_root.uri == by_table.uri == built.storage.lance_uri
     assert by_root.info == by_table.info == replace(built.release, content=by_root.info.content)
     assert Atlas.open(f"{built.storage.lance_uri}/atlas.lance").uri == by_root.uri
-    assert len(by_root) == 60 and repr(by_root).endswith("version=1, rows=60)")
+    assert len(by_root) == 60 and repr(by_root).endswith("version=2, rows=60)")
 
 
 def test_a_relative_path_is_opened(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +92,8 @@ def test_an_open_atlas_stays_the_release_it_was(built: Built, tmp_path: Path) ->
     copy = replace(built, storage=type(built.storage)(str(tmp_path / "root")))
     before = Atlas.open(copy.storage.root)
     release(copy)
-    assert (before.version, Atlas.open(copy.storage.root).version) == (1, 2)
-    assert Atlas.open(copy.storage.root, tag="release-00001").version == 1
+    assert (before.version, Atlas.open(copy.storage.root).version) == (2, 4)
+    assert Atlas.open(copy.storage.root, tag="release-00002").version == 2
     assert len(before.to_polars(["id"])) == 60
 
 
@@ -293,6 +293,19 @@ def test_text_finds_what_the_model_says(with_model: tuple[Built, ClipModel]) -> 
     np.testing.assert_allclose([hit.score for hit in hits], [cosines[hit.id] for hit in hits], atol=2e-3)
 
 
+def test_both_rankings_are_fused_by_their_ranks(with_model: tuple[Built, ClipModel]) -> None:
+    atlas = Atlas.open(with_model[0].storage.root)
+    where = "aesthetic >= 5.05"
+    meaning = [hit.id for hit in atlas.search_text("number 7", 200, where=where)]
+    words = [hit.id for hit in atlas.search_text("number 7", 200, mode="words", where=where)]
+    assert len(meaning) == len(words) == 55 and meaning != words
+    scores = {one: 1 / (61 + meaning.index(one)) + 1 / (61 + words.index(one)) for one in meaning}
+    hits = atlas.search_text("number 7", 10, mode="hybrid", where=where, offset=2)
+    assert [hit.id for hit in hits] == sorted(scores, key=lambda one: (-scores[one], one))[2:12]
+    assert [hit.score for hit in hits] == pytest.approx([scores[hit.id] for hit in hits])
+    assert {hit.measure for hit in hits} == {"reciprocal rank"}
+
+
 def test_a_picture_finds_itself(with_model: tuple[Built, ClipModel], tmp_path: Path) -> None:
     from latent_assets_tests.atlas import built as pictures
 
@@ -393,10 +406,10 @@ def test_a_release_that_was_cleaned_away_is_named_with_the_remedy(built: Built, 
         release(copy)
     prune(copy.storage, keep=1, younger_than=timedelta(0))
     for ask in questions(before, copy):
-        with pytest.raises(NotBuiltError, match=r"version 1 of .* is gone: .* Open the atlas again\."):
+        with pytest.raises(NotBuiltError, match=r"version 2 of .* is gone: .* Open the atlas again\."):
             ask()
     after = Atlas.open(copy.storage.root)
-    assert after.version == 3 and len(after.to_polars()) == len(after) == 60
+    assert after.version == 6 and len(after.to_polars()) == len(after) == 60
     for ask in questions(after, copy):
         ask()
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from latent_assets import spaces as registered
 from latent_assets.atlas.rows import placed_rows, read_maps
 from latent_assets.atlas.schema import RELEASE_KEY
+from latent_assets.atlas.table import LISTS
 from latent_assets.errors import DataError, ModelError, NotBuiltError, QueryError
 from latent_assets.processes import host_name
 
@@ -66,6 +67,9 @@ class ReleaseInfo:
     second kind).
     `images`: how the images were stored whose vectors these are (keys of [fetch]); empty in cards that do not say.
     `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
+    `search`: per embedding how its vectors are searched: `index` (its kind, "" for comparing with every row), `lists`
+    (how many there are), `probes` (how many of them are searched at least) and `recall` (the share of the ten nearest
+    that is found so, measured when it was published); {} where every search is exact.
     `content`: hash over the rows, equal for equal rows whatever files they lie in (see `content`); "" in cards that do
     not say. `packages`: versions of what made it, Python's among them. `made_by`: user and machine. `settings`: the
     profile, without its root and its models, which are in `models`.
@@ -96,6 +100,11 @@ class ReleaseInfo:
     made_by: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     vectors: str = "float16"
+    search: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def probes(self, embedding: str) -> int:
+        """How many lists of the index of an embedding a search has to look through."""
+        return int(self.search.get(embedding, {}).get("probes", LISTS))
 
     def model_settings(self, embedding: str) -> Any:
         """The settings of the model that made the vectors of `embedding`, as its row's `load` takes them.

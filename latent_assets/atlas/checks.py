@@ -15,6 +15,8 @@ from PIL import Image
 from latent_assets import spaces as registered
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.fragments import table_files
+from latent_assets.atlas.indexes import missing_indexes
+from latent_assets.atlas.recall import LEAST_RECALL, make_probes, recall
 from latent_assets.atlas.schema import PLACE, table_fields
 from latent_assets.atlas.table import LIVE, brief, nearest, open_table
 from latent_assets.errors import LatentAssetsError
@@ -89,6 +91,9 @@ def _checked(profile: Profile, storage: Storage, version: int, release: ReleaseI
     checks.append(_readable(_THUMBNAILS, lambda: _thumbnails(table, sample, profile)))
     if release.dims:
         checks.append(_readable(_SEARCH, lambda: _search(table, searched, release)))
+    checks.append(_readable(_INDEXES, lambda: _indexes(table, release)))
+    if release.search:
+        checks.append(_readable(_RECALL, lambda: _recall(table, release)))
     return checks
 
 
@@ -103,6 +108,8 @@ _PLACED = ("finite_coordinates", "Every row has a place on each map.")
 _UNIT = ("unit_norm", "Vectors that should have length 1 do.")
 _THUMBNAILS = ("thumbnails", "A sample of thumbnails decodes.")
 _SEARCH = ("search", "A row's own vector finds a row at distance 0.")
+_INDEXES = ("indexes", "Ids, captions and filters are answered by indexes that have every row.")
+_RECALL = ("search_recall", "Searches through an index find the ten nearest that comparing with every row finds.")
 
 Found = tuple[bool, str, str]
 
@@ -239,11 +246,25 @@ def _search(table: LanceTable, sample: list[int], release: ReleaseInfo) -> Found
     asked = 0
     for row in _take(table, sample, list(release.dims)):
         for name, metric in release.metrics.items():
-            found = nearest(table, name, metric, row[name], k=1).select(["id", "_distance"]).to_arrow()
+            search = nearest(table, name, metric, row[name], 1, release.probes(name))
+            found = search.select(["id", "_distance"]).to_arrow()
             # equal pictures may answer for each other
             lost += not (found.num_rows and found["_distance"][0].as_py() < 1e-2)
             asked += 1
     return lost == 0, f"{lost} of {asked} lost", "0 lost"
+
+
+def _indexes(table: LanceTable, release: ReleaseInfo) -> Found:
+    missing = missing_indexes(table, release)
+    return not missing, f"missing: {', '.join(missing)}" if missing else f"{len(table.list_indices())} indexes", "all"
+
+
+def _recall(table: LanceTable, release: ReleaseInfo) -> Found:
+    """Measured anew, with other questions than those that the number of lists was chosen by."""
+    probes = make_probes(table, release.metrics, seed=1)
+    found = {name: recall(table, name, probe, release.probes(name)) for name, probe in probes.items()}
+    said = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+    return all(value >= LEAST_RECALL for value in found.values()), said, f"at least {LEAST_RECALL} of 10"
 
 
 def _take(table: LanceTable, rows: list[int], columns: list[str]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from latent_assets.atlas.content import digest_rows
-from latent_assets.atlas.schema import PLACE
+from latent_assets.atlas.schema import PLACE, RELEASE_KEY
 from latent_assets.atlas.table import LIVE, lance_address, open_table, table_options, table_uri, writing
 from latent_assets.storage import filesystem, fingerprint
 
@@ -153,6 +153,14 @@ def commit_shards(lance_uri: str, schema: pa.Schema, shards: Sequence[PreparedSh
         options = table_options(lance_uri)
         address = table_uri(lance_address(lance_uri))
         return int(lance.LanceDataset.commit(address, operation, storage_options=options).version)
+
+
+def write_card(lance_uri: str, version: int, card: str) -> int:
+    """A new version like `version` that says of itself what `card` (JSON) says; returns its number. No tag moves."""
+    dataset = _dataset(lance_uri, version)
+    with writing(lance_uri):
+        dataset.update_schema_metadata({RELEASE_KEY: card})
+    return int(dataset.version)
 
 
 def _data_file(schema: pa.Schema, part: Part, stored: StoredPart) -> lance.fragment.DataFile:

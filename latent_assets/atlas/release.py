@@ -7,11 +7,13 @@ in `fragments`.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.content import content_hash
@@ -25,14 +27,18 @@ from latent_assets.atlas.fragments import (
     known_parts,
     read_part_ids,
     version_times,
+    write_card,
     write_part,
 )
 from latent_assets.atlas.history import Action, note_move, superseded
+from latent_assets.atlas.indexes import VECTOR_KIND, build_indexes, list_count
+from latent_assets.atlas.recall import choose_lists, make_probes
 from latent_assets.atlas.rows import ShardContent, read_places, read_rows
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.table import (
-    DISTANCES,
+    LISTS,
     LIVE,
+    OvertakenError,
     flush_table,
     open_table,
     release_tag,
@@ -51,9 +57,7 @@ if TYPE_CHECKING:
 
 # longer than any read or commit takes
 _LONGEST_READ = timedelta(days=2)
-# from so many rows, or files that would have to be opened, a B-tree answers for an id sooner than reading all ids does
-_IDS_INDEXED_ABOVE, _FILES_INDEXED_ABOVE = 10_000, 128
-_BITS = 4  # of a quantized vector, for each dimension
+_STAGINGS = 5  # times that a version is made again when others make theirs
 
 
 @dataclass(frozen=True)
@@ -159,38 +163,50 @@ def commit(
     """Make a version of the table out of prepared shards.
 
     Returns its number, whether vectors are indexed, and the release as it says of itself: with the hash of its rows.
+    Raises OvertakenError when others make versions all the time, which is what the claim on the table prevents.
     """
     columns = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
     digests = [{shard.shard: part.digest for shard, part in parts} for parts in _parts(shards)]
     described = replace(release, content=content_hash(columns, *digests))
-    schema = arrow_schema(release.dims, release.spaces, described.to_json(), release.vectors)
+    for turn in range(_STAGINGS):
+        with suppress(OvertakenError):  # the files are there: only the version has to be made again
+            return _committed(profile, storage, described, shards)
+        time.sleep(random.uniform(0.0, 0.5 * 2**turn))
+    return _committed(profile, storage, described, shards)
+
+
+def _committed(
+    profile: Profile, storage: Storage, release: ReleaseInfo, shards: Sequence[PreparedShard]
+) -> tuple[int, bool, ReleaseInfo]:
+    """Rows, then indexes, then what measuring them adds to the card: a version of the table each."""
+    schema = arrow_schema(release.dims, release.spaces, release.to_json(), release.vectors)
     version = commit_shards(storage.lance_uri, schema, shards)
     rows = sum(shard.rows.count for shard in shards)
-    vectors = rows > profile.table.index_above_rows
-    if vectors or rows > _IDS_INDEXED_ABOVE or len(shards) > _FILES_INDEXED_ABOVE:
-        with writing(storage.lance_uri):
-            version = _index(storage.lance_uri, release, vectors)
-    return version, vectors and bool(release.dims), described
+    if not rows:
+        return version, False, release
+    vectors = rows > profile.table.index_above_rows and bool(release.dims)
+    report("atlas_table", rows, rows, note="indexes")
+    version = build_indexes(storage, version, release, vectors)
+    if not vectors:
+        return version, False, release
+    described = replace(release, search=_searched(storage.lance_uri, version, release))
+    return write_card(storage.lance_uri, version, described.to_json()), True, described
 
 
 def _parts(shards: Sequence[PreparedShard]) -> list[list[tuple[PreparedShard, StoredPart]]]:
     return [[(shard, shard.rows) for shard in shards], [(shard, shard.coords) for shard in shards]]
 
 
-def _index(lance_uri: str, release: ReleaseInfo, vectors: bool) -> int:
-    """Index ids for look-ups and, with `vectors`, every embedding for search; returns the version that has it all.
-
-    Vectors are quantized to four bits a dimension (RaBitQ), what that proposes is compared exactly: of 20,000 vectors
-    of 16 to 768 dimensions all of the ten nearest are found so, with one bit three quarters of them.
-    """
-    from lancedb.index import BTree, IvfRq
-
-    table = open_table(lance_uri, None)
-    table.create_index("id", config=BTree())
-    if vectors:
-        for name, metric in release.metrics.items():
-            table.create_index(name, config=IvfRq(distance_type=DISTANCES[metric], num_bits=_BITS))
-    return int(table.version)
+def _searched(lance_uri: str, version: int, release: ReleaseInfo) -> dict[str, dict[str, Any]]:
+    """How the vectors of a version are searched: in as many lists as it takes to find what is near; and that share."""
+    table = open_table(lance_uri, version)
+    found = {}
+    for name, probe in make_probes(table, release.metrics).items():
+        total = list_count(table.count_rows())
+        candidates = sorted({min(total, LISTS * 2**step) for step in range(5)} | {total})
+        lists, recall = choose_lists(table, name, probe, candidates)
+        found[name] = {"index": VECTOR_KIND, "lists": total, "probes": lists, "recall": round(recall, 4)}
+    return found
 
 
 def staged_version(storage: Storage, version: int) -> Staged:
@@ -205,8 +221,7 @@ def staged_version(storage: Storage, version: int) -> Staged:
             f"Version {version} is a release already: `latent-assets releases rollback {version}` shows it to readers."
         )
     info = ReleaseInfo.of_schema(table.schema, storage.lance_uri)
-    indexed = {index.columns[0] for index in table.list_indices()} >= set(info.dims)
-    return Staged(version, named.get(LIVE), info, indexed, 0.0, 0, 0, 0)
+    return Staged(version, named.get(LIVE), info, bool(info.search), 0.0, 0, 0, 0)
 
 
 def publish(storage: Storage, staged: Staged, checks: Sequence[Check], action: Action = "publish") -> Release:

@@ -103,7 +103,7 @@ def drop_rows(
 def _without(storage: Storage, release: ReleaseInfo, ids: Collection[str]) -> tuple[list[PreparedShard], int]:
     """The shards of the live version, those with rows of `ids` written anew; and how many rows that were."""
     uri = storage.lance_uri
-    schema = arrow_schema(release.dims, release.spaces)
+    schema = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
     wanted = pa.array(sorted(ids), pa.string())
     prepared: list[PreparedShard] = []
     dropped = 0

@@ -14,20 +14,23 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError, StorageError
+from latent_assets.errors import DataError, LatentAssetsError, NotBuiltError, QueryError, StorageError
 from latent_assets.layout import ATLAS_TABLE, table_folder
 from latent_assets.limits import shortage
 from latent_assets.storage import Storage, plain_path
 
 if TYPE_CHECKING:
-    from lancedb.query import LanceVectorQueryBuilder
+    from lancedb.query import LanceFtsQueryBuilder, LanceVectorQueryBuilder
     from lancedb.table import LanceTable
 
 LIVE = "live"
+WORDS = "caption_words"  # the index of captions by their words
 # an embedding's metric -> LanceDB's name of it
 DISTANCES: dict[str, Literal["cosine", "l2"]] = {"cosine": "cosine", "euclidean": "l2"}
-# with a vector index: how many partitions are searched, and how many times k are compared exactly
-_PARTITIONS, _REFINE = 32, 10
+# with a vector index: how many lists are searched at least, and how many times k are compared exactly
+LISTS = 16
+_REFINE, _REFINE_MANY, _MANY = 5, 2, 200
+_DEEP = 500  # more of them for every so many answers
 
 _S3_OPTIONS = {
     "AWS_ACCESS_KEY_ID": "aws_access_key_id",
@@ -39,6 +42,7 @@ _S3_OPTIONS = {
     "AWS_ENDPOINT_URL_S3": "aws_endpoint",
 }
 _DOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+_OVERTAKEN = "incompatible with concurrent transaction"
 _ABSENT = ("not found", "no longer exists", "does not exist", "ref is invalid")
 
 
@@ -119,10 +123,29 @@ def is_absent(error: BaseException) -> bool:
     return any(reason in text for reason in _ABSENT)
 
 
-def nearest(table: LanceTable, embedding: str, metric: str, vector: np.ndarray, k: int) -> LanceVectorQueryBuilder:
-    """The search for the k rows nearest to `vector`, float [d], by an embedding; with an index or without."""
+def nearest(
+    table: LanceTable, embedding: str, metric: str, vector: np.ndarray, k: int, lists: int = LISTS
+) -> LanceVectorQueryBuilder:
+    """The search for the k rows nearest to `vector`, float [d], by an embedding; with an index or without.
+
+    lists: how many lists of an index are searched at least; all of them where a filter leaves too few answers.
+    """
     search = table.search(np.asarray(vector, np.float32), vector_column_name=embedding)
-    return search.distance_type(DISTANCES[metric]).nprobes(_PARTITIONS).refine_factor(_REFINE).limit(k)
+    search = search.distance_type(DISTANCES[metric]).refine_factor(_REFINE if k <= _MANY else _REFINE_MANY)
+    return search.minimum_nprobes(lists * (1 + k // _DEEP)).maximum_nprobes(0).limit(k)
+
+
+def matching(table: LanceTable, text: str, k: int) -> LanceFtsQueryBuilder:
+    """The search for the k rows whose captions say most of the words of `text` (BM25), best first."""
+    from lancedb.query import MatchQuery
+
+    search: LanceFtsQueryBuilder = table.search(MatchQuery(text, "caption"), query_type="fts").limit(k)
+    return search
+
+
+def has_words(table: LanceTable) -> bool:
+    """Whether the captions of a version can be searched by their words."""
+    return any(index.name == WORDS for index in table.list_indices())
 
 
 def row_filter(category: str | None = None, domain: str | None = None) -> str | None:
@@ -176,12 +199,26 @@ def _is_there(lance_uri: str, version: int) -> bool:
     return True
 
 
+class OvertakenError(DataError):
+    """Another process made a version of the table meanwhile, of which this one's next step knows nothing."""
+
+
 @contextmanager
 def writing(lance_uri: str) -> Iterator[None]:
-    """Turn Lance's refusals to write into a StorageError with the remedy."""
+    """Turn Lance's refusals to write into errors of ours with the remedy.
+
+    Raises StorageError when the storage refuses, OvertakenError when another process wrote to the table meanwhile.
+    """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
+        if _OVERTAKEN in str(error):
+            raise OvertakenError(
+                f"Another process stages a version of {table_uri(lance_uri)}, too: nothing of this one is published. "
+                "Wait for it, then build again."
+            ) from error
+        if not isinstance(error, OSError | RuntimeError):
+            raise
         if (fault := shortage(error, wrapped=True)) is not None:
             raise fault from error
         raise StorageError(

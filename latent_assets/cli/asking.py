@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 from rich.table import Table
@@ -20,7 +20,7 @@ from latent_assets.cli.report import print_labelled
 from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError
 
 if TYPE_CHECKING:
-    from latent_assets.client import Atlas, Hit
+    from latent_assets.client import Atlas, Hit, Mode
     from latent_assets.service.remote import RemoteAtlas
 
 T = TypeVar("T")
@@ -61,6 +61,14 @@ def search(
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture to look for, instead of words.")] = None,
     count: CountOption = 10,
     space: Annotated[str, typer.Option(help="With a picture: clip (meaning) or vae (colour and layout).")] = "clip",
+    mode: Annotated[
+        str, typer.Option(help="With words: clip (meaning), words (of captions, BM25) or hybrid (both).")
+    ] = "clip",
+    offset: Annotated[int, typer.Option(min=0, help="Results to pass over.")] = 0,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="FILTER", help="Of these only: \"aesthetic >= 7 AND contains(caption, 'fox')\"."),
+    ] = None,
     profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,9 +82,15 @@ def search(
     if image is None and space != "clip":
         raise QueryError(f"--space {space} is for pictures (--image FILE): words are compared by CLIP only.")
 
+    if mode not in ("clip", "words", "hybrid"):
+        raise QueryError(f"--mode {mode}: say clip (meaning), words (of captions) or hybrid (both).")
+    if image is not None and (mode != "clip" or offset or where is not None):
+        raise QueryError("--mode, --offset and --where are for words.")
+    chosen = cast("Mode", mode)
+
     def ask(atlas: Atlas | RemoteAtlas) -> list[Hit]:
         if image is None:
-            return atlas.search_text(text or "", k=count)
+            return atlas.search_text(text or "", k=count, mode=chosen, offset=offset, where=where)
         return atlas.search_image(image, k=count, space=space)
 
     _print_hits(asked(profile, ask), as_json)

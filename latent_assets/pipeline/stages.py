@@ -356,7 +356,7 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
                 *("laion_metadata", "shard_catalog", "image_shards", *encoded),
                 *("embedding_manifest", "umap_model", "umap_projection"),
             ),
-            revision=3,
+            revision=4,
             settings=lambda chosen: {
                 **_section(chosen, "table", exclude=_THUMBNAIL | _RETENTION),
                 "title": chosen.title,

@@ -251,10 +251,20 @@ def _atlas(app: FastAPI, service: Service) -> None:
                 examples=["openmoji.org"],
             ),
         ] = None,
+        where: Annotated[
+            str | None,
+            Query(
+                min_length=1,
+                max_length=LONGEST_QUERY,
+                pattern=_TEXT,
+                description="only rows for which this holds: comparisons of columns, joined by AND, OR and NOT",
+                examples=["aesthetic >= 7 AND contains(caption, 'fox')"],
+            ),
+        ] = None,
     ) -> SearchAnswer:
         """Images whose meaning or caption fits words, best first."""
         release = service.current
-        question = looking.Question(q, mode, k, offset, min_score, category, domain)
+        question = looking.Question(q, mode, k, offset, min_score, category, domain, where)
         return await _answer(request, service.reading, lambda: looking.search(release, question))
 
     @app.post(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from latent_assets.atlas.schema import PLACE
-from latent_assets.atlas.table import row_filter
 from latent_assets.client import Hit
 from latent_assets.errors import NotBuiltError, QueryError
-from latent_assets.service.answers import Found, ImageAnswer, Measure, Mode, NeighbourGroup, SearchAnswer
+from latent_assets.service.answers import Found, ImageAnswer, Mode, NeighbourGroup, SearchAnswer
 from latent_assets.service.placements import groups, thumbnail_address
 from latent_assets.service.releases import OpenRelease
 
 _SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
 _NEIGHBOURS = 8
-_FUSED = 60  # reciprocal rank fusion: Cormack, Clarke, Buettcher, SIGIR 2009
-_DEEP = 200  # places of each ranking that are fused at least
+# the API's words -> the client's
+MODES: Mapping[str, Literal["clip", "words", "hybrid"]] = {"meaning": "clip", "words": "words", "both": "hybrid"}
 _COLUMNS = ("id", "caption", "category", "url", "source_url")
 
 
@@ -34,20 +32,26 @@ class Question:
     min_score: float | None
     category: str | None
     domain: str | None
+    where: str | None = None
 
 
 def search(release: OpenRelease, question: Question) -> SearchAnswer:
     """Images whose meaning or caption fits a text. Raises QueryError for what cannot be asked."""
     most = question.offset + question.k
-    if question.mode == "meaning":
-        found = _meaning(release, question, most)
-    elif question.mode == "words":
-        found = _words(release, question, most)
-    else:
-        found = _both(release, question, most)
-    kept = [hit for hit in found if question.min_score is None or hit.similarity >= question.min_score]
+    hits = release.atlas.search_text(
+        question.text,
+        most,
+        mode=MODES[question.mode],
+        where=question.where,
+        category=question.category,
+        domain=question.domain,
+    )
+    kept = [hit for hit in hits if question.min_score is None or hit.score >= question.min_score]
     return SearchAnswer(
-        query=question.text, mode=question.mode, release=release.version, results=kept[question.offset : most]
+        query=question.text,
+        mode=question.mode,
+        release=release.version,
+        results=_found(release, kept[question.offset : most]),
     )
 
 
@@ -85,59 +89,6 @@ def thumbnail(release: OpenRelease, row_id: str) -> bytes:
         raise NotBuiltError(f"The atlas {release.atlas.info.profile} (version {release.version}) has no row {row_id}.")
     data: bytes = found["thumbnail"][0].as_py()
     return data
-
-
-# -- searching -----------------------------------------------------------------------------------------
-
-
-def _meaning(release: OpenRelease, question: Question, most: int) -> list[Found]:
-    hits = release.atlas.search_text(question.text, most, category=question.category, domain=question.domain)
-    return _found(release, hits)
-
-
-def _words(release: OpenRelease, question: Question, most: int) -> list[Found]:
-    row_filter(question.category, question.domain)  # refuses what is no domain
-    among = release.words.among(question.category, question.domain)
-    rows, scores = release.words.search(question.text, most, among)
-    return [
-        _of_row(release, row, float(score), "BM25") for row, score in zip(_take(release, rows), scores, strict=True)
-    ]
-
-
-def _both(release: OpenRelease, question: Question, most: int) -> list[Found]:
-    """Both rankings, fused by their ranks: the scores of the two do not compare."""
-    deep = max(_DEEP, most)
-    rankings = [_meaning(release, question, deep), _words(release, question, deep)]
-    known = {hit.id: hit for ranking in rankings for hit in ranking}
-    scores = dict.fromkeys(known, 0.0)
-    for ranking in rankings:
-        for rank, hit in enumerate(ranking, 1):
-            scores[hit.id] += 1.0 / (_FUSED + rank)
-    best = sorted(scores, key=lambda row_id: -scores[row_id])[:most]
-    return [
-        known[row_id].model_copy(update={"similarity": scores[row_id], "measure": "reciprocal rank"}) for row_id in best
-    ]
-
-
-def _take(release: OpenRelease, rows: np.ndarray) -> Sequence[Mapping[str, Any]]:
-    """Rows by their positions, in that order."""
-    places = [f"{PLACE}{space}" for space in release.atlas.info.spaces]
-    if not len(rows):
-        return []
-    # what is taken comes in the order of the table
-    taken = release.table.take_offsets(sorted(rows.tolist())).select([*_COLUMNS, *places]).to_arrow().to_pylist()
-    of_row = dict(zip(sorted(rows.tolist()), taken, strict=True))
-    return [of_row[row] for row in rows.tolist()]
-
-
-def _of_row(release: OpenRelease, row: Mapping[str, Any], score: float, measure: Measure) -> Found:
-    return Found(
-        **{name: row[name] for name in _COLUMNS},
-        similarity=score,
-        measure=measure,
-        thumbnail=thumbnail_address(row["id"], release.version),
-        positions={space: tuple(row[f"{PLACE}{space}"]) for space in release.atlas.info.spaces},
-    )
 
 
 def _found(release: OpenRelease, hits: Iterable[Hit]) -> list[Found]:

@@ -9,11 +9,9 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-from latent_assets.atlas.table import LIVE, open_table
-from latent_assets.atlas.words import WordIndex
+from latent_assets.atlas.table import LIVE, has_words, open_table
 from latent_assets.client import Atlas
 from latent_assets.errors import LatentAssetsError, NotBuiltError
 from latent_assets.generated.placement.calibration import calibration_version
@@ -44,11 +42,6 @@ class OpenRelease:
         """Version of the table."""
         return self.placer.version
 
-    @cached_property
-    def words(self) -> WordIndex:
-        """The captions, by their words."""
-        return WordIndex.of(self.table)
-
     @classmethod
     def open(cls, storage: Storage, tag: str) -> OpenRelease:
         """Open the release that a tag names. Raises NotBuiltError when it is not there."""
@@ -67,7 +60,8 @@ class OpenRelease:
         self.placer.place(blank)
         if "clip" in self.placer.encoders:
             self.atlas.search_text("blank", k=1)
-        self.words  # noqa: B018
+        if has_words(self.table):
+            self.atlas.search_text("blank", k=1, mode="words")
 
 
 class LiveRelease:

@@ -17,12 +17,14 @@ from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.service.record import Record, read_record
 
 if TYPE_CHECKING:
-    from latent_assets.client import Hit
+    from latent_assets.client import Hit, Mode
     from latent_assets.generated.placement.placed import Placed, Placement
 
 _CONNECT, _ANSWER = 2.0, 30.0  # seconds
 _MOST_ANSWER = 64 << 20
 LONGEST_QUERY = 1_000  # characters
+# the client's words -> the API's
+_MODES = {"clip": "meaning", "words": "words", "hybrid": "both"}
 
 
 class UnavailableError(Exception):
@@ -55,14 +57,17 @@ class RemoteAtlas:
             return None
         return cls(record, int(health["release"]))
 
-    def search_text(self, text: str, k: int) -> list[Hit]:
+    def search_text(
+        self, text: str, k: int, *, mode: Mode = "clip", offset: int = 0, where: str | None = None
+    ) -> list[Hit]:
         """As `Atlas.search_text`. Raises UnavailableError besides."""
         from latent_assets.client import checked_text
 
         words = checked_text(text)
-        if len(words) > LONGEST_QUERY:
+        if len(words) > LONGEST_QUERY or len(where or "") > LONGEST_QUERY:
             raise UnavailableError(f"it takes at most {LONGEST_QUERY:,} characters")
-        return self._hits(self._get("/api/search", q=words, k=k))
+        among = {} if where is None else {"where": where}
+        return self._hits(self._get("/api/search", q=words, k=k, mode=_MODES[mode], offset=offset, **among))
 
     def search_image(self, image: Path, k: int, space: str) -> list[Hit]:
         """As `Atlas.search_image` of a file. Raises UnavailableError besides."""

@@ -29,7 +29,9 @@ def with_fault(built: Built, fault: Fault) -> dict[str, Check]:
     good = stage(built.profile, built.storage, built.shards, built.release)
     table = open_table(built.storage.lance_uri, good.version).to_arrow()
     broken = lance.write_dataset(fault(table), table_uri(built.storage.lance_uri), mode="overwrite")
-    return checked(built, replace(good, version=broken.version))
+    found = checked(built, replace(good, version=broken.version))
+    assert not found.pop("indexes").passed, "what is written over has none"
+    return found
 
 
 def checked(built: Built, staged: Staged) -> dict[str, Check]:
@@ -83,6 +85,7 @@ def test_a_good_release_passes(built: Built) -> None:
         "unit_norm",
         "thumbnails",
         "search",
+        "indexes",
     ]
     assert all(one.passed for one in found.values()), found
 
@@ -160,7 +163,7 @@ def test_the_live_release_passes_the_same_checks(live: Built) -> None:
 
 def test_the_live_release_is_judged_and_not_the_newest_version(live: Built) -> None:
     emptied = stage(live.profile, live.storage, [], replace(live.release, rows=0, shards={}))
-    assert emptied.version == 2
+    assert emptied.version == 3
     assert {one.name: one.found for one in check_live(live.profile, live.storage)}["row_count"] == "60"
 
 
@@ -220,7 +223,7 @@ def test_the_files_of_the_live_release_are_listed_without_reading_them(live: Bui
         (gone.name, None),
         (short.name, 5),
     ]
-    assert table_files(live.storage, version=2) == []
+    assert table_files(live.storage, version=3) == []
     assert TableFile("of an old writer", 7, None).sound
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,12 +34,12 @@ def test_every_move_is_kept_with_who_and_when(built: Built, monkeypatch: pytest.
     before = datetime.now(UTC)
     published(built)
     published(built)
-    rollback(built.storage, 1)
+    rollback(built.storage, 2)
     found = moves(built.storage)
     assert [(m.action, m.before, m.version, m.who) for m in found] == [
-        ("publish", None, 1, "ada"),
-        ("publish", 1, 2, "ada"),
-        ("rollback", 2, 1, "ada"),
+        ("publish", None, 2, "ada"),
+        ("publish", 2, 4, "ada"),
+        ("rollback", 4, 2, "ada"),
     ]
     assert [m.number for m in found] == [1, 2, 3] and before <= found[0].at <= found[2].at <= datetime.now(UTC)
 
@@ -51,10 +52,10 @@ def test_a_release_is_found_by_tag_number_and_live(built: Built) -> None:
         release_before(built.storage.lance_uri)
     published(built)
     uri = built.storage.lance_uri
-    assert [r.version for r in releases(uri)] == [2, 1]
-    assert {find_release(uri, name).version for name in ("live", "2", "release-00002")} == {2}
-    assert release_before(uri).version == 1
-    with pytest.raises(NotBuiltError, match=r"no release 7. There are: release-00002 \(live\), release-00001"):
+    assert [r.version for r in releases(uri)] == [4, 2]
+    assert {find_release(uri, name).version for name in ("live", "4", "release-00004")} == {4}
+    assert release_before(uri).version == 2
+    with pytest.raises(NotBuiltError, match=r"no release 7. There are: release-00004 \(live\), release-00002"):
         find_release(uri, "7")
 
 
@@ -148,17 +149,17 @@ def test_a_release_that_was_live_until_just_now_is_kept(built: Built, monkeypatc
     for _ in range(4):
         published(built)
     assert dropped_by(built.storage, keep=1) == {}
-    assert dropped_by(built.storage, keep=1, younger_than=timedelta(0)) == {n: f"release-{n:05d}" for n in (1, 2, 3)}
+    assert dropped_by(built.storage, keep=1, younger_than=timedelta(0)) == {n: f"release-{n:05d}" for n in (2, 4, 6)}
     week = timedelta(days=7)
-    old = {n: datetime.now(UTC) - week for n in (1, 2, 3, 4)}
+    old = {n: datetime.now(UTC) - week for n in (2, 4, 6, 8)}
     monkeypatch.setattr("latent_assets.atlas.release.version_times", lambda uri: old)
     # made a week ago, replaced just now
     assert dropped_by(built.storage, keep=1) == {}
-    left = {1: datetime.now(UTC) - week, 2: datetime.now(UTC) - timedelta(days=3), 3: datetime.now(UTC)}
+    left = {2: datetime.now(UTC) - week, 4: datetime.now(UTC) - timedelta(days=3), 6: datetime.now(UTC)}
     monkeypatch.setattr("latent_assets.atlas.release.superseded", lambda storage: left)
-    assert set(dropped_by(built.storage, keep=1)) == {1, 2}
+    assert set(dropped_by(built.storage, keep=1)) == {2, 4}
     prune(built.storage, keep=1)
-    assert tags(built.storage.lance_uri) == {LIVE: 4, "release-00003": 3, "release-00004": 4}
+    assert tags(built.storage.lance_uri) == {LIVE: 8, "release-00006": 6, "release-00008": 8}
 
 
 # -- two at once -----------------------------------------------------------------------------------------
@@ -210,21 +211,31 @@ def test_of_two_publishers_one_wins_and_the_other_says_why(built: Built, tmp_pat
     version = int(said[won[0]].split()[1])
     assert loser.startswith("DataError: Nothing is published") and f"{winner} moved it to version {version}" in loser
     assert tags(built.storage.lance_uri)[LIVE] == version
-    assert [m.version for m in moves(built.storage)] == [1, version]
+    assert [m.version for m in moves(built.storage)] == [2, version]
+
+
+def test_versions_staged_at_the_same_time_are_whole_each(built: Built) -> None:
+    """Rows are a version and their indexes another: what comes between is noticed, and the version made again."""
+    published(built)
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: staged(built), range(2)))
+    assert len({one.version for one in made}) == 2
+    for one in made:
+        assert all(found.passed for found in check(built.profile, built.storage, one))
 
 
 def test_what_was_staged_before_another_publish_is_not_published(built: Built) -> None:
     published(built)
     slow, quick = staged(built), staged(built)
     publish(built.storage, quick, check(built.profile, built.storage, quick))
-    with pytest.raises(DataError, match=r"moved it to version 3 \(publish"):
+    with pytest.raises(DataError, match=r"moved it to version 6 \(publish"):
         publish(built.storage, slow, check(built.profile, built.storage, slow))
     assert tags(built.storage.lance_uri)[LIVE] == quick.version
 
 
 def test_a_move_whose_process_was_killed_stops_nobody(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     published(built)
-    note_move(built.storage, "publish", 7, 1)  # and then it is killed
+    note_move(built.storage, "publish", 7, 2)  # and then it is killed
     made = staged(built)
     checks = check(built.profile, built.storage, made)
     with pytest.raises(DataError, match="version 7"):  # for all we know it is about to move the tag
@@ -235,8 +246,8 @@ def test_a_move_whose_process_was_killed_stops_nobody(built: Built, monkeypatch:
     monkeypatch.undo()
     monkeypatch.setattr(history, "_MAKES_WITHIN", timedelta(seconds=0.1))
     time.sleep(0.2)
-    rollback(built.storage, 1)
-    assert tags(built.storage.lance_uri)[LIVE] == 1
+    rollback(built.storage, 2)
+    assert tags(built.storage.lance_uri)[LIVE] == 2
 
 
 def test_a_note_whose_bytes_were_lost_stands_in_nobodys_way(built: Built) -> None:
@@ -247,4 +258,4 @@ def test_a_note_whose_bytes_were_lost_stands_in_nobodys_way(built: Built) -> Non
     assert moves(built.storage) == [] and last_move(built.storage) is None
     change_caption(built, 3, "another caption")
     made = published(built)
-    assert [(move.number, move.before, move.version) for move in moves(built.storage)] == [(2, 1, made.version)]
+    assert [(move.number, move.before, move.version) for move in moves(built.storage)] == [(2, 2, made.version)]

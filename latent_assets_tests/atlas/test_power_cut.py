@@ -43,7 +43,7 @@ def test_everything_is_flushed_before_a_tag_moves_and_after(
         monkeypatch.setattr(Tags, name, watched(getattr(Tags, name)))
     published(built)
     published(built)
-    assert moved == ["release-00001", LIVE, "release-00002", LIVE]
+    assert moved == ["release-00002", LIVE, "release-00004", LIVE]
     assert disk.cut(table(built)) == []
     assert live(built).count_rows() == 60
 
@@ -71,8 +71,8 @@ def test_a_real_power_cut_takes_nothing_of_a_release(template: Built, tmp_path: 
         (disk / "unflushed").write_bytes(b"x" * 100_000)
         cut()
         assert not (disk / "unflushed").exists() or (disk / "unflushed").stat().st_size == 0, "the power was cut"
-        assert tags(built.storage.lance_uri) == {"release-00001": 1, "release-00002": 2, LIVE: 2}
-        assert problem_of(built.storage, 2) == "" and recover(built.storage) == ""
+        assert tags(built.storage.lance_uri) == {"release-00002": 2, "release-00004": 4, LIVE: 4}
+        assert problem_of(built.storage, 4) == "" and recover(built.storage) == ""
         assert live(built).search().limit(None).to_arrow().num_rows == 60
 
 
@@ -82,14 +82,14 @@ def _newest(folder: Path) -> Path:
 
 
 _LOST: dict[str, tuple[Callable[[Path], list[Path]], int | None]] = {
-    "newest version": (lambda folder: [_newest(folder)], 1),
-    "live": (lambda folder: [folder / "_refs/tags/live.json"], 2),
-    "newest release": (lambda folder: [folder / "_refs/tags/release-00002.json"], 2),
-    "live and newest release": (lambda folder: [*(folder / "_refs/tags").glob("*[!1].json")], 1),
-    "hint": (lambda folder: list((folder / "_versions").glob("*.json")), 2),
-    "older version": (lambda folder: [max((folder / "_versions").glob("*.manifest"))], 2),
-    "transactions": (lambda folder: list((folder / "_transactions").iterdir()), 2),
-    "data of the newest": (lambda folder: [_rewritten(folder)], 1),
+    "newest version": (lambda folder: [_newest(folder)], 2),
+    "live": (lambda folder: [folder / "_refs/tags/live.json"], 4),
+    "newest release": (lambda folder: [folder / "_refs/tags/release-00004.json"], 4),
+    "live and newest release": (lambda folder: [*(folder / "_refs/tags").glob("*[!2].json")], 2),
+    "hint": (lambda folder: list((folder / "_versions").glob("*.json")), 4),
+    "older version": (lambda folder: [max((folder / "_versions").glob("*.manifest"))], 4),
+    "transactions": (lambda folder: list((folder / "_transactions").iterdir()), 4),
+    "data of the newest": (lambda folder: [_rewritten(folder)], 2),
     "all data": (lambda folder: list((folder / "data").iterdir()), None),
     "all versions": (lambda folder: list((folder / "_versions").iterdir()), None),
     "all": (lambda folder: [path for path in folder.rglob("*") if path.is_file()], None),
@@ -137,7 +137,7 @@ def test_what_has_content_is_never_removed(built: Built) -> None:
     before = {path: path.stat().st_size for path in table(built).rglob("*")}
     recover(built.storage)
     assert {path: path.stat().st_size for path in table(built).rglob("*")} == before
-    assert problem_of(built.storage, 1) != ""
+    assert problem_of(built.storage, 2) != ""
 
 
 def test_a_tag_that_lies_in_pieces(built: Built) -> None:
@@ -146,9 +146,9 @@ def test_a_tag_that_lies_in_pieces(built: Built) -> None:
         (table(built) / "_refs/tags/live.json").write_text(text)
         with pytest.raises(LatentAssetsError):
             _open(built)
-        assert "whole" not in problem_of(built.storage, 1) != ""
-        assert "version 1" in recover(built.storage)
-        assert live(built).version == 1
+        assert "whole" not in problem_of(built.storage, 2) != ""
+        assert "version 2" in recover(built.storage)
+        assert live(built).version == 2
 
 
 def _open(built: Built) -> Any:

@@ -27,17 +27,17 @@ def test_cleaning_keeps_live_the_newest_releases_and_young_versions(built: Built
     for _ in range(4):
         published(built)
     abandoned = staged(built)
-    rollback(built.storage, 1)
+    rollback(built.storage, 2)
     prune(built.storage, keep=2)
     # nothing is old enough yet: every version can still be opened, also the unpublished one
-    assert tags(built.storage.lance_uri) == {LIVE: 1, **{f"release-{n:05d}": n for n in (1, 2, 3, 4)}}
+    assert tags(built.storage.lance_uri) == {LIVE: 2, **{f"release-{n:05d}": n for n in (2, 4, 6, 8)}}
     assert open_table(built.storage.lance_uri, abandoned.version).count_rows() == 60
     freed = prune(built.storage, keep=1, younger_than=timedelta(0))
     assert freed > 0
-    assert tags(built.storage.lance_uri) == {LIVE: 1, "release-00001": 1, "release-00004": 4}
+    assert tags(built.storage.lance_uri) == {LIVE: 2, "release-00002": 2, "release-00008": 8}
     assert live(built).count_rows() == 60 and len(live(built).to_arrow()) == 60
-    assert open_table(built.storage.lance_uri, "release-00004").count_rows() == 60
-    for dropped in (2, 3):
+    assert open_table(built.storage.lance_uri, "release-00008").count_rows() == 60
+    for dropped in (4, 6):
         with pytest.raises(NotBuiltError):
             open_table(built.storage.lance_uri, dropped)
 
@@ -57,10 +57,10 @@ def test_what_a_kept_release_needs_is_never_removed(built: Built) -> None:
     # of the first two releases: the rows of the changed shard and all places; the other shards' rows serve all four
     assert sorted(name.split(".")[1] for name in gone) == ["coords"] * 6 + ["rows"] * 2
     assert freed >= sum(len(before[name]) for name in gone)
-    assert tags(built.storage.lance_uri) == {LIVE: 4, "release-00003": 3, "release-00004": 4}
-    for version in (3, 4, 3):
+    assert tags(built.storage.lance_uri) == {LIVE: 8, "release-00006": 6, "release-00008": 8}
+    for version in (6, 8, 6):
         rollback(built.storage, version)
-        assert live(built).to_arrow().to_pylist() == truth[version - 1]
+        assert live(built).to_arrow().to_pylist() == truth[version // 2 - 1]
         assert all(found.passed for found in check_live(built.profile, built.storage))
 
 

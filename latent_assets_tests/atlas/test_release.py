@@ -122,23 +122,23 @@ def test_any_caption_is_carried_as_it_is(built: Built, caption: str) -> None:
 
 def test_staging_moves_no_tag(built: Built) -> None:
     first = published(built)
-    assert first.replaced is None and tags(built.storage.lance_uri) == {LIVE: 1, "release-00001": 1}
+    assert first.replaced is None and tags(built.storage.lance_uri) == {LIVE: 2, "release-00002": 2}
     made = staged(built)
-    assert (made.version, made.live) == (2, 1)
-    assert live(built).version == 1
-    second = publish(built.storage, made, check(built.profile, built.storage, made))
-    assert (second.version, second.tag, second.replaced) == (2, "release-00002", 1)
+    assert (made.version, made.live) == (4, 2)
     assert live(built).version == 2
+    second = publish(built.storage, made, check(built.profile, built.storage, made))
+    assert (second.version, second.tag, second.replaced) == (4, "release-00004", 2)
+    assert live(built).version == 4
 
 
 def test_going_back_is_one_step(built: Built) -> None:
     published(built)
     published(built)
-    rollback(built.storage, 1)
-    assert live(built).version == 1
+    rollback(built.storage, 2)
+    assert live(built).version == 2
     with pytest.raises(NotBuiltError):
         rollback(built.storage, 99)
-    assert live(built).version == 1
+    assert live(built).version == 2
 
 
 def test_a_failed_check_leaves_live_and_drops_nothing(built: Built) -> None:
@@ -149,7 +149,7 @@ def test_a_failed_check_leaves_live_and_drops_nothing(built: Built) -> None:
     with pytest.raises(DataError, match="unique_ids: found 3 repeated, expected 0 repeated") as refused:
         publish(built.storage, made, [*checks, failed])
     assert "Readers keep the release before" in str(refused.value)
-    assert tags(built.storage.lance_uri) == {LIVE: 1, "release-00001": 1}
+    assert tags(built.storage.lance_uri) == {LIVE: 2, "release-00002": 2}
     assert open_table(built.storage.lance_uri, made.version).count_rows() == 60
 
 
@@ -164,8 +164,8 @@ def test_an_unchecked_release_is_not_published(built: Built) -> None:
 def test_publishing_twice_changes_nothing(built: Built) -> None:
     made = staged(built)
     checks = check(built.profile, built.storage, made)
-    assert publish(built.storage, made, checks).version == publish(built.storage, made, checks).version == 1
-    assert tags(built.storage.lance_uri) == {LIVE: 1, "release-00001": 1}
+    assert publish(built.storage, made, checks).version == publish(built.storage, made, checks).version == 2
+    assert tags(built.storage.lance_uri) == {LIVE: 2, "release-00002": 2}
 
 
 def test_readers_see_the_old_release_or_the_new_one(built: Built) -> None:
@@ -239,7 +239,7 @@ def test_a_kill_before_the_tag_moved_leaves_the_old_release(built: Built, point:
     assert process.stdout is not None and process.stdout.readline() == b"here\n"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert live(built).version == 1 and live(built).count_rows() == 60
+    assert live(built).version == 2 and live(built).count_rows() == 60
     again = published(built)
     assert live(built).version == again.version > 1
     assert live(built).count_rows() == 60
@@ -255,7 +255,7 @@ def test_a_missing_thumbnail_names_shard_and_row_and_commits_nothing(built: Buil
     with pytest.raises(DataError, match="Shard 00001: 1 rows have coordinates but are not in the thumbnails") as found:
         staged(built)
     assert built.ids[20] in str(found.value)
-    assert open_table(built.storage.lance_uri, None).version == 1
+    assert open_table(built.storage.lance_uri, None).version == 2
 
 
 def test_a_row_that_left_the_catalog_is_refused(built: Built) -> None:
@@ -309,7 +309,7 @@ def test_a_third_embedding_is_published_and_searched(built: Built, third: spaces
     assert {hit.measure for hit in hits} == {"L2 distance"}
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(exact)[1:6], rtol=1e-3)
     np.testing.assert_array_equal(np.float32(atlas.row(built.ids[11]).xyz["hue"]), hues[11, :3].astype(np.float32))
-    first = Atlas.open(built.storage.root, tag="release-00001").info
+    first = Atlas.open(built.storage.root, tag="release-00002").info
     assert first == replace(built.release, content=first.content)
 
 
@@ -326,7 +326,7 @@ def test_one_shard_is_in_memory_at_a_time(built: Built) -> None:
 
 
 def test_a_large_table_gets_an_index_that_finds_the_same(tmp_path: Path) -> None:
-    large = build(tmp_path / "root", rows=600, shards=1, spaces=("clip",))
+    large = build(tmp_path / "root", rows=600, shards=2, spaces=("clip",))
     profile = large.profile.model_copy(
         update={"table": large.profile.table.model_copy(update={"index_above_rows": 500})}
     )
@@ -334,38 +334,51 @@ def test_a_large_table_gets_an_index_that_finds_the_same(tmp_path: Path) -> None
     assert made.indexed
     checks = check(profile, large.storage, made)
     assert all(found.passed for found in checks), checks
+    assert {found.name for found in checks} > {"indexes", "search_recall"}
     publish(large.storage, made, checks)
     table = live(large)
-    assert {index.name for index in table.list_indices()} == {"clip_idx", "vae_idx", "id_idx"}
+    assert {index.name for index in table.list_indices()} > {"clip_idx", "vae_idx", "id_idx"}
+    info = Atlas.open(large.storage.root).info
+    assert info.search == made.release.search and set(info.search) == {"clip", "vae"}
     vae = synthetic.vae_columns(600)["pooled"].astype(np.float32)
-    for name, metric, query, exact in (
-        ("clip", "cosine", large.clip[3], np.argsort(-(large.clip @ large.clip[3]))[:10]),
-        ("vae", "euclidean", vae[3], np.argsort(np.linalg.norm(vae - vae[3], axis=1))[:10]),
-    ):
-        found = nearest(table, name, metric, query, k=10).select(["id", "_distance"]).to_arrow()
-        assert len(set(found["id"].to_pylist()) & {large.ids[i] for i in exact}) >= 9
+    for name, metric, vectors in (("clip", "cosine", large.clip), ("vae", "euclidean", vae)):
+        said = info.search[name]
+        assert said["index"] == "IVF_RQ" and said["lists"] == 4 and 1 <= said["probes"] <= 4
+        hits = 0
+        for row in range(0, 600, 12):
+            distances = (
+                1 - vectors @ vectors[row] if metric == "cosine" else np.linalg.norm(vectors - vectors[row], axis=1)
+            )
+            search = nearest(table, name, metric, vectors[row], 10, said["probes"]).select(["id", "_distance"])
+            hits += len(set(search.to_arrow()["id"].to_pylist()) & {large.ids[i] for i in np.argsort(distances)[:10]})
+        assert hits / 500 == pytest.approx(said["recall"], abs=0.03) and said["recall"] >= 0.95
 
 
-@pytest.mark.parametrize(("limit", "value"), [("_IDS_INDEXED_ABOVE", 50), ("_FILES_INDEXED_ABOVE", 2)])
-def test_ids_of_many_rows_or_files_are_indexed(
-    built: Built, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
-) -> None:
-    monkeypatch.setattr(f"latent_assets.atlas.release.{limit}", value)
+def test_ids_captions_and_filters_are_indexed_however_few_rows_there_are(built: Built) -> None:
     release = published(built)
-    assert {index.name for index in live(built).list_indices()} == {"id_idx"}
+    table = live(built)
+    assert {index.name: index.num_indexed_rows for index in table.list_indices()} == dict.fromkeys(
+        ["id_idx", "caption_words", "caption_ngram", "category_idx", "aesthetic_idx"], 60
+    )
     atlas = Atlas.open(built.storage.root)
     assert [atlas.row(row_id).source_hash for row_id in built.ids] == [-i for i in range(60)]
     with pytest.raises(NotBuiltError, match="has no row"):
         atlas.row("f" * 32)
-    # the commit of the rows is a version, the index another
+    plan = table.search().where("aesthetic >= 7 AND contains(caption, 'number 4')").explain_plan(True)
+    assert "caption_ngram(NGram)" in plan and "aesthetic_idx(BTree)" in plan
+    # the commit of the rows is a version, that of the indexes another; nothing is left of what they were made from
     assert release.version == 2 and tags(built.storage.lance_uri) == {LIVE: 2, "release-00002": 2}
+    folder = Path(table_uri(built.storage.lance_uri)) / "_indices"
+    assert {path.name for path in folder.iterdir()} == {str(index.index_uuid) for index in table.list_indices()}
 
 
 def test_progress_reaches_the_listener_of_the_caller(built: Built) -> None:
     seen: list[Progress] = []
     with listening(seen.append):
         staged(built)
-    assert [(step.stage, step.done, step.total) for step in seen] == [("atlas_table", n, 60) for n in (0, 20, 40, 60)]
+    assert [(step.stage, step.done, step.total) for step in seen] == [
+        ("atlas_table", n, 60) for n in (0, 20, 40, 60, 60)
+    ]
 
 
 def test_a_disk_that_takes_nothing_is_a_clear_error(built: Built) -> None:

@@ -43,20 +43,20 @@ def test_an_atlas_lives_on_s3(on_s3: Built, monkeypatch: pytest.MonkeyPatch) -> 
     root = on_s3.storage.root
     with pytest.raises(NotBuiltError, match="no atlas table"):
         Atlas.open(root)
-    for version in (1, 2):
+    for version in (2, 4):
         made = stage(on_s3.profile, on_s3.storage, on_s3.shards, on_s3.release)
         checks = check(on_s3.profile, on_s3.storage, made)
         assert all(found.passed for found in checks), checks
         assert publish(on_s3.storage, made, checks).version == version
         # the second release takes over all files of the first
-        assert (made.rewritten, made.moved, made.written > 0) == ((3, 0, True) if version == 1 else (0, 0, False))
-    assert tags(on_s3.storage.lance_uri) == {LIVE: 2, "release-00001": 1, "release-00002": 2}
+        assert (made.rewritten, made.moved, made.written > 0) == ((3, 0, True) if version == 2 else (0, 0, False))
+    assert tags(on_s3.storage.lance_uri) == {LIVE: 4, "release-00002": 2, "release-00004": 4}
     prune(on_s3.storage, keep=1, younger_than=timedelta(0))
-    assert tags(on_s3.storage.lance_uri) == {LIVE: 2, "release-00002": 2}
+    assert tags(on_s3.storage.lance_uri) == {LIVE: 4, "release-00004": 4}
 
     for address in (root, f"{root}/lance", f"{root}/lance/"):
         atlas = Atlas.open(address)
-        assert (len(atlas), atlas.version, atlas.info) == (60, 2, made.release)
+        assert (len(atlas), atlas.version, atlas.info) == (60, 4, made.release)
     cosines = on_s3.clip @ on_s3.clip[5]
     expected = [on_s3.ids[i] for i in np.argsort(-cosines) if i != 5][:4]
     assert [hit.id for hit in atlas.neighbors(on_s3.ids[5], k=4)] == expected
@@ -69,14 +69,17 @@ def test_an_atlas_lives_on_s3(on_s3: Built, monkeypatch: pytest.MonkeyPatch) -> 
     moved = pl.Series(frame["xyz_vae"].to_numpy() + 1, dtype=pl.Array(pl.Float32, 3))
     on_s3.storage.write_parquet(coords_name(PROJECTION, "00001"), frame.with_columns(xyz_vae=moved))
     made = stage(on_s3.profile, on_s3.storage, on_s3.shards, on_s3.release)
-    assert (made.version, made.rewritten, made.moved) == (3, 0, 1)
-    places = np.array(open_table(on_s3.storage.lance_uri, 3).to_arrow()["xyz_vae"].to_pylist(), np.float32)
+    assert (made.version, made.rewritten, made.moved) == (6, 0, 1)
+    places = np.array(open_table(on_s3.storage.lance_uri, made.version).to_arrow()["xyz_vae"].to_pylist(), np.float32)
     np.testing.assert_array_equal(places[20:40], np.asarray(moved.to_numpy(), np.float32))
     on_s3.storage.delete(f"lance/atlas.lance/data/{files[2].name}")
     damaged = {found.name: found for found in check_live(on_s3.profile, on_s3.storage)}
     assert damaged["data_files"].found == f"1 damaged: {files[2].name} is not there"
     again = stage(on_s3.profile, on_s3.storage, on_s3.shards, on_s3.release)
-    assert again.rewritten == 1 and open_table(on_s3.storage.lance_uri, 4).to_arrow()["id"].to_pylist() == on_s3.ids
+    assert (
+        again.rewritten == 1
+        and open_table(on_s3.storage.lance_uri, again.version).to_arrow()["id"].to_pylist() == on_s3.ids
+    )
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
     with pytest.raises(StorageError, match=r"cannot be opened .*Check the address and the credentials") as refused:

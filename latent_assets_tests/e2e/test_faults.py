@@ -198,7 +198,7 @@ def test_two_builds_at_once_wait_for_each_other(
     rows = pl.from_arrow(lance.dataset(f"{profile.root}/lance/atlas.lance", version="live").to_table())
     assert isinstance(rows, pl.DataFrame) and rows.height == rows["id"].n_unique() == 60
     tags = lance.dataset(f"{profile.root}/lance/atlas.lance").tags.list()
-    assert sorted(tags) == ["live", "release-00001"], "one release, not two of the same"
+    assert sorted(tags) == ["live", "release-00002"], "one release, not two of the same"
 
 
 def test_a_build_gives_up_in_time_and_names_the_process_that_it_waited_for(

@@ -66,6 +66,7 @@ def test_python_duckdb_and_polars_run_as_they_stand(here: Path, built: Built) ->
         exec(compile(code, str(PAGE), "exec"), found)
     frame = Atlas.open(built.profile.root).to_polars()
     assert len(found["hits"]) == 5 and found["row"].id == found["hits"][0].id and found["row"].path is None
+    assert len(found["words"]) == 5 == len(found["second_page"]) and {hit.measure for hit in found["words"]} == {"BM25"}
     assert len(found["alike"]) == 5 and found["frame"].height == frame.height == 60
     assert found["atlas"].version == Atlas.open(built.profile.root).version
     nearest = np.sort(cosines(frame, "clip", 0))[::-1][:5]
@@ -105,14 +106,22 @@ def test_node_runs_as_it_stands(here: Path, built: Built) -> None:
     vae = frame["vae"].to_numpy().astype(np.float64)
     distances = np.linalg.norm(vae - vae[0], axis=1)
     scores = dict(zip(frame["id"], cosines(frame, "clip", 0), strict=True))
-    assert len(printed) == 10 and printed[0].split()[0] == printed[5].split()[0] == frame["id"][0]
+    assert len(printed) == 16 and printed[0].split()[0] == printed[5].split()[0] == frame["id"][0]
     for line in printed[:5]:
         row_id, score, *_, url = line.split()
         assert float(score) == pytest.approx(scores[row_id], abs=1e-3) and url.endswith(".png")
     np.testing.assert_allclose(
         [float(line.split()[1]) for line in printed[:5]], sorted(scores.values())[::-1][:5], atol=1e-3
     )
-    np.testing.assert_allclose([float(line.split()[1]) for line in printed[5:]], np.sort(distances)[:5], atol=2e-3)
+    np.testing.assert_allclose([float(line.split()[1]) for line in printed[5:10]], np.sort(distances)[:5], atol=2e-3)
+    atlas = Atlas.open(built.profile.root)
+    where = "width >= 16 AND contains(caption, ' ')"
+    words = atlas.search_text(frame["caption"][0], 5, mode="words", where=where)
+    assert printed[10].split()[0] == words[0].id == frame["id"][0]
+    scores = [float(line.split()[1]) for line in printed[10:15]]
+    np.testing.assert_allclose(scores, [hit.score for hit in words], rtol=1e-5)
+    tag, version, rows = printed[15].split()
+    assert tag == f"release-{atlas.version:05d}" and (int(version), int(rows)) == (atlas.version, 60)
 
 
 NAIVE = """

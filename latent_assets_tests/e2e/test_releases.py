@@ -69,7 +69,7 @@ def live(atlas: SmallAtlas) -> int:
 
 def test_a_release_is_published_shown_compared_and_taken_back(run: Run, atlas: SmallAtlas) -> None:
     (first,) = as_json(run("list", "--json"))
-    assert (first["version"], first["live"], first["rows"]) == (1, True, 60) and len(first["content"]) == 32
+    assert (first["version"], first["live"], first["rows"]) == (2, True, 60) and len(first["content"]) == 32
     code, text, said = run("rollback")
     assert code == 6 and "no release before" in said
 
@@ -84,29 +84,29 @@ def test_a_release_is_published_shown_compared_and_taken_back(run: Run, atlas: S
     assert code == 6 and "99" in said
 
     listed = as_json(run("list", "--json"))
-    assert [(r["version"], r["live"]) for r in listed] == [(version, True), (1, False)]
+    assert [(r["version"], r["live"]) for r in listed] == [(version, True), (2, False)]
     assert listed[0]["content"] == listed[1]["content"]
     code, text, _ = run("list")
-    assert code == 0 and "release-00001" in text and "live" in text
+    assert code == 0 and "release-00002" in text and "live" in text
     shown = as_json(run("show", "live", "--json"))
     assert shown["info"]["packages"]["pylance"] and shown["info"]["quality"].keys() == {"clip", "vae", "joint"}
     assert [(m["action"], m["before"], m["version"], m["who"]) for m in shown["moves"]] == [
-        ("publish", 1, version, "ada")
+        ("publish", 2, version, "ada")
     ]
-    code, text, _ = run("show", "1")
+    code, text, _ = run("show", "2")
     assert code == 0 and "by ada" in text and "model clip" in text
 
-    differs = as_json(run("diff", "1", "live", "--json"))
+    differs = as_json(run("diff", "2", "live", "--json"))
     assert differs["same_rows"] is True and differs["rows"] == [60, 60] and differs["added"] == 0
     assert differs["drift"]["joint"]["moved"] == 0.0
-    code, text, _ = run("diff", "release-00001")
+    code, text, _ = run("diff", "release-00002")
     assert code == 0 and "the same rows" in text and "0 added, 0 removed" in text
-    code, _, said = run("diff", "1", "17")
+    code, _, said = run("diff", "2", "17")
     assert code == 6 and "no release 17" in said
 
     started = time.perf_counter()
     code, text, _ = run("rollback")
-    assert code == 0 and "release-00001 is live" in text and live(atlas) == 1
+    assert code == 0 and "release-00002 is live" in text and live(atlas) == 2
     assert time.perf_counter() - started < 5
     code, _, said = run("rollback", "live")
     assert code == 2 and "already" in said

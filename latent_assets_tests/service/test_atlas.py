@@ -6,7 +6,6 @@ import io
 import json
 from typing import Any
 
-import polars as pl
 import pytest
 from PIL import Image
 
@@ -66,6 +65,19 @@ def test_words_find_captions(served: Running, atlas: Atlas) -> None:
     assert len(set(ids)) == 60
     # first by words and somewhere by meaning is before all that are found by meaning only, but for its first
     assert ids.index(found[0]["id"]) <= 1
+
+
+def test_a_filter_over_columns_is_the_clients(served: Running, atlas: Atlas) -> None:
+    where = "contains(caption, '.png') AND aesthetic >= 6 AND width > 10 AND NOT caption LIKE '%013%'"
+    for mode, named in (("meaning", "clip"), ("words", "words"), ("both", "hybrid")):
+        asked = {"q": "picture", "mode": mode, "k": 7, "offset": 3, "where": where}
+        found = served.http.get("/api/search", params=asked).json()["results"]
+        hits = atlas.search_text("picture", 7, mode=named, offset=3, where=where)
+        assert [hit["id"] for hit in found] == [hit.id for hit in hits] and len(found) == 7
+        assert not any("013" in hit["caption"] for hit in found)
+    for odd in ("1 = 1", "width = 1; DROP TABLE atlas", "repeat(caption, 100000000) = ''", "thumbnail IS NULL"):
+        answer = served.http.get("/api/search", params={"q": "picture", "where": odd})
+        assert answer.status_code == 422 and "There are" in answer.text + " There are"
 
 
 def test_filters_leave_the_others_out(served: Running, atlas: Atlas) -> None:
@@ -167,61 +179,6 @@ def test_openapi_has_examples(served: Running) -> None:
             assert operation["summary"] and operation["description"], (path, method)
             for status, response in operation["responses"].items():
                 assert status == "200" or "application/problem+json" in response["content"], (path, method, status)
-
-
-def test_words_are_ranked_as_the_formula_says() -> None:
-    import math
-
-    from latent_assets.atlas.words import WordIndex
-
-    rows = pl.DataFrame(
-        {
-            "caption": ["a red fox", "a red red lamp at night", None, "ФОКС und Straße", "赤い狐", "naïve café"],
-            "category": ["animal", "thing", None, None, "animal", None],
-            "url": [
-                "https://a.example.org/1",
-                "https://www.example.org/2",
-                "x/3.png",
-                "http://u:p@b.test:80/",
-                "y",
-                "z",
-            ],
-            "source_url": [None, None, None, None, "https://example.com/?u=http://example.org", None],
-        }
-    )
-    index = WordIndex.of_rows(rows)
-    found, scores = index.search("RED fox", 10)
-    assert found.tolist() == [0, 1]
-    mean = (3 + 6 + 0 + 3 + 3 + 2) / 6
-
-    def share(count: int, length: int, having: int) -> float:
-        rarity = math.log(1 + (6 - having + 0.5) / (having + 0.5))
-        return rarity * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * length / mean))
-
-    assert scores[0] == pytest.approx(share(1, 3, 2) + share(1, 3, 1))
-    assert scores[1] == pytest.approx(share(2, 6, 2))
-    for text, row in (("фокс", 3), ("STRASSE straße", 3), ("狐", 4), ("cafe\u0301", 5), ("NAÏVE", 5)):
-        assert index.search(text, 10)[0].tolist() == [row], text
-    assert index.search("", 10)[0].tolist() == [] == index.search("!?", 10)[0].tolist()
-
-    def among(category: str | None = None, domain: str | None = None) -> list[int]:
-        chosen = index.among(category, domain)
-        assert chosen is not None
-        return [row for row, kept in enumerate(chosen) if kept]
-
-    assert among("animal") == [0, 4] and among(domain="example.org") == [0, 1] and among("animal", "example.org") == [0]
-    assert among(domain="org") == [0, 1] and among(domain="B.test") == [3] and among(domain="ample.org") == []
-    assert index.search("red", 10, index.among("thing", None))[0].tolist() == [1]
-
-
-def test_the_table_and_the_word_index_filter_alike(served: Running) -> None:
-    from latent_assets.atlas.table import row_filter
-
-    release = served.service.current
-    for domain in ("127.0.0.1", "0.0.1", "1", "127.0.0.10", "localhost"):
-        chosen = release.words.among(None, domain)
-        assert chosen is not None
-        assert release.table.count_rows(row_filter(None, domain)) == int(chosen.sum()), domain
 
 
 def test_what_is_no_upload_is_refused(served: Running) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from latent_assets.atlas.history import note_move
 from latent_assets.atlas.release import rollback
-from latent_assets.atlas.table import LIVE, open_table
+from latent_assets.atlas.table import LIVE, open_table, tags
 from latent_assets.client import Atlas
 from latent_assets.models import clip, vae
 from latent_assets.profile import Profile
@@ -29,6 +30,7 @@ def republish(profile: Profile) -> int:
     table.add(row.set_column(row.schema.get_field_index("id"), row.schema.field("id"), [["f" * 32]]))
     version = int(table.version)
     table.tags.create("release-00099", version)
+    note_move(storage, "publish", version, tags(storage.lance_uri)[LIVE])
     table.tags.update(LIVE, version)
     return version
 

@@ -105,6 +105,8 @@ def test_the_command_line_asks_the_service_and_says_so(built: Built, served: Run
     image.write_bytes(drawing(5))
     asked = (
         ["search", "a picture", "-k", "3"],
+        ["search", "picture 013", "-k", "3", "--mode", "words", "--where", "width > 10"],
+        ["search", "picture 013", "-k", "3", "--mode", "hybrid", "--offset", "2"],
         ["search", "--image", str(image), "--space", "vae"],
         ["neighbors", row_id, "-k", "4"],
         ["place", str(image)],
@@ -115,10 +117,13 @@ def test_the_command_line_asks_the_service_and_says_so(built: Built, served: Run
             answered = runner.invoke(app, [*command, *options])
         assert alone.exit_code == answered.exit_code == 0, (alone.output, answered.output)
         assert answered.stdout == alone.stdout and json.loads(alone.stdout)
-        assert f"Answered by the service at {served.url}, release 1" in answered.stderr
+        assert f"Answered by the service at {served.url}, release 2" in answered.stderr
         assert "service" not in alone.stderr
     for command in (
         ["search", " "],
+        ["search", "x", "--where", "1 = 1"],
+        ["search", "x", "--mode", "bm25"],
+        ["search", "--image", str(image), "--where", "width > 10"],
         ["neighbors", "x"],
         ["neighbors", "0" * 32],
         ["neighbors", row_id, "--space", "y"],

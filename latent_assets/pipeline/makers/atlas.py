@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class TableDetails:
     """checks: name, found and expected of every check of the release. written: bytes of new data files, for shards
     whose rows were `rewritten` or only `moved` on the map. freed: bytes of versions that were dropped. copies: rows
-    whose file another row has, too (`copied_rows`); None where they were not counted.
+    whose file another row has, too (`copied_rows`); None where they were not counted. search: `ReleaseInfo.search`.
     """
 
     uri: str = ""
@@ -39,6 +39,7 @@ class TableDetails:
     freed: int = 0
     copies: int | None = None
     checks: Sequence[Mapping[str, Any]] = ()
+    search: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions) -> Mapping[str, Output]:
@@ -79,6 +80,7 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
         moved=staged.moved,
         freed=prune(storage, profile.table.keep, timedelta(days=profile.table.keep_days)),
         copies=copied_rows(storage.lance_uri, published.version),
+        search=staged.release.search,
         checks=[{"name": c.name, "found": c.found, "expected": c.expected} for c in checks],
     )
     files = [table_file(ATLAS_TABLE, file.name) for file in table_files(storage, published.version)]
@@ -159,6 +161,12 @@ def describe_table(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]:
         "dagster/table_name": f"{lineage.profile.name}.atlas",
         "dagster/column_schema": Columns([(f.name, f.type_text, f.nullable, f.description) for f in fields]),
         "release": f"{details.tag} (tag live)",
+        "searched": [
+            ("vectors", "index", "lists", "looked through", "recall of the ten nearest"),
+            *((name, one["index"], one["lists"], one["probes"], one["recall"]) for name, one in details.search.items()),
+        ]
+        if details.search
+        else "exactly",
         "copies of other rows (SHA-256)": "not counted" if details.copies is None else details.copies,
         "bytes written": details.written,
         "shards rewritten": details.rewritten,
