@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from latent_assets import spaces as registered
 from latent_assets.atlas.rows import placed_rows, read_maps
-from latent_assets.atlas.schema import RELEASE_KEY
+from latent_assets.atlas.schema import RELEASE_KEY, arrow_schema
 from latent_assets.errors import DataError, ModelError, NotBuiltError, QueryError
 from latent_assets.processes import host_name
 
@@ -67,7 +67,7 @@ class ReleaseInfo:
     `images`: how the images were stored whose vectors these are (keys of [fetch]); empty in cards that do not say.
     `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
     `content`: hash over the rows, equal for equal rows whatever files they lie in (see `content`); "" in cards that do
-    not say. `packages`: versions of what made it, Python's among them. `made_by`: user and machine. `settings`: the
+    not say. `labels`: fingerprint of the labels of its maps, "" where there are none. `packages`: versions of what made it, Python's among them. `made_by`: user and machine. `settings`: the
     profile, without its root and its models, which are in `models`.
     """
 
@@ -96,6 +96,12 @@ class ReleaseInfo:
     made_by: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     vectors: str = "float16"
+    labels: str = ""
+
+    def arrow_schema(self, described: bool = False) -> pa.Schema:
+        """The schema of the release's table; `described` with this card in its metadata."""
+        card = self.to_json() if described else ""
+        return arrow_schema(self.dims, self.spaces, card, self.vectors, bool(self.labels))
 
     def model_settings(self, embedding: str) -> Any:
         """The settings of the model that made the vectors of `embedding`, as its row's `load` takes them.
@@ -199,11 +205,12 @@ def describe_release(
     projection: str,
     fingerprint: str,
     models: Mapping[str, ModelInfo],
+    labels: str = "",
 ) -> ReleaseInfo:
     """Gather what a release of `shards` says of itself; rows are counted in the shards' coordinates.
 
-    `projection` is the fingerprint of the fitted maps, `fingerprint` that of the release as a whole. Raises
-    NotBuiltError or StorageError when the maps or a shard's coordinates are not there.
+    `projection` is the fingerprint of the fitted maps, `labels` that of their labels, `fingerprint` that of the release
+    as a whole. Raises NotBuiltError or StorageError when the maps or a shard's coordinates are not there.
     """
     from latent_assets.profile import HOW_STORED
 
@@ -234,6 +241,7 @@ def describe_release(
         made_by=who(),
         settings=profile.model_dump(mode="json", exclude={"root", "models"}),
         vectors=profile.table.vectors,
+        labels=labels,
     )
 
 

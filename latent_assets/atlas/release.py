@@ -28,8 +28,7 @@ from latent_assets.atlas.fragments import (
     write_part,
 )
 from latent_assets.atlas.history import Action, note_move, superseded
-from latent_assets.atlas.rows import ShardContent, read_places, read_rows
-from latent_assets.atlas.schema import arrow_schema
+from latent_assets.atlas.rows import ShardContent, read_places, read_rows, with_clusters
 from latent_assets.atlas.table import (
     DISTANCES,
     LIVE,
@@ -134,7 +133,7 @@ def prepare(storage: Storage, content: ShardContent, release: ReleaseInfo, known
     A shard without rows has no files: leave it out. Raises DataError as `stage` does.
     """
     uri = storage.lance_uri
-    schema = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
+    schema = release.arrow_schema()
     features = sorted(release.features.items())
     rows_key = content_key(schema, "rows", f"{content.rows_key} {features}")
     coords_key = content_key(schema, "coords", f"{content.coords_key} {rows_key}")
@@ -143,6 +142,8 @@ def prepare(storage: Storage, content: ShardContent, release: ReleaseInfo, known
     if rows is not None and coords is not None and rows.count == coords.count:
         return PreparedShard(content.shard, rows, coords, 0)
     ids, places = read_places(storage, release.projection, content.shard, release.spaces)
+    if release.labels:
+        places = with_clusters(storage, release.labels, content.shard, release.spaces, ids, places)
     written = 0
     # places stand beside rows by their order alone
     if rows is None or not read_part_ids(uri, rows).equals(ids):
@@ -160,11 +161,10 @@ def commit(
 
     Returns its number, whether vectors are indexed, and the release as it says of itself: with the hash of its rows.
     """
-    columns = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
+    columns = release.arrow_schema()
     digests = [{shard.shard: part.digest for shard, part in parts} for parts in _parts(shards)]
     described = replace(release, content=content_hash(columns, *digests))
-    schema = arrow_schema(release.dims, release.spaces, described.to_json(), release.vectors)
-    version = commit_shards(storage.lance_uri, schema, shards)
+    version = commit_shards(storage.lance_uri, described.arrow_schema(described=True), shards)
     rows = sum(shard.rows.count for shard in shards)
     vectors = rows > profile.table.index_above_rows
     if vectors or rows > _IDS_INDEXED_ABOVE or len(shards) > _FILES_INDEXED_ABOVE:
