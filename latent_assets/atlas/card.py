@@ -67,8 +67,9 @@ class ReleaseInfo:
     `images`: how the images were stored whose vectors these are (keys of [fetch]); empty in cards that do not say.
     `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
     `content`: hash over the rows, equal for equal rows whatever files they lie in (see `content`); "" in cards that do
-    not say. `labels`: fingerprint of the labels of its maps, "" where there are none. `packages`: versions of what made it, Python's among them. `made_by`: user and machine. `settings`: the
-    profile, without its root and its models, which are in `models`.
+    not say. `labels`: fingerprint of the labels of its maps, "" where there are none. `packages`: versions of what
+    made it, Python's among them. `made_by`: user and machine. `settings`: the profile, without its root and its
+    models, which are in `models`.
     """
 
     profile: str

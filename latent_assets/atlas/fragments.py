@@ -1,7 +1,7 @@
 """Data files of the table, shard by shard: what lancedb has no words for and its ground, Lance, does.
 
-Every shard is one fragment of two data files: its rows, and their places with the clusters they are in. A file is never changed;
-its name tells shard, part and content key, so that a later version takes over what is the same:
+Every shard is one fragment of two data files: its rows, and their places with the clusters they are in. A file is
+never changed; its name tells shard, part and content key, so that a later version takes over what is the same:
 
     lance/atlas.lance/data/{shard}.{part}.{content key}.{digest of its rows}{random}.lance       part: rows, coords
 

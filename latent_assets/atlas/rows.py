@@ -44,7 +44,8 @@ class ShardContent:
     """What a shard brings to a release, and the keys that tell whether the table has it already.
 
     `rows_key` stands for everything but places: it changes when the shard's catalog, images, thumbnails or embeddings
-    do. `coords_key` stands for the places, and the clusters that they are in. `embeddings` names the files of the vectors and of the thumbnails.
+    do. `coords_key` stands for the places, and the clusters that they are in. `embeddings` names the files of the
+    vectors and of the thumbnails.
     """
 
     shard: str

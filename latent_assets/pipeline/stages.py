@@ -386,8 +386,8 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
                 "attribution": chosen.attribution,
             },
             description="The LanceDB table `atlas`: one row per image with its link, caption, scores, thumbnail, "
-            "vectors, coordinates and clusters. Staged as a new version, checked, then published by moving the tag `live`: "
-            "readers see the old release or the new one.",
+            "vectors, coordinates and clusters. Staged as a new version, checked, then published by moving the tag "
+            "`live`: readers see the old release or the new one.",
             kinds=frozenset({"lancedb"}),
             checks=(
                 Check(

@@ -28,7 +28,7 @@ from latent_assets.atlas.labels.store import (
 )
 from latent_assets.atlas.schema import CLUSTER
 from latent_assets.errors import LatentAssetsError
-from latent_assets.layout import clusters_name, labels_folder, labels_name
+from latent_assets.layout import clusters_name, labels_name
 from latent_assets.progress import report
 from latent_assets.storage import Storage, fingerprint
 
@@ -153,7 +153,7 @@ def _write(
     found: Mapping[str, tuple[Clusters, list[str]]],
 ) -> dict[str, SpaceLabels]:
     """Describe the clusters of all spaces, and store them and who is in them."""
-    described = {}
+    described: dict[str, SpaceLabels] = {}
     columns: dict[str, pl.Series] = {"id": rows.ids}
     for space, (clusters, ids) in found.items():
         report("atlas_labels", len(described), len(found), "spaces", f"names of {space}")
@@ -251,21 +251,8 @@ def _report(
             space: [sum(label.level == level for label in each.labels) for level in levels]
             for space, each in described.items()
         },
-        unclustered={space: _share(each) for space, each in described.items()},
+        unclustered={space: round(each.loose, 4) for space, each in described.items()},
         kept=kept,
         seconds=seconds,
         files=(labels_name(made), *(clusters_name(made, shard) for shard, _ in rows.shards)),
     )
-
-
-def _share(space: SpaceLabels) -> float:
-    coarse = sum(label.rows for label in space.labels if label.parent is None)
-    return round(1.0 - coarse / space.rows, 4) if space.rows else 0.0
-
-
-def drop_labels(storage: Storage, keep: str | None) -> int:
-    """Remove the labels of all fingerprints but `keep`; how many that were."""
-    gone = [name for name in storage.folders("labels") if name != keep]
-    for name in gone:
-        storage.delete(labels_folder(name))
-    return len(gone)

@@ -23,30 +23,27 @@ _NOISE = re.compile(
     r"pdf|mp4)\b",
     re.IGNORECASE,
 )
-_PUNCTUATION = re.compile(
-    r"[,;:.!?()\[\]{}|/\\\"“”„«»、。，；：！？（）【】「」『』・…–—]+(?=\s|$|[^\x00-\x7f])|\s[-–—|/]\s|[()|、。，；：！？（）【】「」『』]"
-)
+_MARKS = r"、。，；：！？（）【】「」『』・…"
+_PUNCTUATION = re.compile(rf"""[,;:.!?"“”„«»\\]+(?=\s|$)|\s[-–—/]\s|[()\[\]{{}}|{_MARKS}]""")
 _UNPARTED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _IDEOGRAPH = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _KANA = re.compile(r"[\u3040-\u309f]{1,2}")
 
-BOILERPLATE = frozenset(
-    # the picture as a file or as merchandise
-    """
-    image images img photo photos photograph photographs photography photographer foto fotos picture pictures pic pics
-    bild bilder imagen imagenes imágenes immagine immagini photographie stock stockfoto stockphoto vector vectors vektor
-    illustration illustrations clipart clip royalty free download downloads wallpaper wallpapers background backgrounds
-    thumbnail screenshot file files filename untitled hd uhd 4k 8k px pixel pixels resolution high-resolution jpg jpeg
-    png gif webp bmp tif tiff svg heic avif eps psd pdf raw dsc dscf dscn scan scanned http https www com net org html
-    php alamy shutterstock getty gettyimages istock istockphoto dreamstime depositphotos 123rf fotolia adobe adobestock
-    pinterest flickr instagram facebook etsy ebay amazon unsplash pixabay pexels wikimedia commons editorial watermark
-    copyright credit courtesy via view views buy sale price shop shipping click
-    """.split()
-) | frozenset(
-    "图片 照片 图像 相片 摄影 素材 免抠 下载 高清 壁纸 圖片 圖像 攝影 下載 高清图 画像 写真 イラスト フリー ダウンロード 無料 ภาพ ภาพถ่าย "
-    "รูป รูปภาพ รูปถ่าย ฟรี ดาวน์โหลด 사진 이미지 다운로드 무료 фото фотография фотографии изображение картинка картинки "
-    "скачать".split()
-)
+# the picture as a file or as merchandise
+_FILES_AND_GOODS = """
+image images img photo photos photograph photographs photography photographer foto fotos picture pictures pic pics bild
+bilder imagen imagenes imágenes immagine immagini photographie stock stockfoto stockphoto vector vectors vektor
+illustration illustrations clipart clip royalty free download downloads wallpaper wallpapers background backgrounds
+thumbnail screenshot file files filename untitled hd uhd 4k 8k px pixel pixels resolution high-resolution jpg jpeg png
+gif webp bmp tif tiff svg heic avif eps psd pdf raw dsc dscf dscn scan scanned http https www com net org html php
+alamy shutterstock getty gettyimages istock istockphoto dreamstime depositphotos 123rf fotolia adobe adobestock
+pinterest flickr instagram facebook etsy ebay amazon unsplash pixabay pexels wikimedia commons editorial watermark
+copyright credit courtesy via view views buy sale price shop shipping click
+图片 照片 图像 相片 摄影 素材 免抠 下载 高清 壁纸 圖片 圖像 攝影 下載 高清图 画像 写真 イラスト フリー ダウンロード 無料
+ภาพ ภาพถ่าย รูป รูปภาพ รูปถ่าย ฟรี ดาวน์โหลด 사진 이미지 다운로드 무료
+фото фотография фотографии изображение картинка картинки скачать
+"""
+BOILERPLATE = frozenset(_FILES_AND_GOODS.split())
 
 
 @dataclass(frozen=True)

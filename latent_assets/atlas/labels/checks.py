@@ -1,4 +1,4 @@
-"""What must hold of labels: their tree, and that every row of it is a row that they are about. Reads, changes nothing."""
+"""What must hold of labels: their tree, and that rows are in the clusters that count them. Changes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def label_problems(storage: Storage, made: str, shards: Sequence[str], spaces: S
         return {"labels": str(error)}
     if missing:
         return {"labels": f"the space {missing[0]} has no labels"}
-    problems = {}
+    problems: dict[str, str] = {}
     for space in spaces:
         if problem := problem_of(found[space].labels):
             problems.setdefault("labels", f"{space}: {problem}")

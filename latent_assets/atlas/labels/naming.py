@@ -72,11 +72,27 @@ def name_clusters(tree: Tree, rows: pl.DataFrame, terms: Terms, levels: int) -> 
         )
         sizes = np.zeros(len(tree.level) + 1, np.int64)
         np.add.at(sizes, up[captions["cluster"].to_numpy()], captions["len"].to_numpy())
-        for cluster, scored in _scored(found, corpus).items():
+        ranked = _scored(found, corpus)
+        for cluster, scored in ranked.items():
             line = [_words(terms, chosen.get(at, ())) for at in _line(tree, cluster)]
             chosen[cluster] = _chosen(scored, corpus, line, int(sizes[cluster]))
+        _tell_apart(chosen, ranked, corpus)
+        for cluster in ranked:
             names[cluster] = tuple(terms.text[at] for at in chosen[cluster])
     return names
+
+
+def _tell_apart(chosen: dict[int, list[int]], ranked: Mapping[int, _Scored], corpus: _Corpus) -> None:
+    """Give clusters of a level that have the same name further words, such as only some of their captions have."""
+    alike: dict[frozenset[int], list[int]] = {}
+    for cluster in ranked:
+        alike.setdefault(frozenset(chosen[cluster]), []).append(cluster)
+    for clusters in alike.values():
+        for cluster in clusters if len(clusters) > 1 else ():
+            used = _words(corpus.terms, chosen[cluster])
+            terms = ranked[cluster].terms.tolist()
+            more = [at for at in terms if not any(_is_used(word, used) for word in corpus.terms.words[at])]
+            chosen[cluster] = [*chosen[cluster], *_parted(more, (), ranked[cluster], corpus)][:WORDS]
 
 
 @dataclass(frozen=True)
@@ -157,8 +173,9 @@ def _chosen(scored: _Scored, corpus: _Corpus, line: Sequence[set[str]], captions
         if told >= _TOLD and _words(corpus.terms, name[:length]) != whole:
             name = name[:length]
             break
-    if captions <= _FEW and _words(corpus.terms, name) <= whole:
-        name = [*name, *(at for at in _parted(ranked, (), scored, corpus) if at not in name)][:WORDS]
+    if captions <= _FEW and _words(corpus.terms, name) == whole:
+        more = [at for at in ranked if not any(_is_used(word, whole) for word in words[at])]
+        name = [*name, *_parted(more, (), scored, corpus)][:WORDS]
     return name
 
 

@@ -21,9 +21,8 @@ def labels_picture(storage: Storage, made: str, projection: str, shards: Sequenc
 
     labels = read_labels(storage, made)
     rows = read_map_rows(storage, projection, shards, spaces)
-    every = rows.ids.to_frame().join(
-        pl.concat([read_clusters(storage, made, shard) for shard in shards]), on="id", how="left", maintain_order="left"
-    )
+    clusters = pl.concat([read_clusters(storage, made, shard) for shard in shards])
+    every = rows.ids.to_frame().join(clusters, on="id", how="left", maintain_order="left")
     drawn = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _DRAWN)).astype(np.int64))
     places = {space: rows.places[space][drawn] for space in spaces}
     regions, of = {}, {}
@@ -31,11 +30,11 @@ def labels_picture(storage: Storage, made: str, projection: str, shards: Sequenc
         lines = ancestors(labels[space].labels)
         tops = {identity: next(each for each in line if each is not None) for identity, line in lines.items()}
         number = {label.id: at for at, label in enumerate(_tops(labels[space].labels))}
-        of[space] = np.array([number[tops[each]] if each else -1 for each in every[f"{CLUSTER}{space}"].gather(drawn)])
+        found = every[f"{CLUSTER}{space}"].gather(drawn)
+        of[space] = np.array([number[tops[each]] if each else -1 for each in found])
         regions[space] = [Region(label.name, label.centre, label.rows) for label in labels[space].labels]
     captions = {
-        space: f"{len(each.labels)} clusters, {sum(label.rows for label in _tops(each.labels)) / max(1, each.rows):.0%} "
-        "of the images in them"
+        space: f"{len(each.labels)} clusters, {1 - each.loose:.0%} of the images in them"
         for space, each in labels.items()
     }
     return region_picture(places, of, regions, captions, total=len(rows))

@@ -51,6 +51,12 @@ class SpaceLabels:
     unclustered: tuple[int, ...]
     labels: tuple[Label, ...]
 
+    @property
+    def loose(self) -> float:
+        """Share of the rows that are in no cluster at all."""
+        inside = sum(label.rows for label in self.labels if label.parent is None)
+        return 1.0 - inside / self.rows if self.rows else 0.0
+
 
 def write_labels(storage: Storage, fingerprint: str, spaces: Mapping[str, SpaceLabels]) -> None:
     """Store the labels of all spaces."""
@@ -101,7 +107,7 @@ def labelled_shards(storage: Storage, fingerprint: str) -> list[str]:
 
 
 def ancestors(labels: Iterable[Label]) -> dict[str, tuple[str | None, ...]]:
-    """For each cluster the one of every level that it is or is part of, the coarsest first; None where there is none."""
+    """For each cluster the one of every level that it is or is part of, the coarsest first; None for none."""
     known = {label.id: label for label in labels}
     found: dict[str, tuple[str | None, ...]] = {}
     for label in known.values():

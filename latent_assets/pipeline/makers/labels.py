@@ -20,9 +20,9 @@ _JUDGED_ABOVE = 1_000  # rows; fewer have few clusters
 
 @dataclass(frozen=True)
 class LabelDetails:
-    """shards: by shard, hash of the clusters of its rows. clusters: by space, how many of each level, coarse ones first.
-    unclustered: by space, share of the rows that are in none. kept: by space, clusters that were there before. seconds:
-    of finding them, by space."""
+    """shards: by shard, hash of the clusters of its rows. clusters: by space, how many of each level, coarse ones
+    first. unclustered: by space, share of the rows that are in none. kept: by space, clusters that were there before.
+    seconds: of finding them, by space."""
 
     shards: dict[str, str] = field(default_factory=dict)
     clusters: dict[str, list[int]] = field(default_factory=dict)
