@@ -232,13 +232,13 @@ class Restamping:
     def _labels(self) -> None:
         """Clusters stay, under the fingerprint of what they are made from now; their names are of what is left."""
         from latent_assets.atlas.labels.build import describe_anew
-        from latent_assets.atlas.labels.removal import are_whole, move_labels
+        from latent_assets.atlas.labels.removal import are_whole, drop_others, move_labels
         from latent_assets.pipeline.makers.labels import label_output
 
         lineage, stage = self._lineage, "atlas_labels"
         before, fit = lineage.manifests.get(stage), lineage.manifests.get("umap_model")
         if before is None:
-            return
+            return drop_others(lineage.storage, None)
         old, new = before.fingerprint, before.fingerprint
         if (recipe := self._recipe(stage, WHOLE)) is not None:
             new = recipe.fingerprint
@@ -254,7 +254,8 @@ class Restamping:
             or not set(shards) <= set(placed)
         ):
             self._forget(stage)
-            return
+            return drop_others(lineage.storage, None)
+        drop_others(lineage.storage, new)
         report = describe_anew(
             lineage.storage, new, fit.fingerprint, shards, profile.projection.spaces, profile.labels.boilerplate
         )
@@ -264,6 +265,7 @@ class Restamping:
         self._commit(before, _constant(output.version), output.rows, details, output.files)
         if output.pictures:
             self.pictures[stage, WHOLE] = dict(output.pictures)
+        return None
 
     def _publish(self, ids: Collection[str]) -> TableRemoval:
         from latent_assets.atlas.fragments import table_files

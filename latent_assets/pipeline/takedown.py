@@ -326,6 +326,7 @@ def carry_out(lineage: Lineage, plan: Plan, notes: Sequence[str] = ()) -> Outcom
     Call it while no artefact is made (`Claims.alone`). Raises DataError when the release without the images does not
     pass its checks: the plan stays, and so does the old release.
     """
+    from latent_assets.atlas.labels.removal import drop_rows as drop_from_labels
     from latent_assets.generated.removal import drop_mentions
 
     started = time.monotonic()
@@ -340,7 +341,7 @@ def carry_out(lineage: Lineage, plan: Plan, notes: Sequence[str] = ()) -> Outcom
     step("images", lambda: sum(drop_images(storage, part, ids).images for part in all_parts(storage)))
     step("vectors and thumbnails", lambda: _drop_vectors(storage, ids))
     step("fitted points", lambda: _drop_points(storage, ids))
-    step("labels", lambda: _drop_from_labels(lineage, ids))
+    step("labels", lambda: drop_from_labels(storage, ids))
     restamping = Restamping(lineage, plan.shards, plan.current, plan.fitted)
     table = restamping.run(ids)
     removed["table"] = table.dropped
@@ -399,13 +400,6 @@ def _drop_vectors(storage: Storage, ids: frozenset[str]) -> int:
             if file.name.endswith(".arrow"):
                 dropped += drop_rows(storage, file.name, ids) or 0
     return dropped
-
-
-def _drop_from_labels(lineage: Lineage, ids: frozenset[str]) -> int:
-    from latent_assets.atlas.labels.removal import drop_rows
-
-    current = lineage.manifests.get("atlas_labels")
-    return drop_rows(lineage.storage, ids, current.fingerprint if current is not None else None)
 
 
 def _drop_points(storage: Storage, ids: frozenset[str]) -> int:

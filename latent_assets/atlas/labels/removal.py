@@ -14,16 +14,13 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 
-def drop_rows(storage: Storage, ids: Collection[str], keep: str | None) -> int:
-    """Take rows out of the labels `keep`, and remove all others; how many rows that were.
+def drop_rows(storage: Storage, ids: Collection[str]) -> int:
+    """Take rows out of the clusters of all labels; how many that were. A file that cannot be read is removed.
 
-    Names and representatives of `keep` are those of before until it is described anew.
+    Names and representatives are those of before until the labels are described anew, or removed (`drop_others`).
     """
     dropped = 0
     for made in storage.folders(LABELS):
-        if made != keep:
-            storage.delete(labels_folder(made))
-            continue
         for shard in labelled_shards(storage, made):
             try:
                 frame = read_clusters(storage, made, shard)
@@ -35,6 +32,13 @@ def drop_rows(storage: Storage, ids: Collection[str], keep: str | None) -> int:
             if kept.height < frame.height:
                 write_clusters(storage, made, shard, kept)
     return dropped
+
+
+def drop_others(storage: Storage, keep: str | None) -> None:
+    """Remove all labels but those of the fingerprint `keep`."""
+    for made in storage.folders(LABELS):
+        if made != keep:
+            storage.delete(labels_folder(made))
 
 
 def move_labels(storage: Storage, made: str, to: str) -> None:
