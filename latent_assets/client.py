@@ -381,7 +381,7 @@ class Atlas:
         root, _, folder = self.uri.rpartition("/")
         if folder != LANCE:
             raise NotBuiltError(
-                f"{self.uri} is not below the root of an atlas: its labels are not beside it. Open the root to read them."
+                f"{self.uri} is not below the root of an atlas: its labels are not beside it. Open the root for them."
             )
         found = read_labels(Storage(root), self.info.labels)
         return [label for label in found[space].labels if level in (None, label.level)]

@@ -6,7 +6,7 @@ are those sizes at which clusters last. What lies in no dense region belongs to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +38,12 @@ def find_clusters(places: np.ndarray, sample: np.ndarray) -> Clusters:
     places give the same clusters.
     """
     layers = _layers(places[sample].astype(np.float64))
-    clusters = _nested(layers)
+    clusters = _nested(layers, len(sample))
     of = np.full(len(places), -1, np.int32)
     of[sample] = clusters.of
     if len(sample) < len(places) and len(clusters.tree.level):
         rest = np.setdiff1d(np.arange(len(places)), sample)
-        of[rest] = _nearest(places[sample], clusters.of, places[rest])
+        of[rest] = _joined(clusters, places[sample], places[rest])
     return Clusters(clusters.tree, of)
 
 
@@ -78,13 +78,12 @@ def _chosen(layers: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [layers[at] for at in chosen]
 
 
-def _nested(layers: Sequence[np.ndarray]) -> Clusters:
+def _nested(layers: Sequence[np.ndarray], rows: int) -> Clusters:
     """One tree of all layers: a cluster is part of that of the coarser layers which has most of its rows.
 
     A row is in the finest cluster that has it, and so in what that is part of. Clusters that are one with their parent
     are left out, and so is a part that would have no row.
     """
-    rows = len(layers[0]) if layers else 0
     of = np.full(rows, -1, np.int32)
     level: list[int] = []
     parent: list[int] = []
@@ -105,17 +104,39 @@ def _nested(layers: Sequence[np.ndarray]) -> Clusters:
     return Clusters(Tree(level, parent), of)
 
 
-def _nearest(fitted: np.ndarray, of: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The cluster that most of the nearest fitted rows are in, of as many the one with the nearest row: int32 [n]."""
+def _joined(clusters: Clusters, fitted: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The clusters of further rows, int32 [n]: that of most of the nearest fitted rows, or the first of what it is part
+    of that is sparse enough to have a row as far from others as this one."""
     from scipy.spatial import cKDTree
 
     tree = cKDTree(fitted)
-    beside = min(_BESIDE, len(fitted))
-    found = np.empty(len(places), np.int32)
-    for at in range(0, len(places), _BATCH):
-        _, near = tree.query(places[at : at + _BATCH], k=beside, workers=1)
-        votes = of[near.reshape(len(near), beside)]
+    beside = min(_BESIDE, len(fitted) - 1)
+    core = np.concatenate([tree.query(part, k=beside + 1)[0][:, -1] for part in _batches(fitted)])
+    reach = _reach(clusters, core)
+    parent = np.array([*clusters.tree.parent, -1])
+    found = []
+    for part in _batches(places):
+        away, near = tree.query(part, k=beside)
+        votes = clusters.of[near.reshape(len(part), beside)]
         same = (votes[:, :, None] == votes[:, None, :]).sum(axis=2)
         # argmax takes the first of equals, and neighbours come nearest first
-        found[at : at + _BATCH] = votes[np.arange(len(votes)), same.argmax(axis=1)]
-    return found
+        of = votes[np.arange(len(votes)), same.argmax(axis=1)]
+        far = away.reshape(len(part), beside)[:, -1]
+        while (out := (of >= 0) & (far > reach[of])).any():
+            of[out] = parent[of[out]]
+        found.append(of)
+    return np.concatenate(found).astype(np.int32)
+
+
+def _batches(places: np.ndarray) -> Iterator[np.ndarray]:
+    return (places[at : at + _BATCH] for at in range(0, len(places), _BATCH))
+
+
+def _reach(clusters: Clusters, core: np.ndarray) -> np.ndarray:
+    """How far from its neighbours a row of each cluster is at most, but for one in a hundred: float64 [m + 1]."""
+    reach = np.full(len(clusters.tree.level) + 1, np.inf)
+    for level in range(1, LEVELS + 1):
+        of = clusters.tree.ancestor(level)[clusters.of]
+        for cluster in np.unique(of[of >= 0]):
+            reach[cluster] = np.quantile(core[of == cluster], 0.99)
+    return reach

@@ -22,7 +22,7 @@ _PAIR_OTHER = 0.15  # of all captions with the other word of the pair that must 
 _LIFT = 1.5  # how much more usual a term of a name is in the cluster than in all captions
 _TOLD = 0.9  # of a cluster's captions, together, that have the words of a name: more words would tell less
 _FEW = 40  # captions of a cluster that may be named by words which single ones have
-_KNOWN = 0.25  # what a word counts that the name of the coarser cluster has already
+_KNOWN = 0.25  # what a word counts that the name of the whole has already, and that is as usual in all of it
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def name_clusters(tree: Tree, rows: pl.DataFrame, terms: Terms, levels: int) -> 
     corpus = _Corpus.of(terms, term, counted["count"].to_numpy(), int(captions["len"].sum()))
     names: list[tuple[str, ...]] = [()] * len(tree.level)
     chosen: dict[int, list[int]] = {}
+    wholes: dict[int, _Whole] = {}
     for level in range(1, levels + 1):
         up = tree.ancestor(level)
         found = (
@@ -74,8 +75,10 @@ def name_clusters(tree: Tree, rows: pl.DataFrame, terms: Terms, levels: int) -> 
         np.add.at(sizes, up[captions["cluster"].to_numpy()], captions["len"].to_numpy())
         ranked = _scored(found, corpus)
         for cluster, scored in ranked.items():
-            line = [_words(terms, chosen.get(at, ())) for at in _line(tree, cluster)]
-            chosen[cluster] = _chosen(scored, corpus, line, int(sizes[cluster]))
+            whole = wholes.get(tree.parent[cluster])
+            wholes[cluster] = _Whole(scored, int(sizes[cluster]))
+            above = _words(terms, chosen.get(tree.parent[cluster], ()))
+            chosen[cluster] = _chosen(scored, corpus, wholes[cluster].captions, whole, above)
         _tell_apart(chosen, ranked, corpus)
         for cluster in ranked:
             names[cluster] = tuple(terms.text[at] for at in chosen[cluster])
@@ -113,14 +116,6 @@ class _Corpus:
         return cls(terms, captions, frequency, single, {w[0]: at for at, w in enumerate(terms.words) if len(w) == 1})
 
 
-def _line(tree: Tree, cluster: int) -> list[int]:
-    line, at = [], tree.parent[cluster]
-    while at >= 0:
-        line.append(at)
-        at = tree.parent[at]
-    return line
-
-
 def _words(terms: Terms, chosen: Sequence[int]) -> set[str]:
     return {word for at in chosen for word in terms.words[at]}
 
@@ -154,27 +149,41 @@ def _scored(found: pl.DataFrame, corpus: _Corpus) -> dict[int, _Scored]:
     }
 
 
-def _chosen(scored: _Scored, corpus: _Corpus, line: Sequence[set[str]], captions: int) -> list[int]:
+@dataclass(frozen=True)
+class _Whole:
+    """What a cluster is part of: its terms, and how many captions it has."""
+
+    scored: _Scored
+    captions: int
+
+
+def _chosen(scored: _Scored, corpus: _Corpus, captions: int, whole: _Whole | None, above: set[str]) -> list[int]:
     """The terms of a name: no word twice, pairs for words that mostly stand in them, none that is as usual elsewhere.
 
-    line: words of the names of what the cluster is part of, the nearest first; a part is not named as the whole is.
+    above: words of the name of `whole`; a part is not named as the whole is, and not by what is as usual in all of it.
     """
-    words, known = corpus.terms.words, set[str]().union(*line)
-    whole = line[0] if line else set[str]()
-    weights = scored.scores * [_KNOWN if known & set(words[at]) else 1.0 for at in scored.terms.tolist()]
+    words = corpus.terms.words
+
+    def weight(at: int) -> float:
+        if whole is None or not above & set(words[at]):
+            return 1.0
+        lift = scored.counts[at] / captions * whole.captions / whole.scored.counts[at]
+        return 1.0 if lift >= _LIFT else _KNOWN
+
+    weights = scored.scores * [weight(at) for at in scored.terms.tolist()]
     ranked = scored.terms[np.argsort(-weights, kind="stable")].tolist()
     least = max(2, round(_LEAST_SHARE * captions))
     usual = [at for at in ranked if scored.counts[at] >= least]
     telling = [at for at in usual if _lift(scored, corpus, at, captions) >= _LIFT]
-    name = _parted(telling or usual or ranked, usual, scored, corpus)
+    name = _parted(telling or usual or ranked, telling, scored, corpus)
     told = 0.0
     for length, at in enumerate(name, 1):
         told += scored.counts[at] / captions
-        if told >= _TOLD and _words(corpus.terms, name[:length]) != whole:
+        if told >= _TOLD and _words(corpus.terms, name[:length]) != above:
             name = name[:length]
             break
-    if captions <= _FEW and _words(corpus.terms, name) == whole:
-        more = [at for at in ranked if not any(_is_used(word, whole) for word in words[at])]
+    if captions <= _FEW and _words(corpus.terms, name) == above:
+        more = [at for at in ranked if not any(_is_used(word, above) for word in words[at])]
         name = [*name, *_parted(more, (), scored, corpus)][:WORDS]
     return name
 
@@ -185,9 +194,10 @@ def _lift(scored: _Scored, corpus: _Corpus, term: int, captions: int) -> float:
 
 
 def _parted(ranked: Sequence[int], usual: Sequence[int], scored: _Scored, corpus: _Corpus) -> list[int]:
-    """The first words of `ranked`, each with the word that it mostly stands beside: pairs of `usual`."""
+    """The first words of `ranked`, each with the word of `usual` that it mostly stands beside there."""
     words = corpus.terms.words
-    pairs = [at for at in usual if len(words[at]) > 1]
+    single = {words[at][0] for at in usual if len(words[at]) == 1}
+    pairs = [at for at in usual if len(words[at]) > 1 and set(words[at]) <= single]
     name: list[int] = []
     used: set[str] = set()
     for at in [at for at in ranked if len(words[at]) == 1][:_CANDIDATES]:
