@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Supports
 
 from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.history import ReleaseSummary, releases
+from latent_assets.atlas.labels.store import LEVELS, Label, read_labels
 from latent_assets.atlas.predicates import checked_filter
-from latent_assets.atlas.schema import PLACE
+from latent_assets.atlas.schema import CLUSTER, PLACE
 from latent_assets.atlas.table import (
     LIVE,
     has_words,
@@ -58,6 +59,7 @@ Answer = TypeVar("Answer")
 __all__ = [
     "Atlas",
     "Hit",
+    "Label",
     "Measure",
     "Mode",
     "Neighbour",
@@ -85,7 +87,10 @@ _MEASURES: dict[str, Measure] = {"cosine": "cosine similarity", "euclidean": "L2
 
 @dataclass(frozen=True)
 class Row:
-    """One image of the atlas; the columns are described in `atlas.schema`. `xyz`: place per space, map units."""
+    """One image of the atlas; the columns are described in `atlas.schema`. `xyz`: place per space, map units.
+
+    `clusters`: per space the id of the finest cluster that it is in, None for none; see `Atlas.labels`.
+    """
 
     id: str
     url: str
@@ -104,6 +109,7 @@ class Row:
     shard: str
     thumbnail: bytes
     xyz: dict[str, Point]
+    clusters: dict[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ def _in_one_release(
     return call
 
 
-_ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name != "xyz")
+_ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name not in ("xyz", "clusters"))
 _HIT_COLUMNS = ("id", "caption", "category", "url", "source_url")
 
 
@@ -405,8 +411,42 @@ class Atlas:
         """The row of an image. Raises QueryError for a malformed id, NotBuiltError for an unknown one."""
         present = set(self._table.schema.names)  # earlier releases have no `path`
         found: dict[str, Any] = dict.fromkeys(_ROW_COLUMNS)
-        found |= self._one(id, [*(name for name in _ROW_COLUMNS if name in present), *self._places])
-        return Row(**{name: found[name] for name in _ROW_COLUMNS}, xyz=self._xyz(found))
+        clusters = {space: name for space in self.info.spaces if (name := f"{CLUSTER}{space}") in present}
+        wanted = [*(name for name in _ROW_COLUMNS if name in present), *self._places, *clusters.values()]
+        found |= self._one(id, wanted)
+        return Row(
+            **{name: found[name] for name in _ROW_COLUMNS},
+            xyz=self._xyz(found),
+            clusters={space: found[name] for space, name in clusters.items()},
+        )
+
+    @_in_one_release
+    def labels(self, space: str = "clip", level: int | None = None) -> list[Label]:
+        """The labels of the map of `space`: its clusters with their names, coarse ones first, large ones before small.
+
+            for label in atlas.labels("clip", level=1):
+                print(label.name, label.rows, label.centre, label.representative)
+
+        level: only those of a level, 1 (coarse) to 3 (fine); a map may have fewer. A row's cluster is in its column
+        `cluster_SPACE` and in `Row.clusters`: the finest that it is in, whose `parent` is the coarser one. Raises
+        QueryError for another space or level; NotBuiltError where the release has no labels, or they do not lie beside
+        its table (`uri` has to be the root of an atlas, or the LanceDB directory in it).
+        """
+        from latent_assets.storage import Storage
+
+        if space not in self.info.spaces:
+            raise QueryError(f"There is no map `{space}`: the atlas has {', '.join(self.info.spaces)}.")
+        if level is not None and level not in range(1, LEVELS + 1):
+            raise QueryError(f"level = {level!r}: ask for 1 (coarse) to {LEVELS} (fine), or for none to have all.")
+        if not self.info.labels:
+            raise NotBuiltError(f"Version {self.version} of the atlas {self.info.profile} has no labels: it is older.")
+        root, _, folder = self.uri.rpartition("/")
+        if folder != LANCE:
+            raise NotBuiltError(
+                f"{self.uri} is not below the root of an atlas: its labels are not beside it. Open the root for them."
+            )
+        found = read_labels(Storage(root), self.info.labels)
+        return [label for label in found[space].labels if level in (None, label.level)]
 
     @_in_one_release
     def to_polars(self, columns: Sequence[str] | None = None, limit: int | None = None) -> pl.DataFrame:

@@ -107,7 +107,7 @@ def model_of(coordinates: str) -> str:
 
 
 # rooms whose files lie below the fingerprint of what made them
-BY_FINGERPRINT = ("embeddings", "thumbnails", "projection")
+BY_FINGERPRINT = ("embeddings", "thumbnails", "projection", "labels")
 
 
 def fingerprint_folder(name: str) -> str:
@@ -118,6 +118,26 @@ def fingerprint_folder(name: str) -> str:
 def projection_folder(fingerprint: str) -> str:
     """The folder of fitted maps and of the coordinates on them."""
     return f"projection/{fingerprint}"
+
+
+# -- labels --------------------------------------------------------------------------------------------
+
+LABELS = "labels"
+
+
+def labels_folder(fingerprint: str) -> str:
+    """The folder of the clusters of fitted maps, their names, and which of them each row belongs to."""
+    return f"{LABELS}/{fingerprint}"
+
+
+def labels_name(fingerprint: str) -> str:
+    """The clusters of a fingerprint with their names."""
+    return f"{labels_folder(fingerprint)}/labels.json"
+
+
+def clusters_name(fingerprint: str, shard: str) -> str:
+    """Which clusters the rows of a shard belong to."""
+    return f"{labels_folder(fingerprint)}/rows/{shard}.parquet"
 
 
 # -- tables --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pictures of maps for a person who looks at a build: points coloured by category, histograms. PNG, kept small.
+"""Pictures of maps for a person who looks at a build: points by category or region, histograms. PNG, kept small.
 
 Drawn with matplotlib's figure objects alone, so nothing global is left behind.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +33,18 @@ _COLOURS = (
     "#a5e06a",
     "#f5b7d0",
     "#b08d57",
+)
+_LONGEST_NAME, _MOST_NAMES = 34, 36
+_OTHER_FONTS = (
+    *(
+        "Noto Sans CJK SC",
+        "Noto Sans CJK JP",
+        "Source Han Sans SC",
+        "WenQuanYi Zen Hei",
+        "PingFang SC",
+        "Microsoft YaHei",
+    ),
+    *("Noto Sans Thai", "Noto Sans Arabic", "Noto Sans Devanagari", "Droid Sans Fallback", "Arial Unicode MS"),
 )
 _TITLES = {"clip": "meaning (CLIP)", "vae": "colour and layout (VAE)", "joint": "both (joint)"}
 _AZIMUTH, _ELEVATION = np.deg2rad(35.0), np.deg2rad(25.0)
@@ -156,6 +170,88 @@ def _legend(figure: Figure, names: Sequence[str], labels: np.ndarray, panels: in
             handletextpad=0.2,
             columnspacing=1.2,
         )
+
+
+@dataclass(frozen=True)
+class Region:
+    """A named place of a map: where it is (map units), and how many rows are in it."""
+
+    name: str
+    place: tuple[float, float, float]
+    rows: int
+
+
+def region_picture(
+    maps: Mapping[str, np.ndarray],
+    groups: Mapping[str, np.ndarray],
+    regions: Mapping[str, Sequence[Region]],
+    captions: Mapping[str, str],
+    total: int,
+) -> bytes:
+    """One panel per space as in `map_picture`, with the names of regions over it, the largest first and none over
+    another: a PNG of at most about 200 KB.
+
+    `maps`: coordinates float32 [n, 3] per space. `groups`: int64 [n] per space, which decides the colour; -1 for none.
+    `total`: rows of which those are drawn.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4 * max(1, len(maps)), 5.8), facecolor=_GROUND)
+    panels = figure.subplots(1, max(1, len(maps)), squeeze=False)[0]
+    for panel, (space, coords) in zip(panels, maps.items(), strict=False):
+        colours = np.where(groups[space] < 0, -1, groups[space] % len(_COLOURS))
+        _panel(panel, np.asarray(coords), colours, _TITLES.get(space, space), captions.get(space, ""))
+    figure.text(0.012, 0.97, "The map and its labels", color=_INK, fontsize=12, fontweight="bold", va="center")
+    figure.text(0.988, 0.97, f"{total:,} rows", color=_FAINT, fontsize=9, ha="right", va="center")
+    figure.subplots_adjust(left=0.005, right=0.995, top=0.9, bottom=0.06, wspace=0.02)
+    figure.draw_without_rendering()  # settles where places are on the panels
+    for panel, space in zip(panels, maps, strict=False):
+        _write_names(panel, regions[space])
+    return _png(figure, 92)
+
+
+def _write_names(panel: Axes, regions: Sequence[Region]) -> None:
+    from matplotlib.patheffects import withStroke
+
+    if not regions:
+        return
+    largest = sorted(regions, key=lambda region: (-region.rows, region.name))
+    x, y, _ = oblique(np.array([region.place for region in largest]))
+    seen = panel.transData.transform(np.column_stack([x, y]))
+    bounds = panel.get_window_extent()
+    taken: list[tuple[float, float, float, float]] = []
+    for region, across, up, (left, top) in zip(largest, x, y, seen, strict=True):
+        text = region.name if len(region.name) <= _LONGEST_NAME else f"{region.name[: _LONGEST_NAME - 1]}…"
+        wide, high = 4.1 * sum(2 if ord(each) > 0x2E7F else 1 for each in text) + 6, 13.0
+        box = (left - wide / 2, top - high / 2, left + wide / 2, top + high / 2)
+        inside = bounds.x0 < box[0] and box[2] < bounds.x1 and bounds.y0 < box[1] and box[3] < bounds.y1
+        if not inside or any(b[0] < box[2] and box[0] < b[2] and b[1] < box[3] and box[1] < b[3] for b in taken):
+            continue
+        taken.append(box)
+        panel.text(
+            across,
+            up,
+            text,
+            color=_INK,
+            fontsize=7,
+            ha="center",
+            va="center",
+            zorder=6,
+            family=_fonts(),
+            path_effects=[withStroke(linewidth=2.2, foreground=_GROUND)],
+            parse_math=False,
+        )
+        if len(taken) == _MOST_NAMES:
+            break
+
+
+@cache
+def _fonts() -> list[str]:
+    """Fonts for names of any language, as far as this machine has them."""
+    from matplotlib import font_manager
+
+    known = {entry.name for entry in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _OTHER_FONTS if name in known)]
 
 
 def histogram_picture(values: Mapping[str, np.ndarray], unit: Mapping[str, str] | None = None, dpi: int = 100) -> bytes:

@@ -258,6 +258,14 @@ class Projection(_Section):
         return self
 
 
+class Labels(_Section):
+    """Names of the regions of the maps."""
+
+    boilerplate: tuple[str, ...] = Field(
+        default=(), description="words of captions that say nothing of an image, beside those that are known"
+    )
+
+
 class Table(_Section):
     """The LanceDB table `atlas`."""
 
@@ -321,6 +329,7 @@ class Profile(_Section):
     fetch: Fetch = Fetch()
     models: Models
     projection: Projection = Projection()
+    labels: Labels = Labels()
     table: Table = Table()
     generated: Generated = Generated()
     service: Service = Service()

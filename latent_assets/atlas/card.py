@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from latent_assets import spaces as registered
 from latent_assets.atlas.rows import placed_rows, read_maps
-from latent_assets.atlas.schema import RELEASE_KEY
+from latent_assets.atlas.schema import RELEASE_KEY, arrow_schema
 from latent_assets.atlas.table import LISTS
 from latent_assets.errors import DataError, ModelError, NotBuiltError, QueryError
 from latent_assets.processes import host_name
@@ -71,8 +71,9 @@ class ReleaseInfo:
     (how many there are), `probes` (how many of them are searched at least) and `recall` (the share of the ten nearest
     that is found so, measured when it was published); {} where every search is exact.
     `content`: hash over the rows, equal for equal rows whatever files they lie in (see `content`); "" in cards that do
-    not say. `packages`: versions of what made it, Python's among them. `made_by`: user and machine. `settings`: the
-    profile, without its root and its models, which are in `models`.
+    not say. `labels`: fingerprint of the labels of its maps, "" where there are none. `packages`: versions of what
+    made it, Python's among them. `made_by`: user and machine. `settings`: the profile, without its root and its
+    models, which are in `models`.
     """
 
     profile: str
@@ -101,10 +102,16 @@ class ReleaseInfo:
     settings: dict[str, Any] = field(default_factory=dict)
     vectors: str = "float16"
     search: dict[str, dict[str, Any]] = field(default_factory=dict)
+    labels: str = ""
 
     def probes(self, embedding: str) -> int:
         """How many lists of the index of an embedding a search has to look through."""
         return int(self.search.get(embedding, {}).get("probes", LISTS))
+
+    def arrow_schema(self, described: bool = False) -> pa.Schema:
+        """The schema of the release's table; `described` with this card in its metadata."""
+        card = self.to_json() if described else ""
+        return arrow_schema(self.dims, self.spaces, card, self.vectors, bool(self.labels))
 
     def model_settings(self, embedding: str) -> Any:
         """The settings of the model that made the vectors of `embedding`, as its row's `load` takes them.
@@ -208,11 +215,12 @@ def describe_release(
     projection: str,
     fingerprint: str,
     models: Mapping[str, ModelInfo],
+    labels: str = "",
 ) -> ReleaseInfo:
     """Gather what a release of `shards` says of itself; rows are counted in the shards' coordinates.
 
-    `projection` is the fingerprint of the fitted maps, `fingerprint` that of the release as a whole. Raises
-    NotBuiltError or StorageError when the maps or a shard's coordinates are not there.
+    `projection` is the fingerprint of the fitted maps, `labels` that of their labels, `fingerprint` that of the release
+    as a whole. Raises NotBuiltError or StorageError when the maps or a shard's coordinates are not there.
     """
     from latent_assets.profile import HOW_STORED
 
@@ -243,6 +251,7 @@ def describe_release(
         made_by=who(),
         settings=profile.model_dump(mode="json", exclude={"root", "models"}),
         vectors=profile.table.vectors,
+        labels=labels,
     )
 
 

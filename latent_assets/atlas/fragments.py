@@ -1,7 +1,7 @@
 """Data files of the table, shard by shard: what lancedb has no words for and its ground, Lance, does.
 
-Every shard is one fragment of two data files: its rows without their places, and the places. A file is never changed;
-its name tells shard, part and content key, so that a later version takes over what is the same:
+Every shard is one fragment of two data files: its rows, and their places with the clusters they are in. A file is
+never changed; its name tells shard, part and content key, so that a later version takes over what is the same:
 
     lance/atlas.lance/data/{shard}.{part}.{content key}.{digest of its rows}{random}.lance       part: rows, coords
 
@@ -21,7 +21,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from latent_assets.atlas.content import digest_rows
-from latent_assets.atlas.schema import PLACE, RELEASE_KEY
+from latent_assets.atlas.schema import CLUSTER, PLACE, RELEASE_KEY
 from latent_assets.atlas.table import LIVE, lance_address, open_table, table_options, table_uri, writing
 from latent_assets.storage import filesystem, fingerprint
 
@@ -86,7 +86,7 @@ def content_key(schema: pa.Schema, part: Part, key: str) -> str:
 
 def columns_of(schema: pa.Schema, part: Part) -> list[str]:
     """The columns of a part, in the order of the table."""
-    return [name for name in schema.names if name.startswith(PLACE) == (part == "coords")]
+    return [name for name in schema.names if name.startswith((PLACE, CLUSTER)) == (part == "coords")]
 
 
 def known_parts(lance_uri: str, versions: Iterable[int | str | None]) -> Known:

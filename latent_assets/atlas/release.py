@@ -33,8 +33,7 @@ from latent_assets.atlas.fragments import (
 from latent_assets.atlas.history import Action, note_move, superseded
 from latent_assets.atlas.indexes import VECTOR_KIND, build_indexes, list_count
 from latent_assets.atlas.recall import choose_lists, make_probes
-from latent_assets.atlas.rows import ShardContent, read_places, read_rows
-from latent_assets.atlas.schema import arrow_schema
+from latent_assets.atlas.rows import ShardContent, read_places, read_rows, with_clusters
 from latent_assets.atlas.table import (
     LISTS,
     LIVE,
@@ -138,7 +137,7 @@ def prepare(storage: Storage, content: ShardContent, release: ReleaseInfo, known
     A shard without rows has no files: leave it out. Raises DataError as `stage` does.
     """
     uri = storage.lance_uri
-    schema = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
+    schema = release.arrow_schema()
     features = sorted(release.features.items())
     rows_key = content_key(schema, "rows", f"{content.rows_key} {features}")
     coords_key = content_key(schema, "coords", f"{content.coords_key} {rows_key}")
@@ -147,6 +146,8 @@ def prepare(storage: Storage, content: ShardContent, release: ReleaseInfo, known
     if rows is not None and coords is not None and rows.count == coords.count:
         return PreparedShard(content.shard, rows, coords, 0)
     ids, places = read_places(storage, release.projection, content.shard, release.spaces)
+    if release.labels:
+        places = with_clusters(storage, release.labels, content.shard, release.spaces, ids, places)
     written = 0
     # places stand beside rows by their order alone
     if rows is None or not read_part_ids(uri, rows).equals(ids):
@@ -165,7 +166,7 @@ def commit(
     Returns its number, whether vectors are indexed, and the release as it says of itself: with the hash of its rows.
     Raises OvertakenError when others make versions all the time, which is what the claim on the table prevents.
     """
-    columns = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
+    columns = release.arrow_schema()
     digests = [{shard.shard: part.digest for shard, part in parts} for parts in _parts(shards)]
     described = replace(release, content=content_hash(columns, *digests))
     for turn in range(_STAGINGS):
@@ -179,8 +180,7 @@ def _committed(
     profile: Profile, storage: Storage, release: ReleaseInfo, shards: Sequence[PreparedShard]
 ) -> tuple[int, bool, ReleaseInfo]:
     """Rows, then indexes, then what measuring them adds to the card: a version of the table each."""
-    schema = arrow_schema(release.dims, release.spaces, release.to_json(), release.vectors)
-    version = commit_shards(storage.lance_uri, schema, shards)
+    version = commit_shards(storage.lance_uri, release.arrow_schema(described=True), shards)
     rows = sum(shard.rows.count for shard in shards)
     if not rows:
         return version, False, release

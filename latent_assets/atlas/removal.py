@@ -31,7 +31,6 @@ from latent_assets.atlas.fragments import (
     write_part,
 )
 from latent_assets.atlas.release import Release, Staged, commit, publish
-from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.table import LIVE, open_table, release_tag, table_exists, table_uri, tags, writing
 from latent_assets.errors import DataError
 from latent_assets.layout import ATLAS_TABLE, table_name
@@ -103,7 +102,7 @@ def drop_rows(
 def _without(storage: Storage, release: ReleaseInfo, ids: Collection[str]) -> tuple[list[PreparedShard], int]:
     """The shards of the live version, those with rows of `ids` written anew; and how many rows that were."""
     uri = storage.lance_uri
-    schema = arrow_schema(release.dims, release.spaces, vectors=release.vectors)
+    schema = release.arrow_schema()
     wanted = pa.array(sorted(ids), pa.string())
     prepared: list[PreparedShard] = []
     dropped = 0

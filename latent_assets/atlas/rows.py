@@ -14,13 +14,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from latent_assets.atlas.schema import PLACE
+from latent_assets.atlas.schema import CLUSTER, PLACE
 from latent_assets.catalog.shards import read_shard
 from latent_assets.embeddings.store import ShardEmbeddings, read_column, read_id_array, read_thumbnails
 from latent_assets.errors import DataError
 from latent_assets.images.outcome import Outcome
 from latent_assets.images.store.ledger import read_ledger
-from latent_assets.layout import coords_name
+from latent_assets.layout import clusters_name, coords_name
 from latent_assets.projection.model import read_header
 from latent_assets.storage import Storage
 
@@ -44,7 +44,8 @@ class ShardContent:
     """What a shard brings to a release, and the keys that tell whether the table has it already.
 
     `rows_key` stands for everything but places: it changes when the shard's catalog, images, thumbnails or embeddings
-    do. `coords_key` stands for the places. `embeddings` names the files of the vectors and of the thumbnails.
+    do. `coords_key` stands for the places, and the clusters that they are in. `embeddings` names the files of the
+    vectors and of the thumbnails.
     """
 
     shard: str
@@ -97,6 +98,21 @@ def read_places(storage: Storage, projection: str, shard: str, spaces: Sequence[
     coords = storage.read_parquet(coords_name(projection, shard), ["id", *names])
     places = {name: _fixed(coords[name].to_numpy().astype(np.float32, copy=False).reshape(-1, 3)) for name in names}
     return _plain(coords["id"]), pa.table(places)
+
+
+def with_clusters(
+    storage: Storage, labels: str, shard: str, spaces: Sequence[str], ids: pa.Array, places: pa.Table
+) -> pa.Table:
+    """`places` with the columns `cluster_SPACE` (string) of the rows `ids` of a shard.
+
+    Raises DataError when a row is not in the labels.
+    """
+    found = storage.read_parquet(clusters_name(labels, shard))
+    at = _positions(shard, "labels", ids, _plain(found["id"]))
+    for space in spaces:
+        column = _plain(found[f"{CLUSTER}{space}"])
+        places = places.append_column(f"{CLUSTER}{space}", column if at is None else column.take(at))
+    return places
 
 
 def read_rows(storage: Storage, content: ShardContent, ids: pa.Array, features: Mapping[str, str]) -> pa.Table:

@@ -15,6 +15,7 @@ from latent_assets import spaces as registered
 
 RELEASE_KEY = "latent_assets.release"
 PLACE = "xyz_"
+CLUSTER = "cluster_"
 VECTORS = "float32"  # value type of vectors unless the profile says otherwise
 
 _TYPES: dict[str, pa.DataType] = {
@@ -32,7 +33,7 @@ class Field:
     """One column. `type` names a type of `_TYPES`, or the value type of a vector whose length is `shape`.
 
     `shape`: "" for a scalar, "3", or the name of the embedding whose vector's length it is.
-    `embedding`, `space`: the column exists only when the atlas has that embedding or space.
+    `embedding`, `space`, `labels`: the column exists only when the atlas has that embedding, that space, labels.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Field:
     shape: str = ""
     embedding: str | None = None
     space: str | None = None
+    labels: bool = False
 
     @property
     def type_text(self) -> str:
@@ -74,7 +76,7 @@ _SHARD = Field("shard", "string", "shard of the catalog the row belongs to")
 
 
 def table_fields() -> tuple[Field, ...]:
-    """All columns that an atlas can have: facts, a vector for each embedding, a place for each space, the shard.
+    """All columns that an atlas can have: facts, a vector for each embedding, a place and a cluster for each space.
 
     Embeddings come in the order in which the spaces name them, then those that no space names.
     """
@@ -88,18 +90,33 @@ def table_fields() -> tuple[Field, ...]:
         Field(f"{PLACE}{name}", "float32", f"place on the map of {space.shows}, map units", shape="3", space=name)
         for name, space in spaces.items()
     ]
-    return (*_FACTS, *vectors, *places, _SHARD)
+    clusters = [
+        Field(
+            f"{CLUSTER}{name}",
+            "string",
+            f"id of the finest cluster on the map of {space.shows} that the image is in (`labels`); null for none",
+            nullable=True,
+            space=name,
+            labels=True,
+        )
+        for name, space in spaces.items()
+    ]
+    return (*_FACTS, *vectors, *places, _SHARD, *clusters)
 
 
-def fields_of(dims: Mapping[str, int], spaces: Sequence[str], vectors: str = VECTORS) -> tuple[Field, ...]:
+def fields_of(
+    dims: Mapping[str, int], spaces: Sequence[str], vectors: str = VECTORS, labels: bool = True
+) -> tuple[Field, ...]:
     """The columns of an atlas with the embeddings of `dims` (name -> vector length) and `spaces`.
 
-    `vectors`: "float32" or "float16", the value type of its vectors.
+    `vectors`: "float32" or "float16", the value type of its vectors. `labels`: whether its maps have labels.
     """
     return tuple(
         replace(field, type=vectors) if field.embedding else field
         for field in table_fields()
-        if (field.embedding is None or field.embedding in dims) and (field.space is None or field.space in spaces)
+        if (field.embedding is None or field.embedding in dims)
+        and (field.space is None or field.space in spaces)
+        and (labels or not field.labels)
     )
 
 
@@ -111,12 +128,12 @@ def arrow_type(field: Field, dims: Mapping[str, int]) -> pa.DataType:
 
 
 def arrow_schema(
-    dims: Mapping[str, int], spaces: Sequence[str], release: str = "", vectors: str = VECTORS
+    dims: Mapping[str, int], spaces: Sequence[str], release: str = "", vectors: str = VECTORS, labels: bool = True
 ) -> pa.Schema:
     """The table's schema. Each field carries its description; `release` (JSON) goes into the schema's metadata."""
     columns = [
         pa.field(field.name, arrow_type(field, dims), field.nullable, {"description": field.description})
-        for field in fields_of(dims, spaces, vectors)
+        for field in fields_of(dims, spaces, vectors, labels)
     ]
     return pa.schema(columns, metadata={RELEASE_KEY: release} if release else None)
 

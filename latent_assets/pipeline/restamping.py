@@ -7,7 +7,7 @@ of now. Only the table is published anew. What cannot be told from its files is 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -41,6 +41,7 @@ class Restamping:
         self._lineage, self._shards = lineage, [shard for shard in shards if shard in lineage.shards()]
         self._current = {stage: set(keys) for stage, keys in current.items()}
         self._fitted_before = fitted
+        self._labels_of: dict[str, str] = {}  # fingerprints that labels had and have
         self.rebuilt: list[str] = []
         self.pictures: dict[tuple[str, str], dict[str, bytes]] = {}
 
@@ -228,6 +229,44 @@ class Restamping:
                 details = {"fitted": of_fit, "placed": rows - of_fit, "bytes": lineage.storage.size(name)}
             self._commit(before, _constant(version), rows, details, [name], view)
 
+    def _labels(self) -> None:
+        """Clusters stay, under the fingerprint of what they are made from now; their names are of what is left."""
+        from latent_assets.atlas.labels.build import describe_anew
+        from latent_assets.atlas.labels.removal import are_whole, drop_others, move_labels
+        from latent_assets.pipeline.makers.labels import label_output
+
+        lineage, stage = self._lineage, "atlas_labels"
+        before, fit = lineage.manifests.get(stage), lineage.manifests.get("umap_model")
+        if before is None:
+            return drop_others(lineage.storage, None)
+        old, new = before.fingerprint, before.fingerprint
+        if (recipe := self._recipe(stage, WHOLE)) is not None:
+            new = recipe.fingerprint
+        if new != old and are_whole(lineage.storage, old, ()):
+            move_labels(lineage.storage, old, new)
+        shards, profile = lineage.shards(), lineage.profile
+        placed = lineage.manifests.all("umap_projection")
+        # labels of other maps or shards than those of now are made by the next build
+        if (
+            recipe is None
+            or fit is None
+            or not are_whole(lineage.storage, new, shards)
+            or not set(shards) <= set(placed)
+        ):
+            self._forget(stage)
+            return drop_others(lineage.storage, None)
+        drop_others(lineage.storage, new)
+        report = describe_anew(
+            lineage.storage, new, fit.fingerprint, shards, profile.projection.spaces, profile.labels.boilerplate
+        )
+        output = label_output(lineage, new, report)
+        self._labels_of[old] = new
+        details = {**before.details, **asdict(output.details), "kept": before.details["kept"]}
+        self._commit(before, _constant(output.version), output.rows, details, output.files)
+        if output.pictures:
+            self.pictures[stage, WHOLE] = dict(output.pictures)
+        return None
+
     def _publish(self, ids: Collection[str]) -> TableRemoval:
         from latent_assets.atlas.fragments import table_files
         from latent_assets.atlas.pictures import release_pictures
@@ -240,7 +279,8 @@ class Restamping:
         def describe(card: ReleaseInfo) -> ReleaseInfo:
             projection = self._fit_of(card.projection)
             made_from = recipe.fingerprint if recipe else fingerprint("takedown", card.fingerprint, sorted(ids))
-            return replace(card, projection=projection, fingerprint=made_from)
+            labels = self._labels_of.get(card.labels, card.labels)
+            return replace(card, projection=projection, labels=labels, fingerprint=made_from)
 
         removal = drop_rows(lineage.profile, lineage.storage, ids, describe)
         before = lineage.manifests.get("atlas_table")
@@ -313,6 +353,7 @@ class Restamping:
         "embedding_manifest": _manifest,
         "umap_model": _model,
         "umap_projection": _coordinates,
+        "atlas_labels": _labels,
         "atlas_tiles": _tiles,
         "placement_calibration": _calibration,
     }

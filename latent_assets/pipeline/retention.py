@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from latent_assets.errors import LatentAssetsError
-from latent_assets.layout import BY_FINGERPRINT, fingerprint_folder, projection_folder
+from latent_assets.layout import BY_FINGERPRINT, fingerprint_folder, labels_folder, projection_folder
 
 if TYPE_CHECKING:
     from latent_assets.pipeline.lineage import Lineage
@@ -79,6 +79,7 @@ def _needed(lineage: Lineage, gone: Iterable[int]) -> Iterator[str]:
     for release in releases(lineage.storage.lance_uri):
         if release.version not in gone:
             yield projection_folder(release.info.projection)
+            yield labels_folder(release.info.labels)
     try:
         where = places(lineage, "")
     except LatentAssetsError:  # a model that is not on this machine

@@ -349,12 +349,35 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             pool="projection",
         ),
         Stage(
+            name="atlas_labels",
+            group="atlas",
+            sharded=False,
+            parents=("shard_catalog", "umap_model", "umap_projection"),
+            revision=1,
+            settings=lambda chosen: _section(chosen, "labels"),
+            description="Regions of every map and their names: clusters at three levels, each named by the words that "
+            "set its captions apart, with its size, centre, representative image and the cluster it is part of. What "
+            "belongs nowhere stays unclustered. Clusters keep their ids while most of their images stay together.",
+            kinds=frozenset({"hdbscan", "parquet"}),
+            checks=(
+                Check("labels_fit_together", "Every label has a name, images and, unless it is coarse, a parent."),
+                Check("labels_for_every_row", "Every image with coordinates is in the clusters it says, or in none."),
+                Check("most_rows_clustered", "At least half of the images are in a cluster of each map.", warns=True),
+            ),
+            maker=f"{_MAKERS}.labels:make_labels",
+            judge=f"{_MAKERS}.labels:judge_labels",
+            describe=f"{_MAKERS}.labels:describe_labels",
+            details=f"{_MAKERS}.labels:LabelDetails",
+            batch="atlas_labels",
+            pool="whole",
+        ),
+        Stage(
             name="atlas_table",
             group="atlas",
             sharded=False,
             parents=(
                 *("laion_metadata", "shard_catalog", "image_shards", *encoded),
-                *("embedding_manifest", "umap_model", "umap_projection"),
+                *("embedding_manifest", "umap_model", "umap_projection", "atlas_labels"),
             ),
             revision=4,
             settings=lambda chosen: {
@@ -363,8 +386,8 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
                 "attribution": chosen.attribution,
             },
             description="The LanceDB table `atlas`: one row per image with its link, caption, scores, thumbnail, "
-            "vectors and coordinates. Staged as a new version, checked, then published by moving the tag `live`: "
-            "readers see the old release or the new one.",
+            "vectors, coordinates and clusters. Staged as a new version, checked, then published by moving the tag "
+            "`live`: readers see the old release or the new one.",
             kinds=frozenset({"lancedb"}),
             checks=(
                 Check(

@@ -326,6 +326,7 @@ def carry_out(lineage: Lineage, plan: Plan, notes: Sequence[str] = ()) -> Outcom
     Call it while no artefact is made (`Claims.alone`). Raises DataError when the release without the images does not
     pass its checks: the plan stays, and so does the old release.
     """
+    from latent_assets.atlas.labels.removal import drop_rows as drop_from_labels
     from latent_assets.generated.removal import drop_mentions
 
     started = time.monotonic()
@@ -340,6 +341,7 @@ def carry_out(lineage: Lineage, plan: Plan, notes: Sequence[str] = ()) -> Outcom
     step("images", lambda: sum(drop_images(storage, part, ids).images for part in all_parts(storage)))
     step("vectors and thumbnails", lambda: _drop_vectors(storage, ids))
     step("fitted points", lambda: _drop_points(storage, ids))
+    step("labels", lambda: drop_from_labels(storage, ids))
     restamping = Restamping(lineage, plan.shards, plan.current, plan.fitted)
     table = restamping.run(ids)
     removed["table"] = table.dropped

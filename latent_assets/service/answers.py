@@ -125,6 +125,31 @@ class NeighbourGroup(_Answer):
     thumbnail: str
 
 
+class LabelAnswer(_Answer):
+    """A cluster of a map. level: 1 is coarse, 3 is fine. parent: the cluster it is part of. position: where its images
+    are densest, map units; half of them are within `radius`. image: the one that stands for it."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{8}$")
+    level: int
+    parent: str | None
+    text: str
+    words: list[str]
+    rows: int
+    position: tuple[float, float, float]
+    radius: float
+    image: str = Field(pattern=ROW_ID)
+    thumbnail: str
+
+
+class Labels(_Answer):
+    """Clusters of a map, coarse ones first, large ones before small. rows: images on it, in a cluster or not."""
+
+    release: int
+    space: str
+    rows: int
+    labels: list[LabelAnswer]
+
+
 class ImageAnswer(_Answer):
     """An image of the atlas, where it came from, and what is near it in each space."""
 

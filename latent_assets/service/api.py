@@ -16,6 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 from latent_assets.atlas.card import ReleaseInfo
+from latent_assets.atlas.labels.store import LEVELS
 from latent_assets.atlas.table import LIVE, open_table, tags
 from latent_assets.images.decode.formats import sniff
 from latent_assets.layout import TILES, tile_name
@@ -29,6 +30,7 @@ from latent_assets.service.answers import (
     GeneratedList,
     Health,
     ImageAnswer,
+    Labels,
     Mode,
     PlaceAnswer,
     Release,
@@ -46,6 +48,7 @@ from latent_assets.storage import Storage
 
 T = TypeVar("T")
 
+LABELS = "/api/labels"
 _MOST_RESULTS = 1_000
 _MOST_OFFSET = 9_000
 _TEXT = r"\S"  # something else than white space
@@ -134,13 +137,16 @@ def create_app(service: Service, access: Access) -> FastAPI:
     _atlas(app, service)
     _generated(app, service)
     _files(app, service)
-    app.openapi = lambda: _schema(app, access, [row.name for row in service.profile.embeddings])  # type: ignore[method-assign]
+    profile = service.profile
+    app.openapi = lambda: _schema(  # type: ignore[method-assign]
+        app, access, [row.name for row in profile.embeddings], profile.projection.spaces
+    )
     app.add_middleware(Guard, access=access)
     return app
 
 
-def _schema(app: FastAPI, access: Access, embeddings: Sequence[str]) -> dict[str, Any]:
-    """OpenAPI, with problem details, the profile's embeddings and, where there is one, the token."""
+def _schema(app: FastAPI, access: Access, embeddings: Sequence[str], maps: Sequence[str]) -> dict[str, Any]:
+    """OpenAPI, with problem details, the profile's embeddings and maps and, where there is one, the token."""
     if app.openapi_schema is None:
         found = get_openapi(
             title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
@@ -151,10 +157,10 @@ def _schema(app: FastAPI, access: Access, embeddings: Sequence[str]) -> dict[str
         found["components"]["schemas"]["InvalidValue"] = found["components"]["schemas"]["Problem"].pop("$defs")[
             "InvalidValue"
         ]
-        operations = [route for methods in found["paths"].values() for route in methods.values()]
-        for parameter in (each for route in operations for each in route.get("parameters", ())):
-            if parameter["name"] == "space":
-                parameter["schema"]["enum"] = list(embeddings)
+        for path, methods in found["paths"].items():
+            for parameter in (each for route in methods.values() for each in route.get("parameters", ())):
+                if parameter["name"] == "space":
+                    parameter["schema"]["enum"] = list(maps if path == LABELS else embeddings)
         if access.token is not None:
             found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             for path, methods in found["paths"].items():
@@ -278,6 +284,16 @@ def _atlas(app: FastAPI, service: Service) -> None:
         release = service.current
         looking.check_space(release, space)
         return await _uploaded(service, request, lambda data: looking.search_image(release, data, k, space))
+
+    @app.get(LABELS, tags=["atlas"], responses=responses(404, 422, 429, 503))
+    async def labels(
+        request: Request,
+        space: Annotated[str, Query(min_length=1, max_length=64, description="a map of the release")] = "clip",
+        level: Annotated[int | None, Query(ge=1, le=LEVELS, description="1 is coarse, 3 is fine; all without")] = None,
+    ) -> Labels:
+        """Clusters of a map: their names, sizes and places, which one each is part of, an image that stands for it."""
+        release = service.current
+        return await _answer(request, service.reading, lambda: looking.labels(release, space, level))
 
     @app.get("/api/images/{id}", tags=["atlas"], responses=responses(404, 422, 429, 503))
     async def image(request: Request, id: RowId) -> ImageAnswer:

@@ -10,7 +10,15 @@ import numpy as np
 
 from latent_assets.client import Hit
 from latent_assets.errors import NotBuiltError, QueryError
-from latent_assets.service.answers import Found, ImageAnswer, Mode, NeighbourGroup, SearchAnswer
+from latent_assets.service.answers import (
+    Found,
+    ImageAnswer,
+    LabelAnswer,
+    Labels,
+    Mode,
+    NeighbourGroup,
+    SearchAnswer,
+)
 from latent_assets.service.placements import groups, thumbnail_address
 from latent_assets.service.releases import OpenRelease
 
@@ -80,6 +88,27 @@ def image(release: OpenRelease, row_id: str) -> ImageAnswer:
         thumbnail=thumbnail_address(row_id, release.version),
         neighbours=_near(release, row_id),
     )
+
+
+def labels(release: OpenRelease, space: str, level: int | None) -> Labels:
+    """Clusters of a map. Raises QueryError or NotBuiltError as `Atlas.labels` does."""
+    found = release.atlas.labels(space, level)
+    entries = [
+        LabelAnswer(
+            id=label.id,
+            level=label.level,
+            parent=label.parent,
+            text=label.name,
+            words=list(label.words),
+            rows=label.rows,
+            position=label.centre,
+            radius=label.radius,
+            image=label.representative,
+            thumbnail=thumbnail_address(label.representative, release.version),
+        )
+        for label in found
+    ]
+    return Labels(release=release.version, space=space, rows=release.atlas.info.rows, labels=entries)
 
 
 def thumbnail(release: OpenRelease, row_id: str) -> bytes:

@@ -94,6 +94,8 @@ def test_an_empty_atlas_is_built_stage_by_stage(automation: Automation) -> None:
     automation.make("umap_model", "1")
     assert automation.tick() == {"umap_projection": set(SHARDS)}
     automation.make("umap_projection", "1", *SHARDS)
+    assert automation.tick() == {"atlas_labels": {None}}
+    automation.make("atlas_labels", "1")
     assert automation.tick() == {"atlas_table": {None}}
     automation.make("atlas_table", "1")
     assert automation.tick() == {"atlas_tiles": {None}, "placement_calibration": {None}}

@@ -17,7 +17,7 @@ from latent_assets.profile import Profile, load_profile
 _VECTORS = ["clip_embeddings", "vae_latents"]
 _STAGES = [
     *("laion_metadata", "shard_catalog", "image_shards", *_VECTORS, "thumbnails", "embedding_manifest"),
-    *("umap_model", "umap_projection", "atlas_table"),
+    *("umap_model", "umap_projection", "atlas_labels", "atlas_table"),
 ]
 LINEAGE = {
     "laion_source": ("sources", []),
@@ -33,6 +33,7 @@ LINEAGE = {
     "embedding_manifest": ("embeddings", [*_VECTORS, "image_shards"]),
     "umap_model": ("projection", ["embedding_manifest"]),
     "umap_projection": ("projection", [*_VECTORS, "umap_model"]),
+    "atlas_labels": ("atlas", ["shard_catalog", "umap_model", "umap_projection"]),
     "atlas_table": (
         "atlas",
         [name for name in _STAGES if name != "atlas_table"],

@@ -81,8 +81,13 @@ class Tiles:
         if column["kind"] == "number":
             span = column["high"] - column["low"]
             return [None if code == _NONE else column["low"] + span * code / (_NONE - 1) for code in codes.tolist()]
-        values = self.storage.read_json(tile_name(self.release, f"columns/{name}.json"))
+        values = self.storage.read_json(tile_name(self.release, f"columns/{name}.json"))  # of codes, or of clusters
         return [values[code - 1][0] if code else None for code in codes.tolist()]
+
+    def labels(self, space: str) -> list[dict[str, Any]]:
+        """What is written over a map; see FORMAT.md."""
+        found: list[dict[str, Any]] = self.storage.read_json(tile_name(self.release, f"{space}/labels.json"))
+        return found
 
     def sprites(self) -> list[bytes | None]:
         """Thumbnail of every row, None for rows without. Raises DataError for one that is another image's."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from latent_assets.atlas.card import ReleaseInfo
-from latent_assets.atlas.schema import PLACE
+from latent_assets.atlas.schema import CLUSTER, PLACE
 from latent_assets.atlas.table import open_table
 from latent_assets.errors import DataError
 
@@ -32,13 +32,15 @@ class Codes:
 @dataclass(frozen=True)
 class TileRows:
     """The rows of a release. ids: uint8 [n, 16]. places: float32 [n, 3] by space, map units. numbers: float64 [n], NaN
-    where there is none. shards: (name, rows) in the order of the rows."""
+    where there is none. shards: (name, rows) in the order of the rows. clusters: by space, the finest cluster of each
+    row; none for maps without labels."""
 
     ids: np.ndarray
     places: Mapping[str, np.ndarray]
     numbers: Mapping[str, np.ndarray]
     codes: Mapping[str, Codes]
     shards: Sequence[tuple[str, int]]
+    clusters: Mapping[str, Codes] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,15 +81,16 @@ def read_tile_rows(lance_uri: str, version: int) -> tuple[ReleaseInfo, TileRows]
     present = set(table.schema.names)
     names = [name for name in _NUMBERS if name in present]
     places = [f"{PLACE}{space}" for space in info.spaces]
-    wanted = ["id", "url", "category", "shard", *names, *places]
+    clusters = [f"{CLUSTER}{space}" for space in info.spaces if f"{CLUSTER}{space}" in present]
+    wanted = ["id", "url", "category", "shard", *names, *places, *clusters]
     found: dict[str, list[np.ndarray]] = {name: [] for name in (*names, *places, "id")}
-    coders = {name: _Coder() for name in ("category", "domain", "shard")}
+    coders = {name: _Coder() for name in ("category", "domain", "shard", *clusters)}
     for batch in table.search().select(wanted).to_batches(_BATCH_ROWS):
         text = "".join(batch.column("id").to_pylist())
         found["id"].append(np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, 16))
         coders["domain"].add(_hosts(batch.column("url")))
-        coders["category"].add(batch.column("category"))
-        coders["shard"].add(batch.column("shard"))
+        for name in ("category", "shard", *clusters):
+            coders[name].add(batch.column(name))
         for name in names:
             values = batch.column(name).cast(pa.float64())
             found[name].append(pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False))
@@ -100,7 +103,8 @@ def read_tile_rows(lance_uri: str, version: int) -> tuple[ReleaseInfo, TileRows]
             space: np.concatenate([np.zeros((0, 3), np.float32), *found[f"{PLACE}{space}"]]) for space in info.spaces
         },
         numbers={name: np.concatenate([np.zeros(0), *found[name]]) for name in names},
-        codes=codes,
+        codes={name: column for name, column in codes.items() if name not in clusters},
+        clusters={name.removeprefix(CLUSTER): codes[name] for name in clusters},
         shards=_runs(codes["shard"]),
     )
     return info, rows

@@ -11,6 +11,8 @@ import numpy as np
 
 from latent_assets import spaces as registered
 from latent_assets.atlas.card import ReleaseInfo
+from latent_assets.atlas.labels.store import SpaceLabels
+from latent_assets.atlas.tiles.clusters import label_entries, write_clusters
 from latent_assets.atlas.tiles.octree import POINT, Cube, Octree, build_octree
 from latent_assets.atlas.tiles.rows import Codes, TileRows
 from latent_assets.atlas.tiles.sprites import pack_key, write_pack
@@ -61,13 +63,14 @@ def write_tiles(
     rows: TileRows,
     thumbnails: Thumbnails,
     versions: Mapping[str, str],
+    labels: Mapping[str, SpaceLabels] | None = None,
 ) -> Written:
     """Write the set of a release; it is listed with `list_releases` afterwards.
 
     thumbnails: (first row, rows) -> their files in order. versions: by shard the data version of its thumbnails; packs
-    that are there for the same version and rows are used again.
+    that are there for the same version and rows are used again. labels: of the release's maps, by space.
     """
-    made = _Set(storage, release)
+    made, named = _Set(storage, release), labels or {}
     chance = _chance(rows.ids)
     category = np.where(rows.codes["category"].codes > MOST_CODES, 0, rows.codes["category"].codes).astype(np.uint16)
     spaces: dict[str, Any] = {}
@@ -80,6 +83,7 @@ def write_tiles(
         tree = build_octree(quantized, chance)
         made.write(f"{space}/nodes.bin", tree.nodes.tobytes())
         made.write(f"{space}/points.bin", _points(quantized, category, tree))
+        made.write(f"{space}/labels.json", _json(_labels(rows, space, named.get(space), cube)))
         nodes[space] = len(tree.nodes)
         spaces[space] = _space(info, space, cube, tree, rows, places)
         if len(rows) > ALL_WITH_SPRITES:
@@ -95,7 +99,7 @@ def write_tiles(
         "rows": len(rows),
         "spaces": spaces,
         "categories": [name for name, _ in rows.codes["category"].values[:MOST_CODES]],
-        "columns": [*_numbers(made, rows), *_codes(made, rows)],
+        "columns": [*_numbers(made, rows), *_codes(made, rows), *write_clusters(made.write, rows.clusters, named)],
         "shards": shards,
     }
     made.write("tiles.json", _json(about))
@@ -169,7 +173,6 @@ def _space(
         "depth": int(tree.nodes["level"].max()),
         "shows": row.shows if row else "",
         "quality": {name: value for name, value in quality.items() if value == value},
-        "labels": _labels(rows.codes["category"], cube, places),
     }
 
 
@@ -198,8 +201,13 @@ def _spacing(places: np.ndarray, tree: Octree) -> float:
     return float(np.median(found)) if len(found) else 0.0
 
 
-def _labels(category: Codes, cube: Cube, places: np.ndarray) -> list[dict[str, Any]]:
-    """The densest place of each of the largest categories, in map units."""
+def _labels(rows: TileRows, space: str, labels: SpaceLabels | None, cube: Cube) -> list[dict[str, Any]]:
+    """The labels of a map; where it has no clusters, the densest place of each of the largest categories."""
+    found = label_entries(labels) if labels is not None else []
+    return found or _categories(rows.codes["category"], cube, rows.places[space])
+
+
+def _categories(category: Codes, cube: Cube, places: np.ndarray) -> list[dict[str, Any]]:
     cells = ((places - np.array(cube.origin)) * (_LABEL_CELLS / cube.edge)).astype(np.int64).clip(0, _LABEL_CELLS - 1)
     cell = (cells[:, 0] * _LABEL_CELLS + cells[:, 1]) * _LABEL_CELLS + cells[:, 2]
     labels = []
@@ -207,7 +215,8 @@ def _labels(category: Codes, cube: Cube, places: np.ndarray) -> list[dict[str, A
         mine = np.flatnonzero(category.codes == code)
         densest = np.bincount(cell[mine]).argmax()
         middle = np.median(places[mine[cell[mine] == densest]], axis=0)
-        labels.append({"text": text, "position": [float(value) for value in middle], "rows": count})
+        position = [float(value) for value in middle]
+        labels.append({"text": text, "level": 1, "position": position, "radius": 0.0, "rows": count})
     return labels
 
 

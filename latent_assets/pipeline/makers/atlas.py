@@ -59,8 +59,8 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
         observed = lineage.observed(row.source)
         spec = profile.models.of(row.name).model_dump(mode="json")
         models[row.name] = ModelInfo(str(observed.facts["model"]), observed.version, spec)
-    projection = lineage.manifest("umap_model")
-    info = describe_release(profile, storage, lineage.shards(), projection.fingerprint, wanted, models)
+    projection, labels = lineage.manifest("umap_model").fingerprint, lineage.manifest("atlas_labels").fingerprint
+    info = describe_release(profile, storage, lineage.shards(), projection, wanted, models, labels)
     staged = stage(profile, storage, _contents(lineage), info, anew=options.force or options.mend)
     # a list whose last image was taken down is a release without rows, and not the release before
     checks = check(profile, storage, staged, empty=info.rows == 0)
@@ -116,13 +116,14 @@ def _contents(lineage: Lineage) -> list[ShardContent]:
     from latent_assets.atlas.rows import ShardContent
 
     places_of = lineage.manifests.all("umap_projection")
+    clusters_of = lineage.details(lineage.manifest("atlas_labels")).shards
     parents = [name for name, stage in lineage.stages.items() if stage.sharded and name != "umap_projection"]
     rows_of = {name: lineage.manifests.all(name) for name in parents}
     return [
         ShardContent(
             shard,
             fingerprint([rows_of[name][shard].version for name in parents]),
-            places_of[shard].version,
+            fingerprint(places_of[shard].version, clusters_of[shard]),
             places(lineage, shard),
         )
         for shard in lineage.shards()

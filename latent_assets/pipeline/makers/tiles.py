@@ -28,6 +28,7 @@ class TileDetails:
 
 def make_tiles(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions) -> Mapping[str, Output]:
     """Write the set of the release that was published last."""
+    from latent_assets.atlas.labels.store import read_labels
     from latent_assets.atlas.table import release_tag, tags
     from latent_assets.atlas.tiles.rows import read_thumbnails_of, read_tile_rows
     from latent_assets.atlas.tiles.write import list_releases, write_tiles
@@ -46,6 +47,7 @@ def make_tiles(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
         rows,
         lambda first, count: read_thumbnails_of(storage.lance_uri, table.version, first, count),
         versions,
+        read_labels(storage, info.labels) if info.labels else {},
     )
     kept = [version for tag, version in tags(storage.lance_uri).items() if tag == release_tag(version)]
     removed = list_releases(storage, [str(version) for version in sorted(kept, reverse=True)])
