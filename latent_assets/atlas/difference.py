@@ -14,23 +14,10 @@ from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.history import ReleaseSummary
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import open_table
+from latent_assets.projection.drift import Drift, measure_drift
 
 _SHOWN = 20  # ids that are named
 _NO_SETTING = "not set"
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far the rows that both releases have lie from where they lay, on one map.
-
-    median, p95, most: distances as shares of the earlier map's diameter (the diagonal of the box that holds all but the
-    outermost 1 % in each direction). moved: share of the rows that moved at all.
-    """
-
-    median: float
-    p95: float
-    most: float
-    moved: float
 
 
 @dataclass(frozen=True)
@@ -80,23 +67,11 @@ def difference(lance_uri: str, before: ReleaseSummary, after: ReleaseSummary) ->
         settings=_changed(_flat(old), _flat(new)),
         quality={space: _quality(old, new, space) for space in dict.fromkeys((*old.spaces, *new.spaces))},
         drift={
-            space: drift(_matrix(first, space), _matrix(both, space), _matrix(both, space, " after"))
+            space: measure_drift(_matrix(first, space), _matrix(both, space), _matrix(both, space, " after"))
             for space in shared
             if both.height
         },
     )
-
-
-def drift(everything: np.ndarray, before: np.ndarray, after: np.ndarray) -> Drift:
-    """How far rows moved, as shares of the diameter of the map that `everything` float [m, 3] makes.
-
-    before, after: float [n, 3], the places of the same rows.
-    """
-    low, high = np.quantile(everything, [0.005, 0.995], axis=0)
-    diameter = float(np.linalg.norm(high - low)) or 1.0
-    moved = np.linalg.norm(after.astype(np.float64) - before.astype(np.float64), axis=1) / diameter
-    median, p95 = np.quantile(moved, [0.5, 0.95])
-    return Drift(float(median), float(p95), float(moved.max()), float((moved > 0).mean()))
 
 
 def _places(lance_uri: str, version: int, spaces: list[str]) -> pl.DataFrame:

@@ -14,17 +14,26 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 _HALVINGS = 12
+_LEAST_SHARED = 5  # rows of an island that say where it was
 _SAMPLED = 2_000  # points of an island that gaps are measured from
 
 
 @dataclass(frozen=True)
 class Shift:
-    """A move of an island: its rows, the vector (units of the layout), its gap to the others before and after."""
+    """A move of an island: its rows, the vector, its gap to the others before and after where it was pulled in."""
 
     rows: int
     vector: tuple[float, float, float]
-    gap_before: float
-    gap_after: float
+    gap_before: float | None = None
+    gap_after: float | None = None
+
+    def scaled(self, factor: float) -> Shift:
+        """The same move in units of which `factor` make one of these."""
+
+        def times(value: float | None) -> float | None:
+            return None if value is None else value * factor
+
+        return Shift(self.rows, _triple(np.array(self.vector) * factor), times(self.gap_before), times(self.gap_after))
 
 
 def find_islands(coords: np.ndarray, gap: float) -> np.ndarray:
@@ -49,7 +58,9 @@ def find_islands(coords: np.ndarray, gap: float) -> np.ndarray:
     return rank[labels]
 
 
-def pull_in(coords: np.ndarray, islands: np.ndarray, nearest: float, keep: np.ndarray | None = None) -> tuple[np.ndarray, list[Shift]]:
+def pull_in(
+    coords: np.ndarray, islands: np.ndarray, nearest: float, keep: np.ndarray | None = None
+) -> tuple[np.ndarray, list[Shift]]:
     """Move far islands towards the middle, each as it is: moved coordinates, and what was moved.
 
     Nearest first, each island slides along its way to the middle until its gap to all that stand already, g, is
@@ -88,6 +99,29 @@ def pull_in(coords: np.ndarray, islands: np.ndarray, nearest: float, keep: np.nd
             shifts.append(Shift(len(points), _triple(vector), before, _gap(probes + vector, placed, np.inf)))
         placed.append(_Placed(points + vector))
     return moved, shifts
+
+
+def anchor(
+    coords: np.ndarray, islands: np.ndarray, known: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, list[Shift], np.ndarray]:
+    """Put islands back to where they were: moved coordinates, the moves, and bool by island, those that were put back.
+
+    places float [n, 3]: where the rows `known` bool [n] were before. An island that mostly consists of them is moved by
+    the median of what its rows moved, as it is: where it lies as a whole is chance, and it keeps to what it was.
+    """
+    moved = np.array(coords, dtype=np.float64)
+    count = int(islands.max(initial=-1)) + 1
+    put_back, shifts = np.zeros(count, dtype=bool), []
+    order = np.argsort(islands, kind="stable")
+    for i, rows in enumerate(np.split(order, np.cumsum(np.bincount(islands, minlength=count))[:-1])):
+        shared = rows[known[rows]]
+        if len(shared) < max(_LEAST_SHARED, len(rows) / 2):
+            continue
+        vector = np.median(places[shared] - moved[shared], axis=0)
+        moved[rows] += vector
+        put_back[i] = True
+        shifts.append(Shift(len(rows), _triple(vector)))
+    return moved, shifts, put_back
 
 
 class _Placed:

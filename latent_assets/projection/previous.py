@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from scipy.sparse import csr_matrix
 
 from latent_assets.projection.layout import Graph, natural_scale
 
+COLUMN = "xyz_"  # and the space: places in a table
 _LEAST_SHARED = 20
 _LEAST_SHARE = 0.1  # of the rows to be laid out
 _SPREADING = 20
@@ -17,19 +19,40 @@ _SPREADING = 20
 
 @dataclass(frozen=True)
 class PreviousMaps:
-    """Places of all rows of a release, fitted or not: `coords` float32 [n, 3] by space, in the order of `ids`.
+    """Places of all rows of a release, fitted or not. release: its tag.
 
-    release: its tag.
+    frame: `id` string, `xyz_{space}` Array(f32, 3) for each of its spaces.
     """
 
     release: str
-    ids: Sequence[str]
-    coords: Mapping[str, np.ndarray]
+    frame: pl.DataFrame
 
-    def positions(self, ids: Sequence[str]) -> np.ndarray:
-        """The row of each id in this release, int64 [n]; -1 for one that it has not."""
-        at = {row_id: position for position, row_id in enumerate(self.ids)}
-        return np.array([at.get(row_id, -1) for row_id in ids], dtype=np.int64)
+    def shared(self, space: str, ids: Sequence[str]) -> Shared | None:
+        """What this release says of a map of the rows `ids`; None when it has no such map."""
+        column = f"{COLUMN}{space}"
+        if column not in self.frame.columns or not self.frame.height:
+            return None
+        everything: np.ndarray = self.frame[column].to_numpy().reshape(-1, 3)
+        position = self.frame.select("id").with_row_index("position")
+        at = pl.DataFrame({"id": pl.Series(ids, dtype=pl.String)}).join(position, "id", "left", maintain_order="left")
+        known = at["position"].is_not_null().to_numpy()
+        places = np.full((len(ids), 3), np.nan, np.float32)
+        places[known] = everything[at["position"].drop_nulls().to_numpy()]
+        return Shared(self.release, known, places, everything)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a release says of a map of n rows, some of which it has.
+
+    known: bool [n]. places: float32 [n, 3], map units of the release, NaN for rows that it has not. everything:
+    float32 [m, 3], the places of all its rows.
+    """
+
+    release: str
+    known: np.ndarray
+    places: np.ndarray
+    everything: np.ndarray
 
 
 def enough(shared: int, rows: int) -> bool:
