@@ -65,7 +65,9 @@ class ReleaseInfo:
     `vectors`: value type of the vectors in the table, "float32" or "float16" (cards that do not say it are of the
     second kind).
     `images`: how the images were stored whose vectors these are (keys of [fetch]); empty in cards that do not say.
-    `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
+    `quality`: per space the figures of the fitted rows (`projection.quality.MapQuality`); `placed_quality`: of rows
+    that were placed among them. `continues`: the release whose maps these are a later state of, "" for first ones;
+    `floor`: per space how far two such fits lie from each other by chance (`projection.drift.Drift`).
     `content`: hash over the rows, equal for equal rows whatever files they lie in (see `content`); "" in cards that do
     not say. `packages`: versions of what made it, Python's among them. `made_by`: user and machine. `settings`: the
     profile, without its root and its models, which are in `models`.
@@ -96,6 +98,9 @@ class ReleaseInfo:
     made_by: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     vectors: str = "float16"
+    placed_quality: dict[str, dict[str, Any]] = field(default_factory=dict)
+    continues: str = ""
+    floor: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def model_settings(self, embedding: str) -> Any:
         """The settings of the model that made the vectors of `embedding`, as its row's `load` takes them.
@@ -227,6 +232,9 @@ def describe_release(
         backend=maps.backend,
         device=maps.device,
         quality=maps.quality,
+        placed_quality=maps.placed_quality,
+        continues=maps.continues,
+        floor=maps.floor,
         features=maps.features,
         feature_recall=maps.feature_recall,
         images=profile.fetch.model_dump(mode="json", include=set(HOW_STORED)),

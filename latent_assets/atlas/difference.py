@@ -27,7 +27,9 @@ class ReleaseDifference:
     same_rows: whether both hold the very same rows, by their content hash; None where a card does not say.
     added_ids, removed_ids: at most 20 of them, sorted.
     models: name -> digest before and after, of those that differ; packages, settings: the same of what else differs.
-    quality: space -> measure -> before and after. drift: by space, of spaces that both have.
+    quality: space -> measure -> before and after, of fitted rows; placed_quality: of rows placed among them. drift: by
+    space, of spaces that both have. floor: how far two fits like the later one lie from each other by chance, by space,
+    where its maps continue those of the earlier one.
     """
 
     before: str
@@ -42,7 +44,9 @@ class ReleaseDifference:
     packages: Mapping[str, tuple[str, str]]
     settings: Mapping[str, tuple[Any, Any]]
     quality: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
+    placed_quality: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
     drift: Mapping[str, Drift]
+    floor: Mapping[str, Drift]
 
 
 def difference(lance_uri: str, before: ReleaseSummary, after: ReleaseSummary) -> ReleaseDifference:
@@ -65,12 +69,14 @@ def difference(lance_uri: str, before: ReleaseSummary, after: ReleaseSummary) ->
         models=_changed({n: m.digest for n, m in old.models.items()}, {n: m.digest for n, m in new.models.items()}),
         packages=_changed(old.packages, new.packages),
         settings=_changed(_flat(old), _flat(new)),
-        quality={space: _quality(old, new, space) for space in dict.fromkeys((*old.spaces, *new.spaces))},
+        quality=_quality(old.quality, new.quality),
+        placed_quality=_quality(old.placed_quality, new.placed_quality),
         drift={
             space: measure_drift(_matrix(first, space), _matrix(both, space), _matrix(both, space, " after"))
             for space in shared
             if both.height
         },
+        floor={space: Drift(**values) for space, values in new.floor.items()} if new.continues == before.tag else {},
     )
 
 
@@ -107,6 +113,15 @@ def _flat(info: ReleaseInfo) -> dict[str, Any]:
     return found
 
 
-def _quality(old: ReleaseInfo, new: ReleaseInfo, space: str) -> dict[str, tuple[float | None, float | None]]:
-    before, after = old.quality.get(space, {}), new.quality.get(space, {})
-    return {measure: (before.get(measure), after.get(measure)) for measure in dict.fromkeys((*before, *after))}
+def _quality(
+    old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, tuple[float | None, float | None]]]:
+    """space -> measure -> before and after, whichever of the two has it."""
+    none: Mapping[str, Any] = {}
+    return {
+        space: {
+            measure: (old.get(space, none).get(measure), new.get(space, none).get(measure))
+            for measure in dict.fromkeys((*old.get(space, none), *new.get(space, none)))
+        }
+        for space in dict.fromkeys((*old, *new))
+    }

@@ -316,17 +316,24 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             settings=lambda chosen: _section(chosen, "projection", exclude={"limits"}),
             inputs=_backend,
             pins=f"{_MAKERS}.projection:release_to_continue",
-            description=f"UMAP to 3D of the spaces {', '.join(projection.spaces)}, fitted on all rows, or on landmarks of "
-            "many, with its quality on a fixed probe set. Continues the maps of the release that readers see. cuML on a "
-            "GPU, umap-learn without.",
+            description=f"UMAP to 3D of the spaces {', '.join(projection.spaces)}, fitted on all rows, or on landmarks "
+            "of many, with its quality on a fixed probe set. Continues the maps of the release that readers see. cuML "
+            "on a GPU, umap-learn without.",
             kinds=frozenset({"umap"}),
             checks=(
                 Check("map_finite", "Every coordinate of the fit is finite."),
-                Check("map_keeps_neighbours", "Each map is as faithful as `[projection.limits]` asks, for rows that were "
-                "fitted and for rows that were placed."),
-                Check("map_stays", "Rows that the release before has lie where they lay, but for what chance moves: "
-                f"{projection.limits.max_drift:.0%} of the diameter and {projection.limits.max_drift_over_floor:g} times "
-                "the noise floor (median) at most.", warns=True),
+                Check(
+                    "map_keeps_neighbours",
+                    "Each map is as faithful as `[projection.limits]` asks, for rows that were "
+                    "fitted and for rows that were placed.",
+                ),
+                Check(
+                    "map_stays",
+                    "Rows that the release before has lie where they lay, but for what chance moves: "
+                    f"{projection.limits.max_drift:.0%} of the diameter and {projection.limits.max_drift_over_floor:g} "
+                    "times the noise floor (median) at most.",
+                    warns=True,
+                ),
             ),
             maker=f"{_MAKERS}.projection:make_model",
             judge=f"{_MAKERS}.projection:judge_model",

@@ -21,9 +21,10 @@ from latent_assets.spaces import Metric
 _SMALLEST_FIT = 5  # UMAP needs a graph; fewer points are laid out by their principal axes
 _START_EXTENT = 10.0  # of the principal axes, as UMAP's own initialisations have it
 _FEW_ROWS, _EPOCHS_OF_FEW, _EPOCHS = 10_000, 500, 200  # umap-learn's defaults
-# a layout that exists already is refined, not stirred: infra/bench/fit.py --drift
-_WARM_EPOCHS, _WARM_RATE = 0.5, 0.25
-_CHUNK_ROWS = 65_536
+# a layout that exists already is refined, not stirred: infra/bench/fit.py --drift. Fewer epochs would draw weak edges
+# never
+_WARM_EPOCHS, _LEAST_WARM_EPOCHS, _WARM_RATE = 0.25, 100, 0.25
+_CHUNK_ROWS = 16_384
 
 
 class Prepared(Protocol):
@@ -141,7 +142,9 @@ def graph_of(features: np.ndarray, metric: Metric, settings: Projection) -> Grap
 def schedule(settings: Projection, rows: int, warm: bool) -> tuple[int, float]:
     """Epochs and learning rate of a fit of `rows` rows, from nothing or from a layout that exists (`warm`)."""
     epochs = settings.n_epochs or (_EPOCHS_OF_FEW if rows <= _FEW_ROWS else _EPOCHS)
-    return (max(1, round(_WARM_EPOCHS * epochs)), _WARM_RATE) if warm else (epochs, 1.0)
+    if not warm:
+        return epochs, 1.0
+    return min(epochs, max(_LEAST_WARM_EPOCHS, round(_WARM_EPOCHS * epochs))), _WARM_RATE
 
 
 def choose_backend(settings: Projection) -> Backend:

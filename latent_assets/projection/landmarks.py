@@ -116,7 +116,7 @@ def _foremost(cells: np.ndarray, keys: np.ndarray, counts: np.ndarray) -> np.nda
 
 
 def _distances(space: _JoinedSpace, rows: Sample, cells: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Squared distance of each row to the nearest `drawn` one of its cell, float64 [n]; infinite where there is none."""
+    """Squared distance of each row to the nearest `drawn` one of its cell, float64 [n]; infinite without one."""
     cuts = np.cumsum([len(at) for at in rows.chosen])[:-1]
     parts = zip(rows.chosen, np.split(drawn, cuts), strict=True)
     landmarks = list(space.read(Sample(rows.shards, tuple(at[mask] for at, mask in parts))))

@@ -54,7 +54,9 @@ def fuzzy_graph(indices: np.ndarray, distances: np.ndarray) -> Graph:
     return Graph(len(indices), edges.row, edges.col, edges.data.astype(np.float32))
 
 
-def optimise(graph: Graph, start: np.ndarray, epochs: int, learning_rate: float, seed: int, min_dist: float) -> np.ndarray:
+def optimise(
+    graph: Graph, start: np.ndarray, epochs: int, learning_rate: float, seed: int, min_dist: float
+) -> np.ndarray:
     """Lay out `graph` from `start` float32 [n, 3], in one thread: the same bits for the same input; float32 [n, 3].
 
     Distances are UMAP's own (`spread` 1): its start is used as it is.

@@ -97,9 +97,9 @@ def _figures(
 
 
 def _intrusion(points: np.ndarray, probes: np.ndarray, claimed: np.ndarray, sizes: tuple[int, ...]) -> list[float]:
-    """1 minus the normalised sum of how far beyond rank k the first k `claimed` neighbours [m, most] lie among `points`.
+    """For each k of `sizes` 1 minus the normalised sum of how far beyond rank k the first k of `claimed` lie.
 
-    One figure for each k of `sizes`.
+    claimed: int64 [m, most], neighbours of the `probes` among `points` [n, d].
     """
     n = len(points)
     squares = np.einsum("ij,ij->i", points, points)
