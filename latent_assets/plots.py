@@ -88,6 +88,47 @@ def map_picture(
     return _png(figure, dpi)
 
 
+def moves_picture(
+    states: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "", dpi: int = 92, largest: int = 60
+) -> bytes:
+    """Two states of each map below each other, before and after, seen as in `map_picture`: a PNG.
+
+    states: by space the places float32 [n, 3] of the same rows before and after. The `largest` moves are drawn into the
+    later one, from where those rows were to where they are.
+    """
+    from matplotlib.figure import Figure
+
+    columns = max(1, len(states))
+    figure = Figure(figsize=(4.0 * columns, 8.2), facecolor=_GROUND)
+    panels = figure.subplots(2, columns, squeeze=False)
+    for column, (space, (before, after)) in enumerate(states.items()):
+        drawn = np.unique(np.linspace(0, max(0, len(before) - 1), min(len(before), _DRAWN_ROWS)).astype(int))
+        moved = np.linalg.norm(after.astype(np.float64) - before, axis=1)
+        farthest = np.argsort(-moved, kind="stable")[:largest]
+        farthest = farthest[moved[farthest] > 0]
+        labels = np.full(len(before), -1)
+        labels[farthest] = 1
+        caption = f"median {np.median(moved):.2f}, most {moved.max(initial=0.0):.2f} map units" if len(moved) else ""
+        shown = np.union1d(drawn, farthest)
+        name = _TITLES.get(space, space)
+        _panel(panels[0, column], before[shown], labels[shown], f"{name}, before", "")
+        _panel(panels[1, column], after[shown], labels[shown], f"{name}, after", caption)
+        from_x, from_y, _ = oblique(before[farthest])
+        to_x, to_y, _ = oblique(after[farthest])
+        panels[1, column].plot(
+            np.stack([from_x, to_x]), np.stack([from_y, to_y]), color=_COLOURS[1], linewidth=0.7, alpha=0.8
+        )
+        for row in range(2):  # the same frame, so that a row is found again
+            panels[row, column].set_xlim(panels[1, column].get_xlim())
+            panels[row, column].set_ylim(panels[1, column].get_ylim())
+    if not states:
+        for panel in panels.reshape(-1):
+            panel.set_axis_off()
+    figure.text(0.012, 0.98, title, color=_INK, fontsize=12, fontweight="bold", va="center")
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.04, wspace=0.03, hspace=0.1)
+    return _png(figure, dpi)
+
+
 def _named(categories: Sequence[str | None] | None, rows: int) -> tuple[list[str], np.ndarray]:
     """The commonest categories, and for each row the position of its category among them (-1: another, none)."""
     if categories is None:

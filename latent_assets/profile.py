@@ -223,6 +223,23 @@ class Models(_Section):
         return getattr(self, name, None) if name in type(self).model_fields else None
 
 
+class MapLimits(_Section):
+    """What a map must be like to be taken: figures of `projection.quality`, of fitted and of placed rows alike.
+
+    They are asked of maps of 100 rows and more. `drift` only warns.
+    """
+
+    min_trustworthiness: Probability = 0.7
+    min_continuity: Probability = 0.7
+    min_recall: Probability = Field(default=0.0, description="of the 15 nearest; falls as an atlas grows")
+    min_triplets: Probability = 0.5
+    max_far_outliers: Probability = 0.05
+    max_drift: Probability = Field(default=0.03, description="median displacement, as a share of the map's diameter")
+    max_drift_over_floor: Annotated[float, Field(ge=1)] = Field(
+        default=1.5, description="the same, in displacements of two fits that differ in their seed alone"
+    )
+
+
 class Projection(_Section):
     """UMAP settings, shared by all spaces. Names as in umap-learn."""
 
@@ -232,7 +249,12 @@ class Projection(_Section):
     min_dist: Annotated[float, Field(ge=0, le=1)] = 0.1
     n_epochs: Annotated[int, Field(ge=1)] | None = None
     seed: int = 42
-    fit_rows: Annotated[int, Field(ge=32)] = Field(default=1_000_000, description="above this a sample is fitted")
+    fit_rows: Annotated[int, Field(ge=32)] | None = Field(
+        default=None,
+        description="above this landmarks are fitted and the rest is placed; by default as many as the backend fits in "
+        "minutes: 50,000 with umap-learn, 1,000,000 with cuML",
+    )
+    limits: MapLimits = Field(default_factory=MapLimits)
     calibration_share: Probability = Field(
         default=0.02, description="rows kept out of the fit: what is usual between real images is measured on them"
     )

@@ -66,7 +66,9 @@ class ReleaseInfo:
     `vectors`: value type of the vectors in the table, "float32" or "float16" (cards that do not say it are of the
     second kind).
     `images`: how the images were stored whose vectors these are (keys of [fetch]); empty in cards that do not say.
-    `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
+    `quality`: per space the figures of the fitted rows (`projection.quality.MapQuality`); `placed_quality`: of rows
+    that were placed among them. `continues`: the release whose maps these are a later state of, "" for first ones;
+    `floor`: per space how far two such fits lie from each other by chance (`projection.drift.Drift`).
     `search`: per embedding how its vectors are searched: `index` (its kind, "" for comparing with every row), `lists`
     (how many there are), `probes` (how many of them are searched at least) and `recall` (the share of the ten nearest
     that is found so, measured when it was published); {} where every search is exact.
@@ -103,6 +105,9 @@ class ReleaseInfo:
     vectors: str = "float16"
     search: dict[str, dict[str, Any]] = field(default_factory=dict)
     labels: str = ""
+    placed_quality: dict[str, dict[str, Any]] = field(default_factory=dict)
+    continues: str = ""
+    floor: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def probes(self, embedding: str) -> int:
         """How many lists of the index of an embedding a search has to look through."""
@@ -244,6 +249,9 @@ def describe_release(
         backend=maps.backend,
         device=maps.device,
         quality=maps.quality,
+        placed_quality=maps.placed_quality,
+        continues=maps.continues,
+        floor=maps.floor,
         features=maps.features,
         feature_recall=maps.feature_recall,
         images=profile.fetch.model_dump(mode="json", include=set(HOW_STORED)),

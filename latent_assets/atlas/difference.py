@@ -14,23 +14,10 @@ from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.history import ReleaseSummary
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import open_table
+from latent_assets.projection.drift import Drift, measure_drift
 
 _SHOWN = 20  # ids that are named
 _NO_SETTING = "not set"
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far the rows that both releases have lie from where they lay, on one map.
-
-    median, p95, most: distances as shares of the earlier map's diameter (the diagonal of the box that holds all but the
-    outermost 1 % in each direction). moved: share of the rows that moved at all.
-    """
-
-    median: float
-    p95: float
-    most: float
-    moved: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,9 @@ class ReleaseDifference:
     same_rows: whether both hold the very same rows, by their content hash; None where a card does not say.
     added_ids, removed_ids: at most 20 of them, sorted.
     models: name -> digest before and after, of those that differ; packages, settings: the same of what else differs.
-    quality: space -> measure -> before and after. drift: by space, of spaces that both have.
+    quality: space -> measure -> before and after, of fitted rows; placed_quality: of rows placed among them. drift: by
+    space, of spaces that both have. floor: how far two fits like the later one lie from each other by chance, by space,
+    where its maps continue those of the earlier one.
     """
 
     before: str
@@ -55,7 +44,9 @@ class ReleaseDifference:
     packages: Mapping[str, tuple[str, str]]
     settings: Mapping[str, tuple[Any, Any]]
     quality: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
+    placed_quality: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
     drift: Mapping[str, Drift]
+    floor: Mapping[str, Drift]
 
 
 def difference(lance_uri: str, before: ReleaseSummary, after: ReleaseSummary) -> ReleaseDifference:
@@ -78,25 +69,15 @@ def difference(lance_uri: str, before: ReleaseSummary, after: ReleaseSummary) ->
         models=_changed({n: m.digest for n, m in old.models.items()}, {n: m.digest for n, m in new.models.items()}),
         packages=_changed(old.packages, new.packages),
         settings=_changed(_flat(old), _flat(new)),
-        quality={space: _quality(old, new, space) for space in dict.fromkeys((*old.spaces, *new.spaces))},
+        quality=_quality(old.quality, new.quality),
+        placed_quality=_quality(old.placed_quality, new.placed_quality),
         drift={
-            space: drift(_matrix(first, space), _matrix(both, space), _matrix(both, space, " after"))
+            space: measure_drift(_matrix(first, space), _matrix(both, space), _matrix(both, space, " after"))
             for space in shared
             if both.height
         },
+        floor={space: Drift(**values) for space, values in new.floor.items()} if new.continues == before.tag else {},
     )
-
-
-def drift(everything: np.ndarray, before: np.ndarray, after: np.ndarray) -> Drift:
-    """How far rows moved, as shares of the diameter of the map that `everything` float [m, 3] makes.
-
-    before, after: float [n, 3], the places of the same rows.
-    """
-    low, high = np.quantile(everything, [0.005, 0.995], axis=0)
-    diameter = float(np.linalg.norm(high - low)) or 1.0
-    moved = np.linalg.norm(after.astype(np.float64) - before.astype(np.float64), axis=1) / diameter
-    median, p95 = np.quantile(moved, [0.5, 0.95])
-    return Drift(float(median), float(p95), float(moved.max()), float((moved > 0).mean()))
 
 
 def _places(lance_uri: str, version: int, spaces: list[str]) -> pl.DataFrame:
@@ -132,6 +113,15 @@ def _flat(info: ReleaseInfo) -> dict[str, Any]:
     return found
 
 
-def _quality(old: ReleaseInfo, new: ReleaseInfo, space: str) -> dict[str, tuple[float | None, float | None]]:
-    before, after = old.quality.get(space, {}), new.quality.get(space, {})
-    return {measure: (before.get(measure), after.get(measure)) for measure in dict.fromkeys((*before, *after))}
+def _quality(
+    old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, tuple[float | None, float | None]]]:
+    """space -> measure -> before and after, whichever of the two has it."""
+    none: Mapping[str, Any] = {}
+    return {
+        space: {
+            measure: (old.get(space, none).get(measure), new.get(space, none).get(measure))
+            for measure in dict.fromkeys((*old.get(space, none), *new.get(space, none)))
+        }
+        for space in dict.fromkeys((*old, *new))
+    }

@@ -66,6 +66,9 @@ class Maps:
     backend: str
     device: str
     quality: dict[str, dict[str, Any]]
+    placed_quality: dict[str, dict[str, Any]]
+    continues: str
+    floor: dict[str, dict[str, Any]]
 
 
 def read_maps(storage: Storage, projection: str) -> Maps:
@@ -83,6 +86,9 @@ def read_maps(storage: Storage, projection: str) -> Maps:
         backend=fit["backend"],
         device=fit["device"],
         quality={name: space["quality"] for name, space in fit["spaces"].items()},
+        placed_quality={name: space["placed"] for name, space in fit["spaces"].items() if space.get("placed")},
+        continues=fit.get("aligned_to") or "",
+        floor={name: space["floor"] for name, space in fit["spaces"].items() if space.get("floor")},
     )
 
 

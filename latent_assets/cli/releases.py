@@ -124,15 +124,20 @@ def _print_maps(found: ReleaseDifference) -> None:
     if not (found.quality or found.drift):
         return
     table = Table("space", "measure", "before", "after", box=None, pad_edge=False)
-    for space, measures in found.quality.items():
-        for measure, (old, new) in measures.items():
-            table.add_row(space, measure.replace("_", " "), _number(old), _number(new))
+    for which, quality in (("", found.quality), (", placed rows", found.placed_quality)):
+        for space, measures in quality.items():
+            for measure, (old, new) in measures.items():
+                table.add_row(space, f"{measure.replace('_', ' ')}{which}", _number(old), _number(new))
     out.print(table)
     for space, drift in found.drift.items():
         out.print(
             f"{space}: {drift.moved:.1%} of the rows of both moved; median {drift.median:.2%}, 95 % within "
             f"{drift.p95:.2%}, at most {drift.most:.2%} of the map's diameter"
+            + ("" if drift.churn is None else f"; {drift.churn:.1%} of their 15 nearest are others")
         )
+        if (floor := found.floor.get(space)) is not None:
+            other = "" if floor.churn is None else f"; {floor.churn:.1%} of their 15 nearest are others"
+            out.print(f"  by chance alone: median {floor.median:.2%}, 95 % within {floor.p95:.2%}{other}")
 
 
 def _number(value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -199,7 +199,7 @@ class Lineage:
 
     def _make(self, due: Mapping[str, ArtifactStatus], key: str, options: MakeOptions) -> Results:
         view = View(self, bulk=False)
-        recipes = {stage: view.recipe(stage, key, strict=False) for stage in due}
+        recipes = {stage: self._settled(view, view.recipe(stage, key, strict=False), key) for stage in due}
         damaged = any(found.state is State.DAMAGED for found in due.values())
         chosen = MakeOptions(options.force, options.mend or damaged, options.retry)
         started = time.perf_counter()
@@ -220,6 +220,16 @@ class Lineage:
                 self.note_failure(stage, key, error)
                 results[stage] = error
         return results
+
+    def _settled(self, view: View, recipe: Recipe, key: str) -> Recipe:
+        """The recipe of what is made now, with the inputs that are settled at this moment (`Stage.pins`)."""
+        pins = self.stages[recipe.stage].pins
+        if pins is None:
+            return recipe
+        before = view.manifest(recipe.stage, key)
+        again = view.pinned(recipe.stage, key) if before and before.fingerprint == recipe.fingerprint else None
+        found = self.inputs(recipe.stage) | resolve(pins)(self, again)
+        return replace(recipe, inputs=found)
 
     def _commit(self, stage: Stage, key: str, recipe: Recipe, output: Output, seconds: float) -> Materialized:
         """Judge what was made, and write its manifest when nothing is wrong with it."""

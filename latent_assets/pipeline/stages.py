@@ -82,7 +82,8 @@ class Stage:
     `makers`). judge: reads one artefact and says what its checks find. describe: details -> facts for whoever looks.
     batch: stages that one pass makes together share a name. slices: its data version for a shard is that shard's own.
     pool: what it needs that should not be used by many runs at once. opens: (lineage, manifest) -> what keeps it from
-    being opened, "" for nothing; for what is more than its files.
+    being opened, "" for nothing; for what is more than its files. pins: (lineage, before) -> inputs that are settled
+    when an artefact is made and stay with it, whatever becomes of them; `before`: those of one that is made again.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Stage:
     slices: bool = False
     per_run: int | None = None
     opens: str | None = None
+    pins: str | None = None
 
     def check(self, name: str) -> Check:
         """One of its checks by name."""
@@ -310,15 +312,28 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             group="projection",
             sharded=False,
             parents=("embedding_manifest",),
-            revision=2,
-            settings=lambda chosen: _section(chosen, "projection"),
+            revision=3,
+            settings=lambda chosen: _section(chosen, "projection", exclude={"limits"}),
             inputs=_backend,
-            description=f"UMAP to 3D of the spaces {', '.join(projection.spaces)}, fitted on all rows (a sample above "
-            f"{projection.fit_rows:,}), with its quality on a fixed probe set. cuML on a GPU, umap-learn without.",
+            pins=f"{_MAKERS}.projection:release_to_continue",
+            description=f"UMAP to 3D of the spaces {', '.join(projection.spaces)}, fitted on all rows, or on landmarks "
+            "of many, with its quality on a fixed probe set. Continues the maps of the release that readers see. cuML "
+            "on a GPU, umap-learn without.",
             kinds=frozenset({"umap"}),
             checks=(
                 Check("map_finite", "Every coordinate of the fit is finite."),
-                Check("map_keeps_neighbours", "Each map keeps neighbours (trustworthiness above 0.7).", warns=True),
+                Check(
+                    "map_keeps_neighbours",
+                    "Each map is as faithful as `[projection.limits]` asks, for rows that were "
+                    "fitted and for rows that were placed.",
+                ),
+                Check(
+                    "map_stays",
+                    "Rows that the release before has lie where they lay, but for what chance moves: "
+                    f"{projection.limits.max_drift:.0%} of the diameter and {projection.limits.max_drift_over_floor:g} "
+                    "times the noise floor (median) at most.",
+                    warns=True,
+                ),
             ),
             maker=f"{_MAKERS}.projection:make_model",
             judge=f"{_MAKERS}.projection:judge_model",

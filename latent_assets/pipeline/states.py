@@ -128,7 +128,14 @@ class View:
                 missing.append(str(error))
         if missing:
             raise NotBuiltError(" ".join(dict.fromkeys(missing)))
-        return Recipe(stage, row.revision, parents, row.settings(lineage.profile), lineage.inputs(stage))
+        inputs = lineage.inputs(stage) | (self.pinned(stage, key) if row.pins else {})
+        return Recipe(stage, row.revision, parents, row.settings(lineage.profile), inputs)
+
+    def pinned(self, stage: str, key: str) -> dict[str, Any]:
+        """The inputs that were settled when the artefact that is there was made."""
+        manifest = self.manifest(stage, key)
+        known = self._lineage.inputs(stage)
+        return {name: value for name, value in manifest.recipe.inputs.items() if name not in known} if manifest else {}
 
     def _parent_version(self, row: Stage, key: str, parent: str, strict: bool) -> str:
         lineage = self._lineage

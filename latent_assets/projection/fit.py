@@ -17,10 +17,15 @@ from latent_assets.errors import DataError
 from latent_assets.profile import Profile, Projection
 from latent_assets.progress import report
 from latent_assets.projection.backend import Backend, choose_backend
+from latent_assets.projection.drift import Drift
 from latent_assets.projection.features import FeatureChoice, SpaceRecipe, choose_features, embedded, make_recipes
+from latent_assets.projection.landmarks import choose_landmarks
+from latent_assets.projection.mapping import Transformation, make_map
 from latent_assets.projection.model import content_version, header_of, model_arrays, write_model
-from latent_assets.projection.quality import MapQuality, measure
-from latent_assets.projection.rows import draw, hold_out, read_shard_rows
+from latent_assets.projection.placement import Placer
+from latent_assets.projection.previous import PreviousMaps
+from latent_assets.projection.quality import PROBE_ROWS, REFERENCE_ROWS, MapQuality, measure
+from latent_assets.projection.rows import Sample, draw, hold_out, read_shard_rows
 from latent_assets.storage import Storage
 
 _STAGE = "umap_model"
@@ -28,7 +33,11 @@ _STAGE = "umap_model"
 
 @dataclass(frozen=True)
 class SpaceFit:
-    """One fitted map. `seconds` is the layout alone; `lower`, `upper` are the corners of its box (map units)."""
+    """One fitted map. `seconds` is the layout alone; `lower`, `upper` are the corners of its box (map units).
+
+    quality: of the rows that were fitted; placed: of drawn rows that were not, but placed among them, None where there
+    are none. drift, floor, transformation: as `mapping.Map` has them.
+    """
 
     space: str
     rows: int
@@ -36,6 +45,10 @@ class SpaceFit:
     metric: str
     seconds: float
     quality: MapQuality
+    placed: MapQuality | None
+    drift: Drift | None
+    floor: Drift | None
+    transformation: Transformation
     lower: tuple[float, float, float]
     upper: tuple[float, float, float]
 
@@ -60,6 +73,7 @@ class FitReport:
     device: str
     bytes: int
     seconds: float
+    aligned_to: str | None = None
 
 
 def fit_map(
@@ -68,14 +82,15 @@ def fit_map(
     shards: Sequence[ShardEmbeddings],
     fingerprint: str,
     features: Mapping[str, FeatureChoice | str] | None = None,
+    previous: PreviousMaps | None = None,
 ) -> FitReport:
     """Fit every space of the profile on the rows of `shards` and store `projection/{fingerprint}/model.safetensors`.
 
     `features` says which column stands for each embedding, as `choose_features` does; without it, that is asked here.
-    Above `projection.fit_rows` rows a sample is fitted, drawn by a hash of the ids, which also decides the rows that
-    are held out to calibrate distances by. Shards without rows give a model
-    without rows. Raises DataError when there are no shards, a value is not finite or an id is there twice,
-    ProfileError when the backend cannot run.
+    `previous`: the maps that these are to continue. Above `projection.fit_rows` rows landmarks are fitted
+    (`landmarks.choose_landmarks`); a hash of the ids decides the rows that are held out to calibrate distances by.
+    Shards without rows give a model without rows. Raises DataError when there are no shards, a value is not finite or
+    an id is there twice, ProfileError when the backend cannot run.
     """
     started = time.monotonic()
     settings = profile.projection
@@ -86,11 +101,14 @@ def fit_map(
     choices = {name: FeatureChoice(item) if isinstance(item, str) else item for name, item in found.items()}
     rows = [read_shard_rows(storage, shard) for shard in shards]
     held = hold_out(rows, settings.calibration_share, settings.calibration_rows)
-    sample = draw(rows, settings.fit_rows, settings.seed, without=held)
     columns = {row.name: choices[row.name].chosen for row in embedded(profile, shards)}
+    limit = settings.fit_rows or backend.fit_rows
+    sample = choose_landmarks(storage, rows, columns, limit, settings.seed, without=held)
     vectors = {name: sample.read(storage, name, column) for name, column in columns.items()}
     recipes = make_recipes(profile.spaces, vectors, settings.joint_clip_weight)
-    coords, fits = _fit_spaces(recipes, vectors, settings, backend)
+    beyond = draw(rows, PROBE_ROWS, settings.seed, without=sample)
+    further = {name: beyond.read(storage, name, column) for name, column in columns.items()}
+    coords, fits = _fit_spaces(recipes, sample, vectors, further, settings, backend, previous)
     arrays = model_arrays(sample.ids, vectors, coords)
     dims = {name: values.shape[1] for name, values in vectors.items()}
     header = header_of(recipes, columns, dims, settings)
@@ -107,6 +125,7 @@ def fit_map(
         device=backend.device,
         bytes=sum(values.nbytes for values in arrays.values()),
         seconds=round(time.monotonic() - started, 3),
+        aligned_to=next((fit.transformation.onto for fit in fits.values() if fit.transformation.onto), None),
     )
     write_model(storage, fingerprint, arrays, header | {"report": asdict(result), "versions": _versions(backend)})
     return result
@@ -114,33 +133,57 @@ def fit_map(
 
 def _fit_spaces(
     recipes: Sequence[SpaceRecipe],
+    sample: Sample,
     vectors: Mapping[str, np.ndarray],
+    further: Mapping[str, np.ndarray],
     settings: Projection,
     backend: Backend,
+    previous: PreviousMaps | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, SpaceFit]]:
+    """Lay out the rows `sample`, whose `vectors` by embedding are there; measure on them and on the rows `further`."""
     coords: dict[str, np.ndarray] = {}
     fits: dict[str, SpaceFit] = {}
     for done, recipe in enumerate(recipes):
         features = recipe.features(vectors)
         report(_STAGE, done, len(recipes), "spaces", note=f"{recipe.space}: {len(features):,} rows, {backend.name}")
         started = time.monotonic()
-        laid_out = backend.fit(features, recipe.metric, settings)
+        before = previous.shared(recipe.space, sample.ids) if previous else None
+        made = make_map(backend, features, recipe.metric, settings, before)
         seconds = time.monotonic() - started
-        if not np.isfinite(laid_out).all():
-            raise DataError(f"{backend.name} gave coordinates that are not finite for the space `{recipe.space}`.")
-        coords[recipe.space] = laid_out
+        coords[recipe.space] = made.coords
         fits[recipe.space] = SpaceFit(
             space=recipe.space,
             rows=len(features),
             dims=features.shape[1],
             metric=recipe.metric,
             seconds=round(seconds, 3),
-            quality=measure(features, laid_out, recipe.metric),
-            lower=corner(laid_out.min(axis=0, initial=0.0)),
-            upper=corner(laid_out.max(axis=0, initial=0.0)),
+            quality=measure(features, made.coords, recipe.metric),
+            placed=_placed_quality(recipe, features, made.coords, recipe.features(further), settings.n_neighbors),
+            drift=made.drift,
+            floor=made.floor,
+            transformation=made.transformation,
+            lower=corner(made.coords.min(axis=0, initial=0.0)),
+            upper=corner(made.coords.max(axis=0, initial=0.0)),
         )
     report(_STAGE, len(recipes), len(recipes), "spaces")
     return coords, fits
+
+
+def _placed_quality(
+    recipe: SpaceRecipe, fitted: np.ndarray, coords: np.ndarray, further: np.ndarray, n_neighbors: int
+) -> MapQuality | None:
+    """The quality of the map for rows that were not fitted, `further` float32 [m, d], among those that were."""
+    if not len(further) or not len(fitted):
+        return None
+    placed = Placer(fitted, coords, recipe.metric, n_neighbors).place(further).coords
+    rng = np.random.default_rng(0)
+    beside = np.sort(rng.choice(len(fitted), min(len(fitted), REFERENCE_ROWS - len(further)), replace=False))
+    return measure(
+        np.concatenate([fitted[beside], further]),
+        np.concatenate([coords[beside], placed]),
+        recipe.metric,
+        probes=np.arange(len(beside) + len(further)) >= len(beside),
+    )
 
 
 def corner(values: np.ndarray) -> tuple[float, float, float]:

@@ -129,7 +129,7 @@ def draw(shards: Sequence[ShardRows], rows: int, seed: int, without: Sample | No
     Rows of the sample `without`, drawn from the same shards, are left out. Raises DataError when an id is in two
     shards.
     """
-    keys = [_hashes(shard.ids, seed) for shard in shards]
+    keys = [hashes(shard.ids, seed) for shard in shards]
     _refuse_doubles(shards, keys)
     allowed = [np.ones(len(key), dtype=bool) for key in keys]
     for free, taken in zip(allowed, without.chosen if without else (), strict=False):
@@ -154,7 +154,8 @@ def hold_out(shards: Sequence[ShardRows], share: float, least: int) -> Sample:
     return draw(shards, count, _HOLD_OUT_SEED)
 
 
-def _hashes(ids: Sequence[str], seed: int) -> np.ndarray:
+def hashes(ids: Sequence[str], seed: int) -> np.ndarray:
+    """A hash of each id, uint64 [n]: the order that rows are drawn in."""
     return np.array([xxhash.xxh64_intdigest(row_id.encode(), seed) for row_id in ids], dtype=np.uint64)
 
 

@@ -19,12 +19,13 @@ from latent_assets.atlas import history
 from latent_assets.atlas.card import ModelInfo
 from latent_assets.atlas.checks import check
 from latent_assets.atlas.content import digest_rows
-from latent_assets.atlas.difference import difference, drift
+from latent_assets.atlas.difference import difference
 from latent_assets.atlas.history import find_release, last_move, moves, note_move, release_before, releases
 from latent_assets.atlas.release import dropped_by, prune, publish, rollback
 from latent_assets.atlas.table import LIVE, tags
 from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.layout import RELEASES
+from latent_assets.projection.drift import measure_drift
 from latent_assets_tests.atlas.built import Built, change_caption, move_places, published, release, staged
 from latent_assets_tests.projection import synthetic
 
@@ -136,7 +137,7 @@ def test_drift_is_a_share_of_the_diameter() -> None:
     cube = rng.uniform(0, 1, (20_000, 3))
     moved = cube[:1000].copy()
     moved[:100, 0] += 0.2
-    found = drift(cube, cube[:1000], moved)
+    found = measure_drift(cube, cube[:1000], moved)
     assert found.moved == pytest.approx(0.1) and found.median == 0.0
     assert found.most == pytest.approx(0.2 / np.sqrt(3), rel=0.02) == found.p95
 
@@ -170,6 +171,7 @@ from pathlib import Path
 from latent_assets.atlas.checks import check
 from latent_assets.atlas.release import publish, stage
 from latent_assets.storage import Storage
+from latent_assets.projection.drift import measure_drift
 from latent_assets_tests.atlas.built import contents, release
 from latent_assets_tests.projection import synthetic
 root, gate = sys.argv[1:]

@@ -1,0 +1,91 @@
+"""How a layout is turned, moved and scaled to be a map: by a fixed rule, or onto the map of the release before.
+
+Only similarities: what is near stays near, nothing is sheared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MAP_RADIUS = 10.0
+RADIUS_SHARE = 0.95  # of the points within MAP_RADIUS: the rest do not decide how large everything else is drawn
+_TRIMMED = 0.25  # share of the rows, those that moved most, that an alignment does not follow
+_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A similarity: x becomes scale * (x - centre) @ rotation + offset.
+
+    rotation: orthogonal 3 x 3, row by row; may mirror. centre: units of the layout; offset: map units.
+    """
+
+    rotation: tuple[tuple[float, ...], ...]
+    scale: float
+    centre: tuple[float, ...]
+    offset: tuple[float, ...]
+
+    def apply(self, coords: np.ndarray) -> np.ndarray:
+        """`coords` float [n, 3] on the map, float32 [n, 3]."""
+        moved = (np.asarray(coords, np.float64) - self.centre) @ np.array(self.rotation)
+        return np.asarray(self.scale * moved + self.offset, dtype=np.float32)
+
+
+def first_frame(coords: np.ndarray) -> Frame:
+    """The frame of a map that has none before it: the median in the middle, 95 % of the points within radius 10.
+
+    The axes are the principal ones of those 95 %, the widest first; each points to where its distribution has its
+    longer tail (third moment), or, without any, to where its farthest point lies.
+    """
+    wide = np.asarray(coords, np.float64)
+    if len(wide) == 0:
+        return _frame(np.eye(3), 1.0, np.zeros(3), np.zeros(3))
+    centre = np.median(wide, axis=0)
+    away = wide - centre
+    distance = np.linalg.norm(away, axis=1)
+    radius = float(np.quantile(distance, RADIUS_SHARE)) or float(distance.max())
+    core = away[distance <= radius] if (distance <= radius).sum() > 3 else away
+    _, axes = np.linalg.eigh(core.T @ core)
+    rotation = axes[:, ::-1]
+    along = core @ rotation
+    moment = (along**3).sum(axis=0)
+    farthest = along[np.abs(along).argmax(axis=0), np.arange(3)]
+    clear = np.abs(moment) > 1e-6 * (np.abs(along) ** 3).sum(axis=0)
+    rotation = rotation * np.where(np.where(clear, moment, farthest) < 0, -1.0, 1.0)
+    return _frame(rotation, MAP_RADIUS / radius if radius > 0 else 1.0, centre, np.zeros(3))
+
+
+def aligning_frame(coords: np.ndarray, onto: np.ndarray, keep_scale: bool = False) -> Frame:
+    """The frame that brings `coords` float [n, 3] closest to `onto` float [n, 3], the places of the same rows.
+
+    Least squares (Umeyama, 1991) over the three quarters of the rows that fit best, found by repetition: rows that
+    moved far do not turn the map. Raises ValueError for fewer than three rows.
+    """
+    if len(coords) < 3:
+        raise ValueError(f"{len(coords)} shared rows: a map is aligned by three at least")
+    source, target = np.asarray(coords, np.float64), np.asarray(onto, np.float64)
+    used = np.ones(len(source), dtype=bool)
+    for _ in range(_ROUNDS):
+        frame = _least_squares(source[used], target[used], keep_scale)
+        rest = np.linalg.norm(frame.apply(source) - target, axis=1)
+        limit = np.quantile(rest, 1.0 - _TRIMMED)
+        used = rest <= limit
+        if used.sum() < 3:
+            break
+    return frame
+
+
+def _least_squares(source: np.ndarray, target: np.ndarray, keep_scale: bool) -> Frame:
+    from_centre, to_centre = source.mean(axis=0), target.mean(axis=0)
+    centred, wanted = source - from_centre, target - to_centre
+    u, spectrum, vt = np.linalg.svd(centred.T @ wanted)
+    extent = float((centred**2).sum())
+    scale = 1.0 if keep_scale or extent <= 0 or spectrum.sum() <= 0 else float(spectrum.sum()) / extent
+    return _frame(u @ vt, scale, from_centre, to_centre)
+
+
+def _frame(rotation: np.ndarray, scale: float, centre: np.ndarray, offset: np.ndarray) -> Frame:
+    rows = tuple(tuple(float(value) for value in row) for row in rotation)
+    return Frame(rows, float(scale), tuple(map(float, centre)), tuple(map(float, offset)))
