@@ -21,6 +21,10 @@ const VIRIDIS: [number, number, number][] = [
 
 export type Theme = "dark" | "light";
 
+export function themeOf(): Theme {
+  return document.documentElement.dataset["theme"] === "light" ? "light" : "dark";
+}
+
 export function kindColour(code: number, theme: Theme): string {
   if (code === 0) return theme === "dark" ? "#7d8698" : "#7a8290";
   return KINDS[theme][(code - 1) % KINDS[theme].length]!;

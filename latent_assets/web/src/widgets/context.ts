@@ -18,11 +18,9 @@ export interface Context {
   image(id: string, signal?: AbortSignal): Promise<ImageFacts>;
   say(text: string, serious?: boolean): void;
   problem(error: unknown): void;
-  /** Where an image is on the map shown, in the scene; null when it is not known. */
+  /** Fly to where an image is on the map shown; `reach` in map units is in view, too. */
   flyTo(positions: Record<string, [number, number, number]> | undefined, reach?: number): void;
   select(id: string | null, fly?: boolean): void;
-  /** Show generated images again, those that the server still has. */
-  restore(ids: string[]): Promise<void>;
   link(): string;
 }
 

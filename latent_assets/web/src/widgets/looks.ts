@@ -1,7 +1,7 @@
 // Colours of the points and which of them are shown; filters go over the whole cloud and combine.
 
 import type { Column } from "../data/tiles";
-import { kindColour, numberColour, type Theme } from "../scene/palettes";
+import { kindColour, numberColour, themeOf } from "../scene/palettes";
 import { NO_FILTERS, type Filters } from "../state/store";
 import { number, t } from "../text";
 import type { Context } from "./context";
@@ -114,10 +114,6 @@ function scaleLegend(column: Column): HTMLElement[] {
   const stops = [0, 0.25, 0.5, 0.75, 1].map((at) => `rgb(${numberColour(0.12 + 0.88 * (dark ? at : 1 - at)).map(Math.round).join(" ")})`);
   bar.style.background = `linear-gradient(90deg, ${stops.join(", ")})`;
   return [h("span", {}, number(column.low!, 3)), bar, h("span", {}, number(column.high!, 3))];
-}
-
-export function themeOf(): Theme {
-  return document.documentElement.dataset["theme"] === "light" ? "light" : "dark";
 }
 
 /** Give the map a colour for every row, by the column that was chosen. */

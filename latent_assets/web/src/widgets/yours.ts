@@ -1,13 +1,12 @@
 // First on the page: describe an image or drop one, and see where it lands.
 
 import { api, address, ApiError, type Neighbour, type Placed } from "../data/api";
-import { number, t } from "../text";
+import { earlierMade, MOST_SHOWN, positionsOf, rememberMade, restoreMade } from "../state/made";
 import type { Made } from "../state/store";
+import { number, t } from "../text";
 import { spaceName, type Context } from "./context";
 import { button, h } from "./dom";
 
-const REMEMBERED = "latent-atlas-made";
-const MOST_REMEMBERED = 24;
 const SHOWN_AGAIN = 4;
 
 export function yours(context: Context): HTMLElement {
@@ -21,11 +20,11 @@ export function yours(context: Context): HTMLElement {
   async function follow(made: Made, work: (signal: AbortSignal) => Promise<Placed>): Promise<void> {
     const controller = new AbortController();
     runs.set(made.key, controller);
-    store.set({ made: [made, ...store.state.made].slice(0, 8) });
+    store.set({ made: [made, ...store.state.made].slice(0, MOST_SHOWN) });
     try {
       const placed = await work(controller.signal);
       change(made.key, { placed, image: placed.image ? address(placed.image) : made.image });
-      if (placed.prompt) remember(placed);
+      if (placed.prompt) rememberMade(placed);
       context.flyTo(positionsOf(placed), placed.placements[store.state.space]?.uncertainty);
     } catch (error) {
       if (controller.signal.aborted) store.set({ made: store.state.made.filter((one) => one.key !== made.key) });
@@ -143,9 +142,9 @@ export function yours(context: Context): HTMLElement {
     t("earlier"),
     () => {
       earlier.hidden = true;
-      void context.restore(remembered().slice(0, SHOWN_AGAIN));
+      void restoreMade(context, earlierMade().slice(0, SHOWN_AGAIN));
     },
-    { class: "small", id: "earlier", hidden: !remembered().length },
+    { class: "small", id: "earlier", hidden: !earlierMade().length },
   );
   const content: (HTMLElement | false)[] = live
     ? [release.generation && form, !release.generation && h("p", { class: "note" }, t("noGeneration")), drop, earlier]
@@ -205,10 +204,6 @@ function cardContent(context: Context, one: Made, index: number, remove: () => v
   ];
 }
 
-export function positionsOf(placed: Placed): Record<string, [number, number, number]> {
-  return Object.fromEntries(Object.entries(placed.placements).map(([space, place]) => [space, place.position]));
-}
-
 /** Thumbnails in a row, each a button that shows its image. */
 export function strip(context: Context, images: Neighbour[]): HTMLElement {
   return h(
@@ -221,22 +216,4 @@ export function strip(context: Context, images: Neighbour[]): HTMLElement {
       return h("li", {}, h("button", { type: "button", title, "aria-label": title, onclick: () => context.select(id, true) }, image));
     }),
   );
-}
-
-function remembered(): string[] {
-  try {
-    const found: unknown = JSON.parse(localStorage.getItem(REMEMBERED) ?? "[]");
-    return Array.isArray(found) ? found.filter((id): id is string => typeof id === "string" && /^[0-9a-f]+$/.test(id)) : [];
-  } catch {
-    return [];
-  }
-}
-
-function remember(placed: Placed): void {
-  try {
-    const ids = [placed.generated_id, ...remembered().filter((id) => id !== placed.generated_id)];
-    localStorage.setItem(REMEMBERED, JSON.stringify(ids.slice(0, MOST_REMEMBERED)));
-  } catch {
-    // storage is full or forbidden: the address still has them
-  }
 }

@@ -1,0 +1,105 @@
+// The map in the page: made, named for those who do not see it, following the state.
+
+import { AtlasMap } from "../scene/map";
+import { drawOverlays, followOverlays } from "../scene/overlays";
+import { themeOf } from "../scene/palettes";
+import { t } from "../text";
+import { spaceName, type Context } from "./context";
+import { h } from "./dom";
+
+const PANEL = 372; // pixels of the panel of an image
+const HOVERED_MS = 120;
+const quiet = matchMedia("(prefers-reduced-motion: reduce)");
+const light = matchMedia("(prefers-color-scheme: light)");
+
+/** Where the map is, or why there is none. */
+export function stage(context: Context, summary: HTMLElement): HTMLElement {
+  const { tiles } = context;
+  const element = h("main", { class: "stage" });
+  const tip = h("div", { class: "tip", hidden: true });
+  if (!tiles) element.append(h("p", { class: "note stage-note" }, t("noTiles")));
+  else if (!tiles.info.rows) element.append(h("p", { class: "note stage-note" }, t("empty")));
+  else {
+    context.map = openMap(context, tip, summary);
+    if (context.map) element.append(context.map.canvas, context.map.labels.element, tip);
+    else element.append(h("p", { class: "note stage-note", role: "alert", id: "no-webgl" }, t("noWebgl")));
+  }
+  return element;
+}
+
+function openMap(context: Context, tip: HTMLElement, summary: HTMLElement): AtlasMap | null {
+  const { store, tiles } = context;
+  let over = -1;
+  try {
+    const map = new AtlasMap(
+      tiles!,
+      {
+        picked: (row) => void tiles!.id(row).then((id) => context.select(id), context.problem),
+        hovered: (row, x, y) => {
+          tip.hidden = row === null || row !== over;
+          tip.style.transform = `translate(${Math.round(x + 14)}px, ${Math.round(y + 14)}px)`;
+          if (row === null || row === over) return void (over = row ?? -1);
+          over = row;
+          window.setTimeout(() => over === row && void nameRow(context, row, tip, () => over === row), HOVERED_MS);
+        },
+        moved: (camera) => store.set({ camera }),
+        settled: ({ shown, images }) => {
+          const text = t("summary", { space: spaceName(context, store.state.space), shown, rows: tiles!.info.rows, images });
+          if (summary.textContent !== text) summary.textContent = text;
+        },
+        missing: (file) => context.say(t("missingTile", { file: file.split("/").slice(-3).join("/") }), true),
+        lost: (lost) => context.say(t(lost ? "lost" : "restored"), lost),
+      },
+      () => quiet.matches,
+    );
+    map.canvas.tabIndex = 0;
+    map.canvas.setAttribute("role", "application");
+    map.canvas.setAttribute("aria-label", t("map", { rows: tiles!.info.rows }));
+    map.canvas.addEventListener("keydown", (event) => {
+      if (map.controls.key(event)) event.preventDefault();
+    });
+    map.controls.view = store.state.camera;
+    return map;
+  } catch {
+    return null; // no WebGL2
+  }
+}
+
+const names = new Map<number, string>();
+
+async function nameRow(context: Context, row: number, tip: HTMLElement, current: () => boolean): Promise<void> {
+  try {
+    if (!names.has(row)) names.set(row, (await context.image(await context.tiles!.id(row))).caption ?? t("caption_none"));
+  } catch {
+    return; // a name less
+  }
+  if (!current()) return;
+  tip.textContent = names.get(row)!;
+  tip.hidden = false;
+}
+
+/** The map follows theme, space and overlays. */
+export function followMap(context: Context): void {
+  const { store, map, tiles } = context;
+  const retheme = (): void => {
+    applyTheme(store.state.theme);
+    map?.setTheme(themeOf());
+  };
+  store.on(["theme"], retheme);
+  light.addEventListener("change", retheme);
+  if (!map || !tiles) return;
+  map.setTheme(themeOf());
+  const show = (): void => void map.show(store.state.space).then(() => drawOverlays(context), context.problem);
+  store.on(["space"], show);
+  followOverlays(context);
+  const cover = (): void => map.cover(store.state.selected && innerWidth > 1100 ? PANEL : 0);
+  store.on(["selected"], cover);
+  window.addEventListener("resize", cover);
+  cover();
+  show();
+}
+
+export function applyTheme(theme: "system" | "dark" | "light"): void {
+  const chosen = theme === "system" ? (light.matches ? "light" : "dark") : theme;
+  document.documentElement.dataset["theme"] = chosen;
+}
