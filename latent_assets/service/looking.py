@@ -14,7 +14,7 @@ from latent_assets.client import Hit
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.service.answers import Found, ImageAnswer, Measure, Mode, NeighbourGroup, SearchAnswer
 from latent_assets.service.placements import groups, thumbnail_address
-from latent_assets.service.releases import OpenRelease
+from latent_assets.service.releases import KeptRelease, OpenRelease
 
 _SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
 _NEIGHBOURS = 8
@@ -65,24 +65,34 @@ def neighbours(release: OpenRelease, row_id: str, k: int, space: str) -> SearchA
 
 def image(release: OpenRelease, row_id: str) -> ImageAnswer:
     """A row and what is near it on every map. Raises NotBuiltError for an unknown id."""
-    row = release.atlas.row(row_id)
+    found = image_before(release, row_id)
+    return found.model_copy(update={"neighbours": _near(release, row_id)})
+
+
+def image_before(release: KeptRelease, row_id: str) -> ImageAnswer:
+    """A row of any release, without what is near it: that needs the release's maps in memory.
+
+    Raises NotBuiltError for an unknown id.
+    """
+    atlas, row = release.atlas, release.atlas.row(row_id)
     return ImageAnswer(
         **{name: getattr(row, name) for name in (*_COLUMNS, "width", "height", "shard")},
-        release=release.version,
+        release=atlas.version,
         licence=getattr(row, "licence", None),
-        attribution=getattr(row, "attribution", None) or release.atlas.info.attribution or None,
+        attribution=getattr(row, "attribution", None) or atlas.info.attribution or None,
         scores={name: value for name in _SCORES if (value := getattr(row, name)) is not None},
         positions=row.xyz,
-        thumbnail=thumbnail_address(row_id, release.version),
-        neighbours=_near(release, row_id),
+        thumbnail=thumbnail_address(row_id, atlas.version),
+        neighbours={},
     )
 
 
-def thumbnail(release: OpenRelease, row_id: str) -> bytes:
+def thumbnail(release: KeptRelease, row_id: str) -> bytes:
     """The bytes of a row's thumbnail, WebP or JPEG. Raises NotBuiltError for an unknown id."""
     found = release.table.search().where(f"id = '{row_id}'").select(["thumbnail"]).limit(1).to_arrow()
     if not len(found):
-        raise NotBuiltError(f"The atlas {release.atlas.info.profile} (version {release.version}) has no row {row_id}.")
+        name, version = release.atlas.info.profile, release.atlas.version
+        raise NotBuiltError(f"The atlas {name} (version {version}) has no row {row_id}.")
     data: bytes = found["thumbnail"][0].as_py()
     return data
 
