@@ -37,6 +37,7 @@ from latent_assets.service.answers import (
     SearchAnswer,
     SynthesisAnswer,
 )
+from latent_assets.service.compression import Compressed
 from latent_assets.service.generating import GenerateRequest, Generation, Generators
 from latent_assets.service.keeping import Keeper
 from latent_assets.service.problems import GONE, Problem, ProblemError, install, responses
@@ -63,6 +64,10 @@ _KINDS = ("png", "jpeg", "webp", "avif")
 _PICTURE: dict[str, Any] = {
     "description": "the file",
     "content": {f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in _KINDS},
+}
+_BYTES: dict[str, Any] = {
+    "description": "one byte for each image",
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
 
 
@@ -141,6 +146,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
     _synthesized(app, service)
     _files(app, service)
     app.openapi = lambda: _schema(app, access, [row.name for row in service.profile.embeddings])  # type: ignore[method-assign]
+    app.add_middleware(Compressed)
     app.add_middleware(Guard, access=access)
     return app
 
@@ -265,6 +271,23 @@ def _atlas(app: FastAPI, service: Service) -> None:
         release = service.current
         question = looking.Question(q, mode, k, offset, min_score, category, domain)
         return await _answer(request, service.reading, lambda: looking.search(release, question))
+
+    @app.get(
+        "/api/similarities",
+        tags=["atlas"],
+        response_class=Response,
+        responses={200: _BYTES, **responses(422, 429, 503)},
+    )
+    async def similarities(
+        request: Request,
+        q: Annotated[str, Query(max_length=LONGEST_QUERY, pattern=_TEXT, description="words", examples=["hot drink"])],
+    ) -> Response:
+        """How similar every image of the atlas is to words, in the order of the table: one byte each, 1 for the least,
+        255 for the most. The headers X-Low and X-High say which cosines those are."""
+        release = service.current
+        data, low, high = await _answer(request, service.placing, lambda: looking.similarities(release, q))
+        headers = {"X-Low": f"{low:.6f}", "X-High": f"{high:.6f}"}
+        return Response(data, headers=headers, media_type="application/octet-stream")
 
     @app.post(
         "/api/search",

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import row_filter
-from latent_assets.client import Hit
+from latent_assets.client import Hit, checked_text
 from latent_assets.errors import NotBuiltError, QueryError
+from latent_assets.generated.placement.neighborhood import matrix
 from latent_assets.service.answers import Found, ImageAnswer, Measure, Mode, NeighbourGroup, SearchAnswer
 from latent_assets.service.placements import groups, thumbnail_address
 from latent_assets.service.releases import KeptRelease, OpenRelease
@@ -20,6 +22,8 @@ _SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
 _NEIGHBOURS = 8
 _FUSED = 60  # reciprocal rank fusion: Cormack, Clarke, Buettcher, SIGIR 2009
 _DEEP = 200  # places of each ranking that are fused at least
+MOST_COMPARED = 1_000_000  # rows whose vectors are read for one question
+_BATCH_ROWS = 8_192
 _COLUMNS = ("id", "caption", "category", "url", "source_url")
 
 
@@ -95,6 +99,26 @@ def thumbnail(release: KeptRelease, row_id: str) -> bytes:
         raise NotBuiltError(f"The atlas {name} (version {version}) has no row {row_id}.")
     data: bytes = found["thumbnail"][0].as_py()
     return data
+
+
+def similarities(release: OpenRelease, text: str) -> tuple[bytes, float, float]:
+    """How similar every row is to a text, in the order of the table: one byte a row, 1 for the least similar, 255 for
+    the most; and the cosines of those two. Raises QueryError for an atlas of more than `MOST_COMPARED` rows.
+    """
+    if release.atlas.info.rows > MOST_COMPARED:
+        raise QueryError(
+            f"Every image is compared in atlases of at most {MOST_COMPARED:,} images; this one has "
+            f"{release.atlas.info.rows:,}. Search instead: the nearest are found in any."
+        )
+    query = release.atlas.clip.encode_text([checked_text(text)])[0].astype(np.float32)
+    batches = release.table.search().select(["clip"]).to_batches(_BATCH_ROWS)
+    parts = [matrix(pa.chunked_array([batch.column("clip")])).astype(np.float32) @ query for batch in batches]
+    found = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if not len(found):
+        return b"", 0.0, 0.0
+    low, high = float(found.min()), float(found.max())
+    share = (found - low) / ((high - low) or 1.0)
+    return (1 + np.rint(share * 254)).astype(np.uint8).tobytes(), low, high
 
 
 # -- searching -----------------------------------------------------------------------------------------

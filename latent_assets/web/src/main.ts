@@ -19,14 +19,17 @@ import { button, h } from "./widgets/dom";
 import { find } from "./widgets/find";
 import { imagePanel } from "./widgets/image";
 import { followKeys } from "./widgets/keys";
+import { here } from "./widgets/here";
 import { looks } from "./widgets/looks";
+import { releases } from "./widgets/releases";
 import { applyTheme, followMap, stage } from "./widgets/stage";
 import { tree } from "./widgets/tree";
+import { walk } from "./widgets/walk";
 import { yours } from "./widgets/yours";
 import "./style.css";
 
 /** The sections of the left panel, from above. */
-const SECTIONS: ((context: Context) => HTMLElement)[] = [yours, find, looks, tree];
+const SECTIONS: ((context: Context) => HTMLElement)[] = [yours, find, walk, here, looks, releases, tree];
 
 const language = remembered("latent-atlas-language", ["en", "zh"], navigator.language.startsWith("zh") ? "zh" : "en");
 useLanguage(language);
@@ -71,16 +74,18 @@ function show(found: FoundRelease, link: Link, app: HTMLElement, announce: Annou
   Object.assign(window, { latentAtlas: { store, context } });
 }
 
-function contextOf({ release, live, tiles }: FoundRelease, link: Link, { say }: Announcer): Context {
+function contextOf({ release, live, current, tiles }: FoundRelease, link: Link, { say }: Announcer): Context {
   const store = new Store(firstState(link, release.spaces, tiles));
-  const facts = tiles && !live ? new Facts(tiles) : null;
+  const facts = tiles && current === null ? new Facts(tiles) : null;
+  const number = String(release.release);
   const context: Context = {
     store,
     release,
     live,
+    current,
     tiles,
     map: null,
-    image: live ? api.image : (id) => facts!.image(id),
+    image: (id, signal) => facts?.image(id) ?? api.image(id, signal, live ? undefined : number),
     say,
     problem: (error) => say(error instanceof Error && error.message ? error.message : t("unreachable"), true),
     flyTo: (positions, reach) => flyTo(context, positions, reach),
@@ -90,7 +95,7 @@ function contextOf({ release, live, tiles }: FoundRelease, link: Link, { say }: 
         context.image(id).then((facts) => store.state.selected === id && context.flyTo(facts.positions), () => undefined);
       }
     },
-    link: () => writeLink(store.state, String(release.release)),
+    link: () => writeLink(store.state, number),
   };
   return context;
 }
@@ -107,6 +112,12 @@ function firstState(link: Link, spaces: string[], tiles: Tiles | null): State {
     results: null,
     filters: link.filters,
     made: [],
+    ends: { start: null, end: null },
+    walk: null,
+    here: null,
+    comparison: null,
+    share: 1,
+    unreached: false,
     open: null,
     language,
     theme: remembered("latent-atlas-theme", ["system", "dark", "light"], "system"),

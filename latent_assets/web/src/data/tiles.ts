@@ -132,9 +132,14 @@ export class Tiles {
     return hex(new Uint8Array(await found, (row - page * IDS_PAGE) * 16, 16));
   }
 
+  /** The ids of all rows, 16 bytes each. */
+  async allIds(): Promise<Uint8Array> {
+    return new Uint8Array(await this.ids.bytes(0, this.info.rows * 16));
+  }
+
   /** Row of an id, -1 for one that is not there. Reads all ids. */
   async rowOf(id: string): Promise<number> {
-    const all = new Uint8Array(await this.ids.bytes(0, this.info.rows * 16));
+    const all = await this.allIds();
     const wanted = Array.from({ length: 16 }, (_, at) => parseInt(id.slice(2 * at, 2 * at + 2), 16));
     for (let row = 0; row < this.info.rows; row++) {
       if (all[row * 16] === wanted[0] && wanted.every((byte, at) => all[row * 16 + at] === byte)) return row;
@@ -202,6 +207,12 @@ export class SpaceTiles {
         half,
       });
     }
+  }
+
+  /** All points of the space: x, y, z, code of the category, row (low and high 16 bits). */
+  async allPoints(): Promise<Uint16Array> {
+    const last = this.nodes.at(-1);
+    return new Uint16Array(last ? await this.file.bytes(0, (last.first + last.points) * POINT_BYTES) : new ArrayBuffer(0));
   }
 
   /** A place in map units as one in the cube [-1, 1] of the scene. */

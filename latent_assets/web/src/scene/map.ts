@@ -8,8 +8,9 @@ import { Controls } from "./controls";
 import { Images } from "./images";
 import { Labels } from "./labels";
 import { Marks, type Halo, type Line, type Mark, type Place } from "./marks";
-import { Octree } from "./octree";
+import { Octree, type Origins } from "./octree";
 import { paletteBytes, type Theme } from "./palettes";
+import { reachTexture } from "./reach";
 import { POINT_FRAGMENT, POINT_VERTEX } from "./shaders";
 
 const GROUND: Record<Theme, string> = { dark: "#0d1017", light: "#f4f5f8" };
@@ -19,6 +20,8 @@ const TARGET_MS = 34; // of a frame while moving
 
 export interface MapEvents {
   picked(row: number, place: Place): void;
+  /** A click where nothing is: at the depth of what is near it on the screen. */
+  empty(x: number, y: number, place: Place): void;
   hovered(row: number | null, x: number, y: number): void;
   moved(camera: Camera): void;
   settled(view: { shown: number; images: number }): void;
@@ -53,6 +56,7 @@ export class AtlasMap {
   private kind: "code" | "number" = "code";
   private hidden: Uint8Array | null = null;
   private disposed = false;
+  private origins: Origins | null = null;
   private covered = 0;
   private first = new Map<string, number>();
   private readonly most: number;
@@ -84,6 +88,7 @@ export class AtlasMap {
         click: (x, y) => {
           const found = this.pick(x, y, 14);
           if (found) this.events.picked(found.row, found.place);
+          else this.events.empty(x, y, this.placeAt(x, y));
         },
         doubleClick: (x, y) => {
           const found = this.pick(x, y, 14);
@@ -131,6 +136,8 @@ export class AtlasMap {
         palette: { value: null },
         row_colour: { value: empty },
         row_state: { value: empty },
+        has_reached: { value: false },
+        reached: { value: reachTexture([], 0) },
       },
     });
   }
@@ -151,6 +158,7 @@ export class AtlasMap {
     }
     if (this.current === found) return found.tiles;
     const before = this.current;
+    this.between(null, 1);
     if (this.before) this.scene.remove(this.before.group);
     this.before = before;
     this.current = found;
@@ -220,6 +228,16 @@ export class AtlasMap {
   /** Fade everything behind what is marked. */
   fade(share: number): void {
     this.uniform("faded").value = share;
+    this.invalidate();
+  }
+
+  /** Let what lies within `radius` of one of `places` fade; null: nothing fades. */
+  reach(places: Place[] | null, radius: number): void {
+    this.uniform("has_reached").value = places !== null;
+    if (places) {
+      this.uniform("reached").value.dispose();
+      this.uniform("reached").value = reachTexture(places, radius);
+    }
     this.invalidate();
   }
 
@@ -358,6 +376,25 @@ export class AtlasMap {
       }
     }
     return best;
+  }
+
+  /** The place at x, y of the canvas, as deep as the nearest point on the screen, else as the middle of the view. */
+  placeAt(x: number, y: number): Place {
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const near = this.pick(x, y, 119);
+    const camera = this.controls.camera;
+    const depth = new THREE.Vector3(...(near?.place ?? this.controls.view.target)).project(camera).z;
+    const place = new THREE.Vector3((x / width) * 2 - 1, 1 - (y / height) * 2, depth).unproject(camera);
+    return [place.x, place.y, place.z];
+  }
+
+  /** Have points fly from `origins` (null: from nowhere any more): where they are at `share`, 0 to 1, of the way. */
+  between(origins: Origins | null, share: number): void {
+    if (origins !== this.origins) this.current?.morphFrom(origins);
+    this.origins = origins;
+    this.uniform("morph").value = origins ? share : 1;
+    this.moving = performance.now();
+    this.invalidate();
   }
 
   get complete(): boolean {

@@ -7,8 +7,11 @@ import type { Context } from "../widgets/context";
 import type { Pin } from "./labels";
 import type { Halo, Line, Mark, Place } from "./marks";
 import { chosen } from "./overlays/chosen";
+import { gone } from "./overlays/gone";
+import { here } from "./overlays/here";
 import { made } from "./overlays/made";
 import { results } from "./overlays/results";
+import { walk } from "./overlays/walk";
 
 export interface Drawing {
   marks: Mark[];
@@ -29,7 +32,7 @@ export interface Overlay {
   draw(context: Context, drawing: Drawing, again: () => void): void;
 }
 
-const OVERLAYS: Overlay[] = [results, made, chosen];
+const OVERLAYS: Overlay[] = [gone, results, made, walk, here, chosen];
 
 export function colour(text: string): THREE.Color {
   return new THREE.Color().setStyle(text, THREE.LinearSRGBColorSpace);

@@ -1,8 +1,15 @@
 // What the map says and what it does not, how good it is, whose images these are.
 
-import { date, number, t } from "../text";
+import { date, number, t, type Key } from "../text";
 import { spaceName, type Context } from "./context";
 import { button, h } from "./dom";
+
+// measures of a map, and what a share of them means
+const MEASURES: Record<string, Key> = { trustworthiness: "trustworthiness", continuity: "continuity", recall: "recall", triplets: "triplets" };
+
+function measure(value: number | string | undefined, meaning: string): HTMLElement[] {
+  return typeof value === "number" ? [h("li", {}, `${number(value * 100, 1)} % — ${meaning}`)] : [];
+}
 
 export function about(context: Context): HTMLDialogElement {
   const { tiles, release, store } = context;
@@ -13,6 +20,8 @@ export function about(context: Context): HTMLDialogElement {
     h("header", {}, h("h2", { id: "about-title" }, t("about")), button("×", () => dialog.close(), { class: "small", "aria-label": t("close") })),
     h("p", {}, t("aboutDistance")),
     h("p", {}, h("strong", {}, t("aboutNever"))),
+    h("p", {}, t("aboutUncertainty")),
+    release.synthesis ? h("p", {}, t("aboutWalks")) : null,
     h("p", {}, `${t("release")} ${release.release} · ${number(release.rows)} ${t("images")} · ${date(release.published)}`),
     info?.attribution ? h("p", {}, `${t("attribution")}: ${info.attribution}`) : null,
     info ? h("h3", {}, t("quality")) : null,
@@ -20,10 +29,9 @@ export function about(context: Context): HTMLDialogElement {
       ? h(
           "ul",
           {},
-          ...Object.entries(info.spaces).map(([space, { quality }]) => {
-            const trust = quality["trustworthiness"];
-            return h("li", {}, `${spaceName(context, space)}: `, typeof trust === "number" ? `${number(trust * 100, 1)} % — ${t("trustworthiness")}` : "–");
-          }),
+          ...Object.entries(info.spaces).map(([space, { quality }]) =>
+            h("li", {}, spaceName(context, space), h("ul", {}, ...Object.keys(MEASURES).flatMap((name) => measure(quality[name], t(MEASURES[name]!))))),
+          ),
         )
       : null,
     h("h3", {}, t("keys")),

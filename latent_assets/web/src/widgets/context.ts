@@ -10,8 +10,10 @@ import type { Store } from "../state/store";
 export interface Context {
   store: Store;
   release: Release;
-  /** Whether a server answers; a static copy has none. */
+  /** Whether a server answers from this release: not of a static copy, and not of a release before the live one. */
   live: boolean;
+  /** The release that a server answers from; null without a server. */
+  current: string | null;
   tiles: Tiles | null;
   map: AtlasMap | null;
   /** All that is known of an image of the atlas. */

@@ -1,11 +1,13 @@
 // The map in the page: made, named for those who do not see it, following the state.
 
 import { AtlasMap } from "../scene/map";
+import type { Place } from "../scene/marks";
 import { drawOverlays, followOverlays } from "../scene/overlays";
 import { themeOf } from "../scene/palettes";
 import { t } from "../text";
 import { spaceName, type Context } from "./context";
-import { h } from "./dom";
+import { button, h } from "./dom";
+import { askHere } from "./here";
 
 const PANEL = 372; // pixels of the panel of an image
 const HOVERED_MS = 120;
@@ -20,21 +22,50 @@ export function stage(context: Context, summary: HTMLElement): HTMLElement {
   if (!tiles) element.append(h("p", { class: "note stage-note" }, t("noTiles")));
   else if (!tiles.info.rows) element.append(h("p", { class: "note stage-note" }, t("empty")));
   else {
-    context.map = openMap(context, tip, summary);
-    if (context.map) element.append(context.map.canvas, context.map.labels.element, tip);
+    const ask = asker(context);
+    context.map = openMap(context, tip, summary, ask.offer);
+    if (context.map) element.append(context.map.canvas, context.map.labels.element, tip, ask.element);
     else element.append(h("p", { class: "note stage-note", role: "alert", id: "no-webgl" }, t("noWebgl")));
   }
   return element;
 }
 
-function openMap(context: Context, tip: HTMLElement, summary: HTMLElement): AtlasMap | null {
+interface Asker {
+  element: HTMLElement;
+  /** Offer to ask about a place, at x, y of the stage; null: no longer. */
+  offer(at: { x: number; y: number; place: Place } | null): void;
+}
+
+/** The question that appears where nothing was clicked. */
+function asker(context: Context): Asker {
+  let place: Place | null = null;
+  const element = button(t("whatIsHere"), () => {
+    element.hidden = true;
+    if (place) void askHere(context, place);
+  }, { class: "ask-here small", id: "ask-here", hidden: true });
+  return {
+    element,
+    offer(at) {
+      element.hidden = at === null || !context.live || !context.release.synthesis;
+      if (!at) return;
+      place = at.place;
+      element.style.transform = `translate(${Math.round(at.x)}px, ${Math.round(at.y)}px) translate(-50%, -50%)`;
+    },
+  };
+}
+
+function openMap(context: Context, tip: HTMLElement, summary: HTMLElement, offer: Asker["offer"]): AtlasMap | null {
   const { store, tiles } = context;
   let over = -1;
   try {
     const map = new AtlasMap(
       tiles!,
       {
-        picked: (row) => void tiles!.id(row).then((id) => context.select(id), context.problem),
+        picked: (row) => {
+          offer(null);
+          void tiles!.id(row).then((id) => context.select(id), context.problem);
+        },
+        empty: (x, y, place) => offer({ x, y, place }),
         hovered: (row, x, y) => {
           tip.hidden = row === null || row !== over;
           tip.style.transform = `translate(${Math.round(x + 14)}px, ${Math.round(y + 14)}px)`;
@@ -42,7 +73,10 @@ function openMap(context: Context, tip: HTMLElement, summary: HTMLElement): Atla
           over = row;
           window.setTimeout(() => over === row && void nameRow(context, row, tip, () => over === row), HOVERED_MS);
         },
-        moved: (camera) => store.set({ camera }),
+        moved: (camera) => {
+          offer(null);
+          store.set({ camera });
+        },
         settled: ({ shown, images }) => {
           const text = t("summary", { space: spaceName(context, store.state.space), shown, rows: tiles!.info.rows, images });
           if (summary.textContent !== text) summary.textContent = text;
