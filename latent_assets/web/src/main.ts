@@ -41,13 +41,15 @@ async function start(): Promise<void> {
   const app = h("div", { class: "app" }, loading);
   document.body.append(app, announce.element);
   document.title = t("title");
+  let found: FoundRelease;
   try {
-    const found = await findRelease(link.release, (why) => (loading.textContent = `${t("loading")} ${why}`));
-    show(found, link, app, announce);
+    found = await findRelease(link.release, (why) => (loading.textContent = `${t("loading")} ${why}`));
   } catch (error) {
     const text = error instanceof ApiError && error.message ? error.message : t("unreachable");
     app.replaceChildren(h("div", { class: "failed", role: "alert" }, h("p", {}, text), button(t("retry"), () => location.reload())));
+    return;
   }
+  show(found, link, app, announce);
 }
 
 function show(found: FoundRelease, link: Link, app: HTMLElement, announce: Announcer): void {

@@ -1,7 +1,7 @@
 // The image whose panel is open: a ring around it, and it is larger than others.
 
 import { themeOf } from "../palettes";
-import { colour, type Overlay } from "../overlays";
+import { colour, type Overlay } from "./overlay";
 import { scenePlace, type Positions } from "../view";
 
 let known: { id: string; positions: Positions } | null = null;

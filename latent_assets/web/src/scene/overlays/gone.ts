@@ -1,6 +1,6 @@
 // Images that the other release has and this one has not: they fade as the points arrive.
 
-import { colour, type Overlay } from "../overlays";
+import { colour, type Overlay } from "./overlay";
 import { scenePlace } from "../view";
 
 export const GONE_COLOUR = "#e8743b";

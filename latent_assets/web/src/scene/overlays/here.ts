@@ -1,7 +1,7 @@
 // A place that was asked about, and where the synthesis of it falls itself.
 
 import { themeOf } from "../palettes";
-import { colour, type Overlay } from "../overlays";
+import { colour, type Overlay } from "./overlay";
 import { scenePlace } from "../view";
 
 export const here: Overlay = {

@@ -1,7 +1,7 @@
 // Generated images: the path, the image at its end, how uncertain its place is, and lines to its nearest images.
 
 import { MADE_COLOURS, positionsOf } from "../../state/made";
-import { colour, type Overlay } from "../overlays";
+import { colour, type Overlay } from "./overlay";
 import { scenePlace } from "../view";
 
 export const made: Overlay = {

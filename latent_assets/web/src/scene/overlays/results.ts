@@ -1,6 +1,6 @@
 // What a search found lights up, the better the larger; the rest fades.
 
-import { colour, type Overlay } from "../overlays";
+import { colour, type Overlay } from "./overlay";
 import { scenePlace } from "../view";
 
 export const results: Overlay = {

@@ -1,6 +1,6 @@
 // A walk: its frames as a path, and the frame that is shown at its place.
 
-import { colour, type Overlay } from "../overlays";
+import { colour, type Overlay } from "./overlay";
 import { scenePlace } from "../view";
 
 export const WALK_COLOUR = "#5ce1e6";
