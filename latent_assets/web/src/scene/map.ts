@@ -295,6 +295,7 @@ export class AtlasMap {
     const ratio = this.renderer.getPixelRatio();
     const height = this.canvas.clientHeight;
     this.uniform("scale").value = (height * ratio) / (2 * Math.tan(THREE.MathUtils.degToRad(camera.fov / 2)));
+    this.marks.pixelSize = ratio / this.uniform("scale").value;
     this.uniform("least").value = (this.tiles.info.rows < 30_000 ? 3 : 2) * ratio;
     const { radius } = this.controls.view;
     this.uniform("depths").value.set(radius * 0.75, radius + 2.2);

@@ -19,6 +19,9 @@ const VIRIDIS: [number, number, number][] = [
   [253, 231, 37],
 ];
 
+// colour by how well every image fits what was searched for; no column has such a name
+export const SIMILARITY = "similarity to the search";
+
 export type Theme = "dark" | "light";
 
 export function themeOf(): Theme {

@@ -128,3 +128,22 @@ void main() {
   if (off > 0.5 || (ring > 0.5 && off < 0.42)) discard;
   result = vec4(off > 0.38 && ring < 0.5 ? edge : colour, 1.0);
 }`;
+
+// a tube of the radius 1 around a curve, drawn as wide as so many pixels wherever it is
+export const PATH_VERTEX = /* glsl */ `
+uniform float pixel;
+uniform float width;
+void main() {
+  vec3 middle = position - normal;
+  float far = max(-(modelViewMatrix * vec4(middle, 1.0)).z, 0.001);
+  gl_Position = projectionMatrix * modelViewMatrix * vec4(middle + normal * pixel * width * 0.5 * far, 1.0);
+}`;
+
+export const PATH_FRAGMENT = /* glsl */ `
+precision highp float;
+uniform vec3 colour;
+uniform float opacity;
+out vec4 result;
+void main() {
+  result = vec4(colour, opacity);
+}`;

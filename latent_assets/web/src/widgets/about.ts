@@ -1,5 +1,6 @@
 // What the map says and what it does not, how good it is, whose images these are.
 
+import type { TilesInfo } from "../data/tiles";
 import { date, number, t, type Key } from "../text";
 import { spaceName, type Context } from "./context";
 import { button, h } from "./dom";
@@ -7,8 +8,16 @@ import { button, h } from "./dom";
 // measures of a map, and what a share of them means
 const MEASURES: Record<string, Key> = { trustworthiness: "trustworthiness", continuity: "continuity", recall: "recall", triplets: "triplets" };
 
-function measure(value: number | string | undefined, meaning: string): HTMLElement[] {
-  return typeof value === "number" ? [h("li", {}, `${number(value * 100, 1)} % — ${meaning}`)] : [];
+/** A row for each measure, a column for each map. */
+function qualityTable(context: Context, { spaces }: TilesInfo): HTMLElement {
+  const names = Object.keys(spaces);
+  const cell = (value: number | string | undefined): HTMLElement => h("td", {}, typeof value === "number" ? `${number(value * 100, 1)} %` : "–");
+  return h(
+    "table",
+    { class: "quality" },
+    h("thead", {}, h("tr", {}, h("td"), ...names.map((space) => h("th", { scope: "col" }, spaceName(context, space))))),
+    h("tbody", {}, ...Object.entries(MEASURES).map(([name, text]) => h("tr", {}, h("th", { scope: "row" }, t(text)), ...names.map((space) => cell(spaces[space]!.quality[name]))))),
+  );
 }
 
 export function about(context: Context): HTMLDialogElement {
@@ -25,15 +34,7 @@ export function about(context: Context): HTMLDialogElement {
     h("p", {}, `${t("release")} ${release.release} · ${number(release.rows)} ${t("images")} · ${date(release.published)}`),
     info?.attribution ? h("p", {}, `${t("attribution")}: ${info.attribution}`) : null,
     info ? h("h3", {}, t("quality")) : null,
-    info
-      ? h(
-          "ul",
-          {},
-          ...Object.entries(info.spaces).map(([space, { quality }]) =>
-            h("li", {}, spaceName(context, space), h("ul", {}, ...Object.keys(MEASURES).flatMap((name) => measure(quality[name], t(MEASURES[name]!))))),
-          ),
-        )
-      : null,
+    info ? qualityTable(context, info) : null,
     h("h3", {}, t("keys")),
     h("p", {}, t("keysList")),
   );

@@ -2,7 +2,7 @@
 
 import type { Column } from "../data/tiles";
 import { api } from "../data/api";
-import { kindColour, numberColour, themeOf } from "../scene/palettes";
+import { kindColour, numberColour, SIMILARITY, themeOf } from "../scene/palettes";
 import { NO_FILTERS, type Filters } from "../state/store";
 import { number, t } from "../text";
 import type { Context } from "./context";
@@ -12,7 +12,6 @@ import { unreached } from "./unreached";
 const LISTED = 12;
 const SITES = 200;
 const NONE = 65_535;
-export const SIMILARITY = "similarity to the search"; // no column has such a name
 
 export function looks(context: Context): HTMLElement {
   const { store, tiles, live } = context;

@@ -190,13 +190,13 @@ function cardContent(context: Context, one: Made, index: number, remove: () => v
               one.queued ? t("queued", { position: one.queued }) : step ? t("step", { step: step.step, steps: step.steps }) : t("placing"),
               step ? h("progress", { max: step.steps, value: step.step, "aria-label": title }) : null,
             ),
-      place && h("p", {}, h("span", { class: `verdict ${place.verdict}` }, place.sentence)),
     ),
     button("×", remove, { class: "small", "aria-label": `${t("remove")}: ${title}`, title: one.placed ? t("remove") : t("stop") }),
   );
   if (!place || !one.placed) return [head];
   return [
     head,
+    h("p", { class: "verdict" }, place.sentence),
     h("p", { class: "note" }, `${spaceName(context, space)}: ${t("nearest")}`),
     strip(context, place.neighbours.slice(0, 8)),
     behindIt(context, one.placed, place),

@@ -18,7 +18,7 @@ export const here: Overlay = {
     drawing.pins.push({ key: "here", place, image: asked.found.frame.preview, name: "", colour: shade });
     const falls = scenePlace(context, asked.found.frame.positions);
     if (!falls) return;
-    drawing.lines.push({ places: [place, falls], colour: own, opacity: 0.7, radius: 0 });
+    drawing.lines.push({ places: [place, falls], colour: own, opacity: 0.7, width: 1 });
     drawing.marks.push({ place: falls, colour: own, pixels: 9 });
   },
 };

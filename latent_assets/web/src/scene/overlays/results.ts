@@ -1,10 +1,11 @@
 // What a search found lights up, the better the larger; the rest fades.
 
 import { colour, type Overlay } from "./overlay";
+import { SIMILARITY } from "../palettes";
 import { scenePlace } from "../view";
 
 export const results: Overlay = {
-  keys: ["results"],
+  keys: ["results", "colour"],
   draw(context, drawing) {
     const found = context.store.state.results ?? [];
     const scores = found.map((result) => result.similarity ?? 0);
@@ -17,6 +18,7 @@ export const results: Overlay = {
       drawing.marks.push({ place, colour: colour("#ff5d3b"), pixels: 6 + 6 * share });
       drawing.first.push([place, 1.001]);
     }
-    if (found.length) drawing.fade = 0.72;
+    // colours that say how similar every image is are not to be dimmed
+    if (found.length && context.store.state.colour !== SIMILARITY) drawing.fade = 0.72;
   },
 };

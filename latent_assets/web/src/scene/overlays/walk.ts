@@ -8,14 +8,12 @@ export const WALK_COLOUR = "#5ce1e6";
 export const walk: Overlay = {
   keys: ["walk"],
   draw(context, drawing) {
-    const { walk: shown, space } = context.store.state;
+    const { walk: shown } = context.store.state;
     if (!shown?.frames.length) return;
     const own = colour(WALK_COLOUR);
     const places = shown.frames.map((frame) => scenePlace(context, frame.positions));
     const known = places.filter((place) => place !== null);
-    const info = context.tiles!.info.spaces[space]!;
-    const radius = Math.min(Math.max((info.spacing / info.edge) * 0.6, 0.0008), 0.006);
-    if (known.length > 1) drawing.lines.push({ places: known, colour: own, opacity: 0.9, radius });
+    if (known.length > 1) drawing.lines.push({ places: known, colour: own, opacity: 0.9, width: 3.5 });
     known.forEach((place) => drawing.marks.push({ place, colour: own, pixels: 8 }));
     const frame = shown.frames[shown.at];
     const place = places[shown.at];
