@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -61,7 +62,7 @@ def test_a_walk_between_two_images_is_a_film_and_a_path(visit: Open, drawing: No
     expect(page.locator(".film .film-frame")).to_have_attribute("src", walk["frames"][0]["preview"])
     expect(page.locator(".labels img")).to_have_attribute("src", walk["frames"][0]["preview"])
     names = page.locator(".regions button").all_text_contents()
-    assert names and all(one != other for one, other in zip(names, names[1:], strict=False))
+    assert names and all(one != other for one, other in pairwise(names))
     page.locator(".regions button").last.click()
     assert page.evaluate(WALK)["at"] > 0
     assert violations(page) == []
@@ -124,12 +125,14 @@ def test_every_image_is_coloured_by_how_well_it_fits(visit: Open, atlas: Running
     assert page.evaluate("() => window.latentAtlas.context.map.material.uniforms.faded.value") == 0
 
 
-def test_what_no_generated_image_has_reached_stands_out(visit: Open, emoji: Profile, picture: object) -> None:
+def test_what_no_generated_image_has_reached_stands_out(visit: Open, emoji: Profile) -> None:
     with running(emoji, writes=False, generation=False) as service:
         seen = visit(url=service.url)
         page = seen.page
-        xyz = page.evaluate("() => Object.fromEntries(Object.entries(latentAtlas.context.tiles.info.spaces).map(([k, v]) => [k, v.labels[0].position]))")  # fmt: skip
-        page.route("**/api/generated?*", lambda route: route.fulfill(json={"release": 1, "generated": [{"positions": xyz}]}))  # fmt: skip
+        spaces = page.evaluate("() => window.latentAtlas.context.tiles.info.spaces")
+        positions = {space: info["labels"][0]["position"] for space, info in spaces.items()}
+        made = {"release": 1, "generated": [{"positions": positions}]}
+        page.route("**/api/generated?*", lambda route: route.fulfill(json=made))
         page.click(".looks summary")
         page.check("#unreached")
         expect(page.locator("#unreached-note")).to_contain_text("1 generated image")
@@ -179,7 +182,9 @@ def test_releases_are_compared_and_points_fly(visit: Open, two_releases: Running
     page.locator("#comparison-share").fill("0.5")
     page.wait_for_function("() => window.latentAtlas.context.map.material.uniforms.morph.value === 0.5")
     row = page.evaluate(
-        """async () => { const { tiles } = window.latentAtlas.context; const { comparison } = window.latentAtlas.store.state;
+        """async () => {
+            const { tiles } = window.latentAtlas.context;
+            const { comparison } = window.latentAtlas.store.state;
             for (let row = 0; row < tiles.info.rows; row++) {
                 const from = comparison.origins.get(row); if (from) return [await tiles.id(row), from]; } }"""
     )

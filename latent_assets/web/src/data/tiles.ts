@@ -1,11 +1,13 @@
 // Tiles of a release, read by ranges. The bytes are described in latent_assets/atlas/tiles/FORMAT.md.
 
 import type { Point } from "./api";
+import { Recent } from "./recent";
 
 export const NODE_BYTES = 24;
 export const POINT_BYTES = 12;
 const FIRST_BYTES = 256 * 1024;
 const IDS_PAGE = 1024;
+const ID_PAGES = 512; // that are kept
 const MERGED_BYTES = 512 * 1024;
 
 export interface SpaceInfo {
@@ -92,7 +94,7 @@ async function whole(url: string): Promise<ArrayBuffer> {
 
 export class Tiles {
   private readonly ids: RangeFile;
-  private readonly idPages = new Map<number, Promise<ArrayBuffer>>();
+  private readonly idPages = new Recent<number, Promise<ArrayBuffer>>(ID_PAGES);
   private readonly columns = new Map<string, Promise<Uint16Array>>();
   private readonly values = new Map<string, Promise<[string, number][]>>();
 

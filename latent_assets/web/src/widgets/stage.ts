@@ -1,5 +1,6 @@
 // The map in the page: made, named for those who do not see it, following the state.
 
+import { Recent } from "../data/recent";
 import { AtlasMap } from "../scene/map";
 import type { Place } from "../scene/marks";
 import { drawOverlays, followOverlays } from "../scene/overlays";
@@ -99,16 +100,17 @@ function openMap(context: Context, tip: HTMLElement, summary: HTMLElement, offer
   }
 }
 
-const names = new Map<number, string>();
+const names = new Recent<number, string>(2_000);
 
 async function nameRow(context: Context, row: number, tip: HTMLElement, current: () => boolean): Promise<void> {
   try {
-    if (!names.has(row)) names.set(row, (await context.image(await context.tiles!.id(row))).caption ?? t("caption_none"));
+    const name = names.get(row) ?? (await context.image(await context.tiles!.id(row))).caption ?? t("caption_none");
+    names.set(row, name);
+    if (!current()) return;
+    tip.textContent = name;
   } catch {
     return; // a name less
   }
-  if (!current()) return;
-  tip.textContent = names.get(row)!;
   tip.hidden = false;
 }
 
