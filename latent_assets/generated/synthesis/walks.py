@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Xyz = tuple[float, float, float]
 
+_PARALLEL = 0.9995  # cosine from which the arc is a line, and the sines would divide rounding errors
 BETWEEN_IMAGES = "latents of the release's VAE, mixed linearly and decoded"
 BETWEEN_PROMPTS = "text vectors mixed linearly, start noises spherically, every frame drawn by the diffusion model"
 
@@ -133,10 +134,10 @@ def slerp(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
     """The point at `share` of the great circle from `start` to `end` (any shape, the same); lengths are mixed, too."""
     import torch
 
-    cosine = torch.nn.functional.cosine_similarity(start.flatten(), end.flatten(), dim=0).clamp(-1, 1)
-    angle = torch.arccos(cosine)
-    if float(angle) < 1e-4:
+    cosine = torch.nn.functional.cosine_similarity(start.flatten(), end.flatten(), dim=0)
+    if float(cosine) > _PARALLEL:
         return torch.lerp(start, end, share)
+    angle = torch.arccos(cosine.clamp(-1, 1))
     return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(angle)
 
 

@@ -3,6 +3,8 @@
 import * as THREE from "three";
 import { MARK_FRAGMENT, MARK_VERTEX, PATH_FRAGMENT, PATH_VERTEX } from "./shaders";
 
+const OVER_IMAGES = 5; // images have 4
+
 export type Place = [number, number, number];
 
 export interface Mark {
@@ -78,13 +80,15 @@ export class Marks {
     const vectors = places.map((place) => new THREE.Vector3(...place));
     if (places.length < 3) {
       const material = new THREE.LineBasicMaterial({ color: colour, transparent: true, opacity, depthTest: false });
-      return new THREE.Line(new THREE.BufferGeometry().setFromPoints(vectors), material);
+      const line = new THREE.Line(new THREE.BufferGeometry().setFromPoints(vectors), material);
+      line.renderOrder = OVER_IMAGES;
+      return line;
     }
     const curve = new THREE.CatmullRomCurve3(vectors, false, "centripetal");
     const tube = new THREE.TubeGeometry(curve, Math.min(places.length * 12, 400), 1, 6);
     const mesh = new THREE.Mesh(tube, this.pathMaterial(colour, opacity, width));
     const glow = new THREE.Mesh(tube, this.pathMaterial(colour, opacity * 0.22, width * 3.2));
-    mesh.renderOrder = glow.renderOrder = 2;
+    mesh.renderOrder = glow.renderOrder = OVER_IMAGES;
     mesh.frustumCulled = glow.frustumCulled = false; // as wide as the view wants, not as the geometry says
     return mesh.add(glow);
   }

@@ -1,6 +1,6 @@
 // Walks as they are made: asked of the server, told frame by frame.
 
-import { api, ApiError, type WalkEnd } from "../data/api";
+import { api, ApiError, type Frame, type Point, type WalkEnd } from "../data/api";
 import { t } from "../text";
 import type { Context } from "../widgets/context";
 import type { End, Walk } from "./store";
@@ -39,9 +39,20 @@ export async function startWalk(context: Context): Promise<void> {
       own.signal,
     );
     change({ how, frames, done: true });
+    showWhole(context, frames);
   } catch (error) {
     change({ done: true, problem: error instanceof ApiError && error.message ? error.message : t("unreachable") });
   }
+}
+
+/** All of a walk in view. */
+function showWhole(context: Context, frames: Frame[]): void {
+  const { space } = context.store.state;
+  const places = frames.map((frame) => frame.positions[space]).filter((place) => place !== undefined);
+  if (!places.length) return;
+  const middle = [0, 1, 2].map((axis) => places.reduce((sum, place) => sum + place[axis]!, 0) / places.length) as Point;
+  const reach = Math.max(...places.map((place) => Math.hypot(...place.map((value, axis) => value - middle[axis]!))));
+  context.flyTo({ [space]: middle }, reach);
 }
 
 export function leaveWalk({ store }: Context): void {
