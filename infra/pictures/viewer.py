@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image
@@ -78,7 +79,7 @@ def main() -> None:
         ready(page)
         page.screenshot(path=arguments.out / "viewer.png")
     times = [when for when, _ in seen]
-    lasts = [max(20, round((after - before) * 1000)) for before, after in zip(times, times[1:], strict=False)]
+    lasts = [max(20, round((after - before) * 1000)) for before, after in pairwise(times)]
     frames = [frame.resize(SHOWN, Image.Resampling.LANCZOS) for _, frame in seen]
     file = arguments.out / "landing.webp"
     frames[0].save(
