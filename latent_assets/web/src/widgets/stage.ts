@@ -5,12 +5,14 @@ import { AtlasMap } from "../scene/map";
 import type { Place } from "../scene/marks";
 import { drawOverlays, followOverlays } from "../scene/overlays";
 import { themeOf } from "../scene/palettes";
+import { recall, remember } from "../state/memory";
 import { t } from "../text";
 import { spaceName, type Context } from "./context";
 import { button, h } from "./dom";
 import { askHere } from "./here";
 
 const PANEL = 372; // pixels of the panel of an image
+const HINTED = "latent-atlas-hinted";
 const HOVERED_MS = 120;
 const quiet = matchMedia("(prefers-reduced-motion: reduce)");
 const light = matchMedia("(prefers-color-scheme: light)");
@@ -25,9 +27,20 @@ export function stage(context: Context, summary: HTMLElement): HTMLElement {
   else {
     const ask = asker(context);
     context.map = openMap(context, tip, summary, ask.offer);
-    if (context.map) element.append(context.map.canvas, context.map.labels.element, tip, ask.element);
+    if (context.map) element.append(context.map.canvas, context.map.labels.element, tip, ask.element, hint(context));
     else element.append(h("p", { class: "note stage-note", role: "alert", id: "no-webgl" }, t("noWebgl")));
   }
+  return element;
+}
+
+/** What can be done with the map, until somebody has done it once. */
+function hint({ map, live, release }: Context): HTMLElement {
+  const element = h("p", { class: "hint", hidden: recall(HINTED) !== null }, t(live && release.synthesis ? "hint" : "hintRead"));
+  const done = (): void => {
+    element.hidden = true;
+    remember(HINTED, "1");
+  };
+  for (const kind of ["pointerdown", "wheel", "keydown"]) map!.canvas.addEventListener(kind, done, { once: true, passive: true });
   return element;
 }
 

@@ -83,6 +83,7 @@ export function yours(context: Context): HTMLElement {
     },
     h("label", { for: "prompt" }, t("prompt")),
     h("div", { class: "row" }, prompt, h("button", { type: "submit", class: "main" }, t("generate"))),
+    h("div", { class: "row examples" }, ...examples.slice(0, 3).map((example) => button(example, () => tryExample(example), { class: "small" }))),
     h(
       "details",
       { class: "fine" },
@@ -90,6 +91,11 @@ export function yours(context: Context): HTMLElement {
       h("div", { class: "row" }, h("label", {}, t("seed"), seed), h("label", {}, t("guidance"), guidance)),
     ),
   );
+
+  function tryExample(example: string): void {
+    prompt.value = example;
+    form.requestSubmit();
+  }
 
   const file = h("input", { type: "file", accept: "image/*", class: "hidden-file", id: "place-file" });
   file.addEventListener("change", () => {
