@@ -302,7 +302,7 @@ export class AtlasMap {
     this.shownPoints = this.current?.update(camera, height, this.budget) ?? 0;
     const animated = this.stepMorph(began);
     const settling = began - this.moving < 140 || animated || this.controls.flying;
-    if (!animated && this.current) {
+    if (!animated && !this.elsewhere && this.current) {
       if (!settling || this.frames % 6 === 0) {
         const hidden = (row: number): boolean => this.hidden !== null && this.hidden[row] === 0;
         this.images.choose(this.current.visible, camera, this.canvas.clientWidth, height, hidden, this.first);
@@ -394,8 +394,15 @@ export class AtlasMap {
     if (origins !== this.origins) this.current?.morphFrom(origins);
     this.origins = origins;
     this.uniform("morph").value = origins ? share : 1;
+    if (this.elsewhere) this.images.clear();
+    this.labels.element.hidden = this.elsewhere;
     this.moving = performance.now();
     this.invalidate();
+  }
+
+  /** Whether points are not where images and names are. */
+  private get elsewhere(): boolean {
+    return this.origins !== null && this.uniform("morph").value < 0.999;
   }
 
   get complete(): boolean {
