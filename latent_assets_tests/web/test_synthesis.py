@@ -45,14 +45,14 @@ def test_a_walk_between_two_images_is_a_film_and_a_path(visit: Open, drawing: No
     pick(page, "sad face", "#walk-to-here")
     page.keyboard.press("Escape")
     page.click("#walk-go")
-    page.wait_for_function(f"({WALK})()?.done", timeout=60_000)
+    page.wait_for_function(f"{WALK}?.done", timeout=60_000)
     walk = page.evaluate(WALK)
     assert [round(frame["share"], 3) for frame in walk["frames"]] == [each / 8 for each in range(9)]
     expect(page.locator("#walk-status")).to_contain_text("syntheses")
     paths = "() => window.latentAtlas.context.map.marks.rest.children.filter((one) => one.type === 'Mesh').length"
     assert page.evaluate(paths) == 1
     # the film plays by itself, there and back, until it is stopped
-    page.wait_for_function(f"({WALK})().at === 3")
+    page.wait_for_function(f"{WALK}.at === 3")
     page.click("#walk-play")
     at = page.evaluate(WALK)["at"]
     page.wait_for_timeout(700)
@@ -78,7 +78,7 @@ def test_a_walk_between_words_needs_both_ends(visit: Open, drawing: None) -> Non
     expect(page.get_by_role("alert").filter(has_text="two ends")).to_be_visible()
     page.fill("#walk-end", "a sad face")
     page.keyboard.press("Enter")
-    page.wait_for_function(f"({WALK})()?.done", timeout=120_000)
+    page.wait_for_function(f"{WALK}?.done", timeout=120_000)
     expect(page.locator("#walk")).to_contain_text("spherically")
 
 
