@@ -68,9 +68,12 @@ def parts_folder(shard: str) -> str:
 # -- embeddings ----------------------------------------------------------------------------------------
 
 
+EMBEDDINGS = "embeddings"
+
+
 def embedding_name(model_fingerprint: str, shard: str) -> str:
     """The ids and features of a shard under one model."""
-    return f"embeddings/{model_fingerprint}/{shard}.arrow"
+    return f"{EMBEDDINGS}/{model_fingerprint}/{shard}.arrow"
 
 
 def latents_name(features_name: str) -> str:
@@ -107,7 +110,7 @@ def model_of(coordinates: str) -> str:
 
 
 # rooms whose files lie below the fingerprint of what made them
-BY_FINGERPRINT = ("embeddings", "thumbnails", "projection", "labels")
+BY_FINGERPRINT = (EMBEDDINGS, "thumbnails", "projection", "labels")
 
 
 def fingerprint_folder(name: str) -> str:

@@ -325,6 +325,7 @@ class Service(_Section):
     )
     prompt_length: Annotated[int, Field(ge=1, le=10_000)] = Field(default=2_000, description="characters of a prompt")
     steps: Annotated[int, Field(ge=1, le=1_000)] = Field(default=100, description="of denoising, at most")
+    frames: Annotated[int, Field(ge=2, le=33)] = Field(default=17, description="of a walk between two images, at most")
     queue: Annotated[int, Field(ge=0, le=10_000)] = Field(default=64, description="uploads and searches that wait")
     generations: Annotated[int, Field(ge=0, le=1_000)] = Field(default=8, description="generations that wait")
     per_client: Annotated[int, Field(ge=1)] = Field(default=32, description="requests of one client at a time")

@@ -2,11 +2,14 @@
 
     .venv/bin/python infra/bench/tiles.py write [--rows N] [--thumbnail-bytes N] [--root FOLDER]
     .venv/bin/python infra/bench/tiles.py look --root FOLDER [--rounds N]
+    .venv/bin/python infra/bench/tiles.py fly --root FOLDER [--minutes N]
 
 `write`: synthetic rows in three spaces, shards of 10,000; seconds of the octrees and columns, then of the thumbnails,
 bytes a point and space, peak memory; then again with the shards' thumbnails as they were. `look`: what was written,
 served from loopback to a headless Chromium that renders in software; bytes and seconds until the first useful frame,
-and frames of the same view, against plain THREE.Points of all points in the same browser.
+and frames of the same view, against plain THREE.Points of all points in the same browser. `fly`: a scripted flight
+through the map, changing spaces on the way; memory of the page (its JavaScript heap and buffers after a collection, and
+what its processes hold) by the minute.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ SPACES = ("clip", "vae", "joint")
 SHARD = 10_000
 CLUSTERS = 400
 VIEW = (1280, 720)
+_TURN = 30  # seconds between two looks at the memory
 
 
 def rows_of(count: int) -> TileRows:
@@ -246,6 +250,61 @@ def look(arguments: argparse.Namespace) -> None:
             print(f"{name} frame {one:.0f} ms, plain points {plain:.0f} ms: {one / plain:.2f} of them")
 
 
+# fly from one dense place to another, by turns near and far, for some seconds
+_FLY = """async ([seconds, seed]) => {
+    const { context } = latentAtlas;
+    const { map } = context;
+    const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+    const until = performance.now() + seconds * 1000;
+    let state = seed;
+    const draw = () => (state = (state * 1103515245 + 12345) % 2147483648) / 2147483648;
+    while (performance.now() < until) {
+        const { nodes } = map.current.tiles;
+        const node = nodes[Math.floor(draw() * nodes.length)];
+        map.controls.flyTo(node.middle, 0.05 + draw() * draw() * 2, 1.2);
+        await wait(1500);
+        for (let at = 0; at < 8; at++) { map.controls.orbit(0.15, 0); await wait(60); }
+    }
+}"""
+
+
+def fly(arguments: argparse.Namespace) -> None:
+    """Memory of the page while it flies."""
+    import psutil
+
+    def held(browser: int) -> float:
+        """Megabytes of the page's own process: the renderer that holds most."""
+        sizes = []
+        for each in psutil.Process(browser).children(recursive=True):
+            with suppress(psutil.Error):
+                if "--type=renderer" in " ".join(each.cmdline()):
+                    sizes.append(each.memory_full_info().uss / 1e6)
+        return max(sizes, default=0.0)
+
+    flags = ("--js-flags=--expose-gc", "--enable-precise-memory-info")
+    with serving(arguments.root) as url, chromium(*flags) as browser:
+        own = next(child.pid for child in psutil.Process().children(recursive=True) if "chrom" in child.name().lower())
+        page = browser.new_page(viewport={"width": VIEW[0], "height": VIEW[1]})
+        page.goto(url)
+        page.wait_for_function("() => window.latentAtlas?.context.map?.shownPoints > 0", timeout=120_000)
+        session = page.context.new_cdp_session(page)
+        turns = max(1, round(arguments.minutes * 60 / _TURN))
+        for turn in range(turns):
+            page.evaluate("(space) => latentAtlas.store.set({ space })", SPACES[turn // 2 % len(SPACES)])
+            page.evaluate(_FLY, [_TURN, turn + 1])
+            session.send("HeapProfiler.collectGarbage")
+            heap = session.send("Runtime.getHeapUsage")
+            used, buffers = heap["usedSize"] / 1e6, heap.get("backingStorageSize", 0) / 1e6
+            shown, points, frames = page.evaluate(
+                """() => { const { map } = latentAtlas.context; let points = 0;
+                    for (const octree of map.octrees.values())
+                        for (const { node } of octree.loaded.values()) points += node.points;
+                    return [map.shownPoints, points, map.frames]; }"""
+            )
+            print(f"after {(turn + 1) * _TURN / 60:.1f} min: heap {used:.0f} MB and buffers {buffers:.0f} MB, process "
+                  f"{held(own):.0f} MB; {points:,} points loaded, {shown:,} shown, {frames:,} frames")  # fmt: skip
+
+
 def main() -> None:
     """Read the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -259,6 +318,10 @@ def main() -> None:
     looking.add_argument("--root", required=True)
     looking.add_argument("--rounds", type=int, default=8)
     looking.set_defaults(run=look)
+    flying = commands.add_parser("fly")
+    flying.add_argument("--root", required=True)
+    flying.add_argument("--minutes", type=float, default=5.0)
+    flying.set_defaults(run=fly)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

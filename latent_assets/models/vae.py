@@ -89,12 +89,54 @@ def load_vae(spec: VaeModel, device: torch.device | None = None) -> VaeEncoder:
 def _load(spec: VaeModel, device: torch.device, digest: str) -> VaeEncoder:
     """`digest` is part of the cache's key: weights that changed on disk are another model."""
     dtype = dtype_on(device, spec.dtype, torch.bfloat16)
-    try:
-        with quiet_loading():
-            model = AutoencoderKL.from_pretrained(model_directory(spec.model, "models.vae.model"), dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"models.vae.model: {spec.model} is not an AutoencoderKL: {error}") from error
-    # the decoder is never used here: half of the weights need not be in memory
+    model = _read(spec, dtype)
+    # each half is used alone: the other's weights need not be in memory
     del model.decoder
     model = model.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
     return VaeEncoder(model, spec.size, spec.feature_dim, device, dtype)
+
+
+def _read(spec: VaeModel, dtype: torch.dtype) -> AutoencoderKL:
+    try:
+        with quiet_loading():
+            found: AutoencoderKL = AutoencoderKL.from_pretrained(
+                model_directory(spec.model, "models.vae.model"), dtype=dtype
+            )
+            return found
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"models.vae.model: {spec.model} is not an AutoencoderKL: {error}") from error
+
+
+@dataclass(frozen=True)
+class VaeDecoder:
+    """The other half of a loaded AutoencoderKL: latents as `VaeEncoder` gives them become pictures."""
+
+    model: AutoencoderKL
+    device: torch.device
+    dtype: torch.dtype
+
+    def decode(self, latents: np.ndarray) -> list[Image.Image]:
+        """RGB pictures of scaled latents float32 [n, C, h, w], one after the other: memory does not grow with n."""
+        return [self._picture(torch.from_numpy(each[None])) for each in np.ascontiguousarray(latents, np.float32)]
+
+    def _picture(self, latents: torch.Tensor) -> Image.Image:
+        shift = self.model.config.get("shift_factor") or 0.0
+        plain = latents.to(self.device) / float(self.model.config.scaling_factor) + shift
+        with torch.inference_mode():
+            decoded = self.model.decode(plain.to(self.dtype), return_dict=False)[0][0].float()
+        pixels = decoded.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def load_vae_decoder(spec: VaeModel, device: torch.device | None = None) -> VaeDecoder:
+    """Load the decoder of a profile's VAE, once per process and weights. Raises ModelError when it cannot be loaded."""
+    return _load_decoder(spec, device or best_device(), vae_files(spec).digest)
+
+
+@lru_cache(maxsize=1)
+def _load_decoder(spec: VaeModel, device: torch.device, digest: str) -> VaeDecoder:
+    """`digest` is part of the cache's key, as in `_load`. Decoders overflow in float16: not the profile's dtype."""
+    dtype = dtype_on(device, "auto", torch.bfloat16)
+    model = _read(spec, dtype)
+    del model.encoder
+    return VaeDecoder(model.eval().requires_grad_(False).to(device=device), device, dtype)

@@ -10,7 +10,10 @@ releases.py    the release that is live, with its models, followed without a res
 looking.py     searches, rows and thumbnails of a release
 placements.py  where an image falls, as the API says it
 keeping.py     images that were accepted: into the inbox, and found again before they are in the table
+streams.py     work that is told while it happens
 generating.py  images from prompts, told as they form
+synthesizing.py  walks through latent space, and what a place of a map stands for
+compression.py answers made smaller
 static.py      tiles and the viewer's files
 server.py      a process that listens
 record.py      which service runs for a root, for the command line

@@ -54,6 +54,7 @@ class Release(_Answer):
     published: str = Field(description="ISO 8601, UTC", examples=["2026-11-28T16:58:03+00:00"])
     spaces: list[str] = Field(examples=[["clip", "vae", "joint"]])
     generation: bool = Field(description="whether images are made here")
+    synthesis: bool = Field(description="whether latents are decoded here: walks, and what a place stands for")
     writes: bool = Field(description="whether images are kept here")
     profile: str
     title: str
@@ -65,11 +66,12 @@ class Release(_Answer):
 
 
 class ReleaseEntry(_Answer):
-    """A release that can be opened."""
+    """A release that can be opened. tiles: where its static files lie, when they were made."""
 
     release: int
     published: str
     rows: int
+    tiles: str | None = Field(examples=[f"{TILES}/12/"])
 
 
 class Releases(_Answer):
@@ -278,3 +280,38 @@ class GeneratedAnswer(PlaceAnswer):
     model: str | None
     tool: str | None
     path: dict[str, list[Position]]
+
+
+class FrameAnswer(_Answer):
+    """A picture that was decoded: where it falls by space, and what is near. share: 0 at the start, 1 at the end."""
+
+    share: float
+    preview: str = Field(description="data:image/webp;base64,...")
+    positions: Positions
+    near: dict[str, list[NeighbourGroup]]
+
+
+class WalkAnswer(_Answer):
+    """A walk through latent space, in even steps. how: what was mixed, in words."""
+
+    release: int
+    how: str
+    frames: list[FrameAnswer]
+
+
+class MeanOf(_Answer):
+    """An image whose latents are in a mean. distance: on the map from the place that was asked for, map units."""
+
+    id: str = Field(pattern=ROW_ID)
+    distance: float
+
+
+class SynthesisAnswer(_Answer):
+    """What a place of a map stands for: the mean of the latents around it, decoded. said: that it is a synthesis."""
+
+    release: int
+    space: str
+    position: Position
+    said: str
+    mean_of: list[MeanOf]
+    frame: FrameAnswer

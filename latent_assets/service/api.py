@@ -21,7 +21,7 @@ from latent_assets.atlas.table import LIVE, open_table, tags
 from latent_assets.images.decode.formats import sniff
 from latent_assets.layout import TILES, tile_name
 from latent_assets.profile import Fetch, Profile
-from latent_assets.service import looking, placements, static, uploads
+from latent_assets.service import generating, looking, placements, static, synthesizing, uploads
 from latent_assets.service.access import HEALTH, Access, Guard, client_of
 from latent_assets.service.answers import (
     GENERATED_ID,
@@ -37,13 +37,17 @@ from latent_assets.service.answers import (
     ReleaseEntry,
     Releases,
     SearchAnswer,
+    SynthesisAnswer,
 )
-from latent_assets.service.generating import GenerateRequest, GenerationStream, Generators, Wanted, limited
+from latent_assets.service.compression import Compressed
+from latent_assets.service.generating import GenerateRequest, Generation, Generators
 from latent_assets.service.keeping import Keeper
 from latent_assets.service.problems import GONE, Problem, ProblemError, install, responses
 from latent_assets.service.queues import WorkQueue
 from latent_assets.service.releases import LiveRelease, OpenRelease
 from latent_assets.service.remote import LONGEST_QUERY
+from latent_assets.service.streams import EventStream, described
+from latent_assets.service.synthesizing import SynthesisRequest, Synthesizers, Walk, WalkRequest
 from latent_assets.storage import Storage
 
 T = TypeVar("T")
@@ -58,10 +62,15 @@ Count = Annotated[int, Query(ge=1, le=_MOST_RESULTS, description="how many resul
 Space = Annotated[str, Query(min_length=1, max_length=64, description="an embedding of the release", examples=["clip"])]
 
 
+OfRelease = Annotated[int | None, Query(ge=1, le=2**31, description="a release that is kept; else the live one")]
 _KINDS = ("png", "jpeg", "webp", "avif")
 _PICTURE: dict[str, Any] = {
     "description": "the file",
     "content": {f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in _KINDS},
+}
+_BYTES: dict[str, Any] = {
+    "description": "one byte for each image",
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
 
 
@@ -83,6 +92,7 @@ class Service:
         self.placing = WorkQueue("placing", 2, limits.queue, limits.per_client, 0.15)
         self.generating = WorkQueue("generating", 1, limits.generations, limits.generations_per_client, 3.0)
         self.generators = Generators(self.profile, self.generation)
+        self.synthesizers = Synthesizers(self.profile, self.storage, self.generation)
         self.stopping = threading.Event()
 
     @cached_property
@@ -136,11 +146,13 @@ def create_app(service: Service, access: Access) -> FastAPI:
     _about(app, service)
     _atlas(app, service)
     _generated(app, service)
+    _synthesized(app, service)
     _files(app, service)
     profile = service.profile
     app.openapi = lambda: _schema(  # type: ignore[method-assign]
         app, access, [row.name for row in profile.embeddings], profile.projection.spaces
     )
+    app.add_middleware(Compressed)
     app.add_middleware(Guard, access=access)
     return app
 
@@ -199,6 +211,7 @@ def _about(app: FastAPI, service: Service) -> None:
             published=info.created,
             spaces=list(info.spaces),
             generation=service.generators.works,
+            synthesis=service.synthesizers.works,
             writes=service.writes,
             profile=info.profile,
             title=info.title,
@@ -227,7 +240,9 @@ def _releases(storage: Storage, current: OpenRelease) -> Releases:
     entries = []
     for version in versions:
         info = ReleaseInfo.of_schema(open_table(storage.lance_uri, version).schema, storage.lance_uri)
-        entries.append(ReleaseEntry(release=version, published=info.created, rows=info.rows))
+        entries.append(
+            ReleaseEntry(release=version, published=info.created, rows=info.rows, tiles=_tiles(storage, version))
+        )
     return Releases(live=current.version, releases=entries)
 
 
@@ -273,6 +288,23 @@ def _atlas(app: FastAPI, service: Service) -> None:
         question = looking.Question(q, mode, k, offset, min_score, category, domain, where)
         return await _answer(request, service.reading, lambda: looking.search(release, question))
 
+    @app.get(
+        "/api/similarities",
+        tags=["atlas"],
+        response_class=Response,
+        responses={200: _BYTES, **responses(422, 429, 503)},
+    )
+    async def similarities(
+        request: Request,
+        q: Annotated[str, Query(max_length=LONGEST_QUERY, pattern=_TEXT, description="words", examples=["hot drink"])],
+    ) -> Response:
+        """How similar every image of the atlas is to words, in the order of the table: one byte each, 1 for the least,
+        255 for the most. The headers X-Low and X-High say which cosines those are."""
+        release = service.current
+        data, low, high = await _answer(request, service.placing, lambda: looking.similarities(release, q))
+        headers = {"X-Low": f"{low:.6f}", "X-High": f"{high:.6f}"}
+        return Response(data, headers=headers, media_type="application/octet-stream")
+
     @app.post(
         "/api/search",
         tags=["atlas"],
@@ -296,10 +328,12 @@ def _atlas(app: FastAPI, service: Service) -> None:
         return await _answer(request, service.reading, lambda: looking.labels(release, space, level))
 
     @app.get("/api/images/{id}", tags=["atlas"], responses=responses(404, 422, 429, 503))
-    async def image(request: Request, id: RowId) -> ImageAnswer:
-        """An image of the atlas: where it came from, where it is, what is near it."""
-        release = service.current
-        return await _answer(request, service.reading, lambda: looking.image(release, id))
+    async def image(request: Request, id: RowId, release: OfRelease = None) -> ImageAnswer:
+        """An image of the atlas: where it came from, where it is, what is near it (of the release that is live)."""
+        found = service.current
+        if release is None or release == found.version:
+            return await _answer(request, service.reading, lambda: looking.image(found, id))
+        return await _answer(request, service.reading, lambda: looking.image_before(service.live.kept(release), id))
 
     @app.get("/api/images/{id}/neighbours", tags=["atlas"], responses=responses(404, 422, 429, 503))
     async def neighbours(request: Request, id: RowId, k: Count = 10, space: Space = "clip") -> SearchAnswer:
@@ -316,16 +350,16 @@ def _atlas(app: FastAPI, service: Service) -> None:
     async def thumbnail(
         request: Request,
         id: RowId,
-        release: Annotated[int | None, Query(ge=1, le=2**53, description="the release that named this address")] = None,
+        release: OfRelease = None,
     ) -> Response:
         """The thumbnail of an image of the atlas."""
-        found = service.current
-        tag = f'"{id}-{found.version}"'
-        lasts = static.IMMUTABLE if release == found.version else "public, max-age=300"
+        version = service.current.version if release is None else release
+        tag = f'"{id}-{version}"'
+        lasts = "public, max-age=300" if release is None else static.IMMUTABLE
         headers = {"ETag": tag, "Cache-Control": lasts}
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        data = await _answer(request, service.reading, lambda: looking.thumbnail(found, id))
+        data = await _answer(request, service.reading, lambda: looking.thumbnail(service.live.kept(version), id))
         return Response(data, headers=headers, media_type=f"image/{sniff(data)}")
 
 
@@ -361,27 +395,18 @@ def _generated(app: FastAPI, service: Service) -> None:
         """Make an image from a prompt, told as it forms: the events `queued`, `step`, then `result`, or `problem`."""
         if not service.generators.works:
             raise ProblemError(403, "This service makes no images.")
-        wanted = Wanted(
+        wanted = Generation(
             service.profile, service.current, asked, service.generators, service.keeper, service.stopping.is_set
         )
-        return GenerationStream(service.generating, wanted)
+        return EventStream(service.generating, wanted)
 
     # what is asked is limited as the profile says
-    generate.__annotations__["asked"] = limited(service.profile.service)
-    event = {
-        "type": "object",
-        "required": ["event", "data"],
-        "properties": {
-            "event": {"enum": ["queued", "step", "result", "problem"]},
-            "data": {"type": "string", "contentMediaType": "application/json"},
-        },
-    }
-    events = {"description": "server-sent events", "content": {"text/event-stream": {"schema": event}}}
+    generate.__annotations__["asked"] = generating.limited(service.profile.service)
     app.post(
         "/api/generate",
         tags=["generated"],
         response_class=Response,
-        responses={200: events, **responses(400, 403, 408, 413, 415, 422, 429, 503)},
+        responses={200: described("step"), **responses(400, 403, 408, 413, 415, 422, 429, 503)},
     )(generate)
 
     @app.get("/api/generated", tags=["generated"], responses=responses(422, 429, 503))
@@ -417,6 +442,42 @@ def _generated(app: FastAPI, service: Service) -> None:
         data = await _answer(request, service.reading, lambda: service.keeper.original(id))
         headers = {"ETag": f'"{id}"', "Cache-Control": static.IMMUTABLE}
         return Response(data, headers=headers, media_type=f"image/{sniff(data)}")
+
+
+# -- pictures that nobody made -------------------------------------------------------------------------
+
+
+def _synthesized(app: FastAPI, service: Service) -> None:
+    def check() -> None:
+        if not service.synthesizers.works:
+            raise ProblemError(403, "This service decodes no latents.")
+
+    async def walk(asked: WalkRequest) -> Response:
+        """Walk from one image or prompt to another through latent space: the events `queued`, `frame`, then `result`,
+        or `problem`."""
+        check()
+        wanted = Walk(
+            service.profile, service.current, asked, service.synthesizers, service.generators, service.keeper,
+            service.stopping.is_set,
+        )  # fmt: skip
+        return EventStream(service.generating, wanted)
+
+    walk.__annotations__["asked"] = synthesizing.limited(service.profile.service)
+    app.post(
+        "/api/walk",
+        tags=["synthesis"],
+        response_class=Response,
+        responses={200: described("frame"), **responses(400, 403, 408, 413, 415, 422, 429, 503)},
+    )(walk)
+
+    @app.post("/api/synthesis", tags=["synthesis"], responses=responses(400, 403, 404, 408, 413, 415, 422, 429, 503))
+    async def synthesis(request: Request, asked: SynthesisRequest) -> SynthesisAnswer:
+        """What a place of a map stands for: the mean of the latents around it, decoded. A synthesis, and says so."""
+        check()
+        release = service.current
+        return await _answer(
+            request, service.placing, lambda: synthesizing.what_is_here(service.synthesizers, release, asked)
+        )
 
 
 # -- files ---------------------------------------------------------------------------------------------

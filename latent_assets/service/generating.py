@@ -1,46 +1,33 @@
-"""Images made from prompts, told as they form: server-sent events, one generation at a time.
+"""Images made from prompts, told as they form, one generation at a time.
 
-Events: `queued` (how many are before it), `step` (a preview and where it would fall), then `result`, or `problem`.
+Events of the stream: `step` (a preview and where it would fall), then `result`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import io
 import logging
-import threading
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from latent_assets.errors import LatentAssetsError, ModelError
-from latent_assets.service.access import client_of
 from latent_assets.service.answers import GeneratedAnswer, Positions
 from latent_assets.service.keeping import Keeper, image_address
 from latent_assets.service.placements import answer
-from latent_assets.service.problems import Problem, ProblemError, describe
-from latent_assets.service.queues import Ticket, WorkQueue
+from latent_assets.service.problems import ProblemError
+from latent_assets.service.streams import Gone, Tell, preview
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from latent_assets.generated.diffusion.generate import GeneratedImage, ImageGenerator, PathPoint
     from latent_assets.profile import Profile, Service
     from latent_assets.service.releases import OpenRelease
 
-_PREVIEW = 256  # pixels of the longer side
-_SILENCE = 10.0  # seconds after which a line says that the connection lives
 _LARGEST_SEED = 2**53 - 1  # exact in JavaScript
 _CONTROLS = r"\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F"
 _TEXT = rf"^[^{_CONTROLS}]*$"
-_PROMPT = rf"^[^{_CONTROLS}]*[^\s{_CONTROLS}][^{_CONTROLS}]*$"
+PROMPT_PATTERN = rf"^[^{_CONTROLS}]*[^\s{_CONTROLS}][^{_CONTROLS}]*$"
 _log = logging.getLogger("latent_assets.service")
 
 
@@ -49,7 +36,8 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_WHOLE = BeforeValidator(_whole)
+WHOLE = BeforeValidator(_whole)
+SEED = Annotated[int, Field(ge=0, le=_LARGEST_SEED), WHOLE]
 
 
 class GenerateRequest(BaseModel):
@@ -59,10 +47,10 @@ class GenerateRequest(BaseModel):
         extra="forbid", strict=True, json_schema_extra={"example": {"prompt": "a red apple", "seed": 7, "steps": 20}}
     )
 
-    prompt: str = Field(pattern=_PROMPT, description="what the image should show")
+    prompt: str = Field(pattern=PROMPT_PATTERN, description="what the image should show")
     negative: str | None = Field(default=None, pattern=_TEXT, description="what it should not show")
-    seed: Annotated[int, Field(ge=0, le=_LARGEST_SEED), _WHOLE] | None = None
-    steps: Annotated[int, Field(ge=1), _WHOLE] | None = None
+    seed: SEED | None = None
+    steps: Annotated[int, Field(ge=1), WHOLE] | None = None
     guidance: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
 
 
@@ -73,17 +61,11 @@ def limited(limits: Service) -> type[GenerateRequest]:
         "GenerateRequest",
         __base__=GenerateRequest,
         __doc__=GenerateRequest.__doc__,
-        prompt=(Annotated[str, Field(pattern=_PROMPT), text], ...),
+        prompt=(Annotated[str, Field(pattern=PROMPT_PATTERN), text], ...),
         negative=(Annotated[str, Field(pattern=_TEXT), text] | None, None),
-        steps=(Annotated[int, Field(ge=1, le=limits.steps), _WHOLE] | None, None),
+        steps=(Annotated[int, Field(ge=1, le=limits.steps), WHOLE] | None, None),
     )
     return found
-
-
-class Queued(BaseModel):
-    """The event `queued`. position: how many generations are before this one."""
-
-    position: int
 
 
 class StepEvent(BaseModel):
@@ -129,103 +111,40 @@ class Generators:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A generation that was asked for. stopped: whether the service is ending."""
+class Generation:
+    """A generation that was asked for, as the work of a stream. stopped: whether the service is ending."""
 
     profile: Profile
     release: OpenRelease
     asked: GenerateRequest
     generators: Generators
     keeper: Keeper
-    stopped: Callable[[], bool]
+    stopped: Gone
 
-
-class GenerationStream(Response):
-    """The events of a generation. Whoever asked and goes away ends it. Raises OverloadedError before it begins."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, queue: WorkQueue, wanted: Wanted) -> None:
-        super().__init__()
-        self._queue, self._wanted = queue, wanted
-        self._gone = threading.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events as they happen."""
-        async with self._queue.place_for(client_of(scope)) as ticket:
-            headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-            stream = StreamingResponse(self._events(ticket), 200, headers, "text/event-stream")
-            try:
-                await stream(scope, receive, send)
-            finally:
-                self._gone.set()
-
-    async def _events(self, ticket: Ticket) -> AsyncIterator[bytes]:
-        loop = asyncio.get_running_loop()
-        told: asyncio.Queue[bytes | None] = asyncio.Queue()
-
-        def tell(event: bytes | None) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, event)
-
-        position = ticket.position
-        yield _event("queued", Queued(position=position))
-        working = asyncio.ensure_future(self._queue.run(partial(self._work, tell)))
-        working.add_done_callback(lambda done: told.put_nowait(None))
-        silent = 0.0
-        while True:
-            try:
-                event = await asyncio.wait_for(told.get(), 1.0)
-            except TimeoutError:
-                silent += 1.0
-                if ticket.position != position:
-                    position = ticket.position
-                    yield _event("queued", Queued(position=position))
-                elif silent >= _SILENCE:
-                    silent = 0.0
-                    yield b": still there\n\n"
-                continue
-            if event is None:
-                break
-            silent = 0.0
-            yield event
-        try:
-            yield _event("result", working.result())
-        except Exception as error:
-            found = describe(error)
-            yield _event("problem", Problem.of(found.status, found.detail))
-
-    def _work(self, tell: Callable[[bytes | None], None]) -> GeneratedAnswer:
+    def __call__(self, tell: Tell, gone: Gone) -> GeneratedAnswer:
         """Make, place and keep the image; on a worker thread."""
         from latent_assets.generated.diffusion.generate import GenerationCancelledError
         from latent_assets.generated.diffusion.request import GenerationRequest, diffusion_model
 
-        wanted = self._wanted
-        request = GenerationRequest.of(diffusion_model(wanted.profile), **dict(wanted.asked))
-        generator = wanted.generators.of(wanted.release)
+        request = GenerationRequest.of(diffusion_model(self.profile), **dict(self.asked))
+        generator = self.generators.of(self.release)
         try:
             made = generator.generate(
                 request,
-                on_point=lambda point: tell(_event("step", _step(point))),
-                cancelled=lambda: self._gone.is_set() or wanted.stopped(),
+                on_point=lambda point: tell("step", _step(point)),
+                cancelled=lambda: gone() or self.stopped(),
             )
         except GenerationCancelledError as error:
             raise ProblemError(503, "The service ends.") from error
         except ModelError as error:  # it is loaded: it cannot draw what was asked for
             raise ProblemError(422, str(error)) from error
         assert made.placed is not None
-        wanted.keeper.keep(wanted.release, made.written.png, made.placed, made.written.sidecar)
+        self.keeper.keep(self.release, made.written.png, made.placed, made.written.sidecar)
         return _result(made)
 
 
 def _step(point: PathPoint) -> StepEvent:
-    return StepEvent(step=point.step, steps=point.steps, preview=_preview(point.preview), positions=dict(point.places))
-
-
-def _preview(image: Image.Image) -> str:
-    small, file = image.copy(), io.BytesIO()
-    small.thumbnail((_PREVIEW, _PREVIEW))
-    small.save(file, "WEBP", quality=80, method=2)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return StepEvent(step=point.step, steps=point.steps, preview=preview(point.preview), positions=dict(point.places))
 
 
 def _result(made: GeneratedImage) -> GeneratedAnswer:
@@ -247,7 +166,3 @@ def _result(made: GeneratedImage) -> GeneratedAnswer:
         tool=told.tool,
         path={space: [point.places[space] for point in made.path] for space in made.placed.placements},
     )
-
-
-def _event(name: str, data: BaseModel) -> bytes:
-    return f"event: {name}\ndata: {data.model_dump_json()}\n\n".encode()

@@ -33,9 +33,11 @@ from latent_assets.service.placements import answer
 from latent_assets.service.problems import ProblemError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from latent_assets.generated.placement.placed import Placed
     from latent_assets.generated.placement.placing import Vectors
-    from latent_assets.profile import Profile
+    from latent_assets.profile import Fetch, Profile
     from latent_assets.service.releases import OpenRelease
     from latent_assets.storage import Storage
 
@@ -143,6 +145,13 @@ class Keeper:
             raise _unknown(row_id)
         return self._storage.read_bytes(name)
 
+    def picture(self, release: OpenRelease, row_id: str) -> Image.Image:
+        """A generated image, decoded as those of a release were. Raises ProblemError when it is not there."""
+        return decode_image(store_image(self.original(row_id), self._stored(release)).data)
+
+    def _stored(self, release: OpenRelease) -> Fetch:
+        return release.atlas.info.how_stored.model_copy(update={"max_pixels": self._profile.fetch.max_pixels})
+
     def _original(self, row_id: str) -> str | None:
         names = (original_name(row_id, extension) for extension in sorted(set(EXTENSIONS.values())))
         return next((name for name in names if self._storage.exists(name)), None)
@@ -154,8 +163,7 @@ class Keeper:
             if key in self._answers:
                 self._answers.move_to_end(key)
                 return self._answers[key]
-        settings = release.atlas.info.how_stored.model_copy(update={"max_pixels": self._profile.fetch.max_pixels})
-        stored = store_image(known.data, settings)
+        stored = store_image(known.data, self._stored(release))
         placed = release.placer.place(decode_image(stored.data), known.vectors)
         found = GeneratedAnswer(
             **{

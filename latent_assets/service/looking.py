@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
-from latent_assets.client import Hit
+from latent_assets.client import Hit, checked_text
 from latent_assets.errors import NotBuiltError, QueryError
+from latent_assets.generated.placement.neighborhood import matrix
 from latent_assets.service.answers import (
     Found,
     ImageAnswer,
@@ -20,12 +22,14 @@ from latent_assets.service.answers import (
     SearchAnswer,
 )
 from latent_assets.service.placements import groups, thumbnail_address
-from latent_assets.service.releases import OpenRelease
+from latent_assets.service.releases import KeptRelease, OpenRelease
 
 _SCORES = ("aesthetic", "similarity", "punsafe", "pwatermark")
 _NEIGHBOURS = 8
 # the API's words -> the client's
 MODES: Mapping[str, Literal["clip", "words", "hybrid"]] = {"meaning": "clip", "words": "words", "both": "hybrid"}
+MOST_COMPARED = 1_000_000  # rows whose vectors are read for one question
+_BATCH_ROWS = 8_192
 _COLUMNS = ("id", "caption", "category", "url", "source_url")
 
 
@@ -77,16 +81,25 @@ def neighbours(release: OpenRelease, row_id: str, k: int, space: str) -> SearchA
 
 def image(release: OpenRelease, row_id: str) -> ImageAnswer:
     """A row and what is near it on every map. Raises NotBuiltError for an unknown id."""
-    row = release.atlas.row(row_id)
+    found = image_before(release, row_id)
+    return found.model_copy(update={"neighbours": _near(release, row_id)})
+
+
+def image_before(release: KeptRelease, row_id: str) -> ImageAnswer:
+    """A row of any release, without what is near it: that needs the release's maps in memory.
+
+    Raises NotBuiltError for an unknown id.
+    """
+    atlas, row = release.atlas, release.atlas.row(row_id)
     return ImageAnswer(
         **{name: getattr(row, name) for name in (*_COLUMNS, "width", "height", "shard")},
-        release=release.version,
+        release=atlas.version,
         licence=getattr(row, "licence", None),
-        attribution=getattr(row, "attribution", None) or release.atlas.info.attribution or None,
+        attribution=getattr(row, "attribution", None) or atlas.info.attribution or None,
         scores={name: value for name in _SCORES if (value := getattr(row, name)) is not None},
         positions=row.xyz,
-        thumbnail=thumbnail_address(row_id, release.version),
-        neighbours=_near(release, row_id),
+        thumbnail=thumbnail_address(row_id, atlas.version),
+        neighbours={},
     )
 
 
@@ -111,13 +124,34 @@ def labels(release: OpenRelease, space: str, level: int | None) -> Labels:
     return Labels(release=release.version, space=space, rows=release.atlas.info.rows, labels=entries)
 
 
-def thumbnail(release: OpenRelease, row_id: str) -> bytes:
+def thumbnail(release: KeptRelease, row_id: str) -> bytes:
     """The bytes of a row's thumbnail, WebP or JPEG. Raises NotBuiltError for an unknown id."""
     found = release.table.search().where(f"id = '{row_id}'").select(["thumbnail"]).limit(1).to_arrow()
     if not len(found):
-        raise NotBuiltError(f"The atlas {release.atlas.info.profile} (version {release.version}) has no row {row_id}.")
+        name, version = release.atlas.info.profile, release.atlas.version
+        raise NotBuiltError(f"The atlas {name} (version {version}) has no row {row_id}.")
     data: bytes = found["thumbnail"][0].as_py()
     return data
+
+
+def similarities(release: OpenRelease, text: str) -> tuple[bytes, float, float]:
+    """How similar every row is to a text, in the order of the table: one byte a row, 1 for the least similar, 255 for
+    the most; and the cosines of those two. Raises QueryError for an atlas of more than `MOST_COMPARED` rows.
+    """
+    if release.atlas.info.rows > MOST_COMPARED:
+        raise QueryError(
+            f"Every image is compared in atlases of at most {MOST_COMPARED:,} images; this one has "
+            f"{release.atlas.info.rows:,}. Search instead: the nearest are found in any."
+        )
+    query = release.atlas.clip.encode_text([checked_text(text)])[0].astype(np.float32)
+    batches = release.table.search().select(["clip"]).to_batches(_BATCH_ROWS)
+    parts = [matrix(pa.chunked_array([batch.column("clip")])).astype(np.float32) @ query for batch in batches]
+    found = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if not len(found):
+        return b"", 0.0, 0.0
+    low, high = float(found.min()), float(found.max())
+    share = (found - low) / ((high - low) or 1.0)
+    return (1 + np.rint(share * 254)).astype(np.uint8).tobytes(), low, high
 
 
 def _found(release: OpenRelease, hits: Iterable[Hit]) -> list[Found]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from latent_assets.atlas.history import find_release
 from latent_assets.atlas.table import LIVE, has_words, open_table
 from latent_assets.client import Atlas
 from latent_assets.errors import LatentAssetsError, NotBuiltError
@@ -24,17 +26,23 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 _EVERY, _EVERY_REMOTE = 1.0, 10.0  # seconds between looks at the tag, on disk and on S3
+_KEPT_OPEN = 4  # releases before the live one
 _log = logging.getLogger("latent_assets.service")
 
 
 @dataclass(frozen=True)
-class OpenRelease:
-    """A release with everything that answers from it. calibration: the version of what is usual in it."""
+class KeptRelease:
+    """A release that can be read, without its models and maps."""
 
     table: LanceTable
     atlas: Atlas
-    placer: ImagePlacer
 
+
+@dataclass(frozen=True)
+class OpenRelease(KeptRelease):
+    """A release with everything that answers from it. calibration: the version of what is usual in it."""
+
+    placer: ImagePlacer
     calibration: str | None
 
     @property
@@ -74,6 +82,8 @@ class LiveRelease:
         self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
         self._then: Callable[[OpenRelease], None] | None = None
         self.problem: str | None = None
+        self._lock = threading.Lock()
+        self._before: OrderedDict[int, KeptRelease] = OrderedDict()
 
     def start(self, then: Callable[[OpenRelease], None] | None = None) -> None:
         """Begin to follow; returns at once. then: what else has to be loaded once there is a release."""
@@ -88,6 +98,23 @@ class LiveRelease:
     def current(self) -> OpenRelease | None:
         """The newest release that is loaded; None before the first."""
         return self._current
+
+    def kept(self, version: int) -> KeptRelease:
+        """A release that is kept, the live one or one before it; a few stay open.
+
+        Raises NotBuiltError for one that is gone.
+        """
+        if self._current is not None and self._current.version == version:
+            return self._current
+        with self._lock:
+            if version not in self._before:
+                tag = find_release(self._storage.lance_uri, str(version)).tag
+                table = open_table(self._storage.lance_uri, tag)
+                self._before[version] = KeptRelease(table, Atlas(table, self._storage.lance_uri))
+            self._before.move_to_end(version)
+            while len(self._before) > _KEPT_OPEN:
+                self._before.popitem(last=False)
+            return self._before[version]
 
     @property
     def waits(self) -> bool:

@@ -38,11 +38,12 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Profile:
         }
     )
     with ThreadPoolExecutor(1) as thread:  # Playwright has an event loop in this one
-        thread.submit(_build, profile).result()
+        thread.submit(build, profile).result()
     return profile
 
 
-def _build(profile: Profile) -> None:
+def build(profile: Profile) -> None:
+    """Build what is due of a profile, stage by stage."""
     lineage = Lineage(profile)
     for stages in lineage.batches():
         for key in lineage.keys(stages[0]):

@@ -44,20 +44,54 @@ class TextToImage:
         whose guidance is distilled (FLUX) switches real guidance on, with the same scale. Raises QueryError for what
         the pipeline cannot do, ModelError when it fails.
         """
-        options: dict[str, Any] = {
-            "prompt": request.prompt,
-            "height": self.spec.size,
-            "width": self.spec.size,
-            "num_inference_steps": request.steps,
-            "guidance_scale": request.guidance,
-            "generator": torch.Generator("cpu").manual_seed(request.seed),
-        }
+        options: dict[str, Any] = {"prompt": request.prompt, **self._options(request)}
         if request.negative:
             if "negative_prompt" not in self._parameters:
                 raise QueryError(f"{self.files.name} takes no negative prompt: leave it out.")
             options["negative_prompt"] = request.negative
             if "true_cfg_scale" in self._parameters:
                 options["true_cfg_scale"] = options.pop("guidance_scale")
+        return self._drawn(request, options)
+
+    @property
+    def mixes_prompts(self) -> bool:
+        """Whether `draw_between` works: pipelines of Stable Diffusion 1 and 2, whose one text encoder says it all."""
+        return type(self.pipeline).__name__ == "StableDiffusionPipeline"
+
+    def draw_between(self, start: GenerationRequest, end: GenerationRequest, share: float) -> Image.Image:
+        """An image between two requests: text vectors mixed linearly, start noises spherically; 0 and 1 are `draw`'s.
+
+        Steps, guidance and the negative prompt are those of `start`. Raises ModelError when the pipeline fails.
+        """
+        from latent_assets.generated.synthesis.walks import slerp
+
+        encode: Any = self.pipeline.encode_prompt
+        guided = start.guidance > 1.0
+        device = self.pipeline.device
+        texts = [encode(each.prompt, device, 1, guided, start.negative) for each in (start, end)]
+        options = self._options(start) | {
+            "prompt_embeds": torch.lerp(texts[0][0], texts[1][0], share),
+            "negative_prompt_embeds": texts[0][1],
+            "latents": slerp(self._noise(start.seed), self._noise(end.seed), share).to(device),
+        }
+        return self._drawn(start, options)
+
+    def _noise(self, seed: int) -> torch.Tensor:
+        """The start noise that the pipeline itself would draw for a seed: on the CPU, before it is scaled."""
+        side = self.spec.size // self.pipeline.vae_scale_factor
+        shape = (1, self.pipeline.unet.config.in_channels, side, side)
+        return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=self.pipeline.unet.dtype)
+
+    def _options(self, request: GenerationRequest) -> dict[str, Any]:
+        return {
+            "height": self.spec.size,
+            "width": self.spec.size,
+            "num_inference_steps": request.steps,
+            "guidance_scale": request.guidance,
+            "generator": torch.Generator("cpu").manual_seed(request.seed),
+        }
+
+    def _drawn(self, request: GenerationRequest, options: Mapping[str, Any]) -> Image.Image:
         try:
             image: Image.Image = self.pipeline(**_known(options, self._parameters)).images[0]
         except (ValueError, IndexError) as error:  # steps that a scheduler cannot make, sizes that do not fit

@@ -8,6 +8,8 @@ export interface Release {
   published: string;
   spaces: string[];
   generation: boolean;
+  /** Whether latents are decoded: walks, and what a place stands for. */
+  synthesis?: boolean;
   writes: boolean;
   profile: string;
   models?: Record<string, unknown>;
@@ -68,9 +70,21 @@ export interface Placement {
   percentile: number | null;
   verdict: string;
   sentence: string;
-  copy: Record<string, unknown> | null;
+  copy: { id: string; correlation: number; thumbnail: string } | null;
   neighbours: Neighbour[];
-  behind: { field: string; value: string; count: number; lift: number; low: number; high: number }[];
+  behind: Behind[];
+}
+
+/** A value among the neighbours: how often, and how that compares with the atlas as a whole. */
+export interface Behind {
+  field: string;
+  value: string;
+  count: number;
+  of: number;
+  lift: number;
+  low: number;
+  high: number;
+  unusual: boolean;
 }
 
 export interface Placed {
@@ -101,6 +115,43 @@ export interface Made {
   created: string;
   positions: Record<string, Point>;
   image: string;
+}
+
+/** A picture that was decoded: where it falls, and what is near. */
+export interface Frame {
+  share: number;
+  preview: string;
+  positions: Record<string, Point>;
+  near: Record<string, Neighbour[]>;
+}
+
+export interface WalkAnswer {
+  release: number;
+  how: string;
+  frames: Frame[];
+}
+
+export type WalkEnd = { image: string } | { generated: string } | { prompt: string; seed?: number };
+
+export interface Synthesis {
+  release: number;
+  space: string;
+  position: Point;
+  said: string;
+  mean_of: { id: string; distance: number }[];
+  frame: Frame;
+}
+
+export interface ReleaseEntry {
+  release: string | number;
+  published: string;
+  rows: number;
+  tiles: string | null;
+}
+
+export interface WalkEvents {
+  queued(position: number): void;
+  frame(frame: Frame): void;
 }
 
 export interface GenerateEvents {
@@ -157,40 +208,68 @@ export const STARTING = 503;
 
 export const api = {
   release: () => json<Release>("api/release"),
-  releases: () => json<{ live: string; releases: { release: string; published: string; rows: number }[] }>("api/releases"),
-  image: (id: string, signal?: AbortSignal) => json<ImageFacts>(`api/images/${encodeURIComponent(id)}`, { signal }),
+  releases: () => json<{ live: number; releases: ReleaseEntry[] }>("api/releases"),
+  /** An image of the release that is live, or of another that is kept. */
+  image: (id: string, signal?: AbortSignal, release?: string) =>
+    json<ImageFacts>(`api/images/${encodeURIComponent(id)}${release ? `?release=${encodeURIComponent(release)}` : ""}`, { signal }),
   search: (words: Record<string, string>, signal?: AbortSignal) =>
     json<SearchAnswer>(`api/search?${new URLSearchParams(words)}`, { signal }),
   searchImage: (image: Blob, words: Record<string, string>) =>
     json<SearchAnswer>(`api/search?${new URLSearchParams(words)}`, { method: "POST", body: form(image) }),
   place: (image: Blob) => json<Placed>("api/place", { method: "POST", body: form(image) }),
-  generated: (after?: string) =>
-    json<{ generated: Made[] }>(`api/generated${after ? `?after=${encodeURIComponent(after)}` : ""}`),
+  generated: (after?: string, limit = 100) =>
+    json<{ generated: Made[] }>(`api/generated?${new URLSearchParams({ limit: String(limit), ...(after ? { after } : {}) })}`),
   generatedOne: (id: string) => json<Placed>(`api/generated/${encodeURIComponent(id)}`),
 
+  /** How similar every image of the atlas is to words: one byte a row, 0 for none; what 1 and 255 stand for. */
+  async similarities(words: string, signal?: AbortSignal): Promise<{ rows: Uint8Array; low: number; high: number }> {
+    const response = await asked(`api/similarities?${new URLSearchParams({ q: words })}`, { signal });
+    const [low, high] = ["x-low", "x-high"].map((name) => Number(response.headers.get(name)));
+    return { rows: new Uint8Array(await response.arrayBuffer()), low: low!, high: high! };
+  },
+  synthesis: (space: string, position: Point, signal?: AbortSignal) =>
+    json<Synthesis>("api/synthesis", { ...posted({ space, position }), signal }),
+
   /** Make an image: events as they come, what became of it at the end. */
-  async generate(
+  generate: (
     wanted: { prompt: string; negative?: string; seed?: number; steps?: number; guidance?: number },
     events: GenerateEvents,
     signal: AbortSignal,
-  ): Promise<Placed> {
-    const response = await asked("api/generate", {
-      method: "POST",
-      headers: { "content-type": "application/json", accept: "text/event-stream" },
-      body: JSON.stringify(wanted),
-      signal,
-    });
-    let made: Placed | null = null;
-    for await (const { event, data } of serverEvents(response)) {
-      if (event === "queued") events.queued(Number(data.position));
+  ) =>
+    told<Placed>("api/generate", wanted, signal, (event, data) => {
+      if (event === "queued") events.queued(Number(data["position"]));
       else if (event === "step") events.step(data as unknown as Step);
-      else if (event === "result") made = data as unknown as Placed;
-      else if (event === "problem") throw new ApiError(String(data.detail ?? data.title ?? ""), Number(data.status ?? 500));
-    }
-    if (!made) throw new ApiError("", UNREACHABLE);
-    return made;
-  },
+    }),
+
+  /** Walk from one end to another: frames as they are made, all of them at the end. */
+  walk: (wanted: { start: WalkEnd; end: WalkEnd; frames?: number }, events: WalkEvents, signal: AbortSignal) =>
+    told<WalkAnswer>("api/walk", wanted, signal, (event, data) => {
+      if (event === "queued") events.queued(Number(data["position"]));
+      else if (event === "frame") events.frame(data as unknown as Frame);
+    }),
 };
+
+function posted(body: unknown): RequestInit {
+  return { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+}
+
+/** The result of a stream of events; `each` is told the others. */
+async function told<T>(
+  path: string,
+  body: unknown,
+  signal: AbortSignal,
+  each: (event: string, data: Record<string, unknown>) => void,
+): Promise<T> {
+  const response = await asked(path, { ...posted(body), signal });
+  let result: T | null = null;
+  for await (const { event, data } of serverEvents(response)) {
+    if (event === "result") result = data as unknown as T;
+    else if (event === "problem") throw new ApiError(String(data["detail"] ?? data["title"] ?? ""), Number(data["status"] ?? 500));
+    else each(event, data);
+  }
+  if (!result) throw new ApiError("", UNREACHABLE);
+  return result;
+}
 
 function form(image: Blob): FormData {
   const data = new FormData();

@@ -1,15 +1,17 @@
 // What is known of an image without a server: files of a static copy, 256 rows each; see atlas/tiles/site.py.
 
 import type { ImageFacts } from "./api";
+import { Recent } from "./recent";
 import { Sprites } from "./sprites";
 import { MissingTile, type Tiles } from "./tiles";
 
 const ROWS = 256;
+const PAGES = 64; // that are kept
 
 type Row = Omit<ImageFacts, "attribution" | "thumbnail" | "neighbours">;
 
 export class Facts {
-  private readonly pages = new Map<number, Promise<Row[]>>();
+  private readonly pages = new Recent<number, Promise<Row[]>>(PAGES);
   private readonly thumbnails = new Map<number, Promise<string>>();
   private readonly sprites: Sprites;
 

@@ -1,11 +1,13 @@
 // Thumbnails by row: ranges of the shards' files. One whose id is not that of the row is not shown.
 
+import { Recent } from "./recent";
 import { hex, type Tiles } from "./tiles";
 
 const HEADER = 16;
 const MAGIC = 0x5053414c; // "LASP"
 const GAP = 16 * 1024; // bytes that are read along rather than asked for apart
 const AT_ONCE = 6;
+const PACKS = 96; // shards whose index is kept
 
 interface Pack {
   url: string;
@@ -19,7 +21,7 @@ interface Wanted {
 }
 
 export class Sprites {
-  private readonly packs = new Map<number, Promise<Pack | null>>();
+  private readonly packs = new Recent<number, Promise<Pack | null>>(PACKS);
   private readonly waiting = new Map<number, Wanted[]>();
   private readonly firsts: number[];
   private active = 0;

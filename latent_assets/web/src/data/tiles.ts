@@ -1,11 +1,13 @@
 // Tiles of a release, read by ranges. The bytes are described in latent_assets/atlas/tiles/FORMAT.md.
 
 import type { Point } from "./api";
+import { Recent } from "./recent";
 
 export const NODE_BYTES = 24;
 export const POINT_BYTES = 12;
 const FIRST_BYTES = 256 * 1024;
 const IDS_PAGE = 1024;
+const ID_PAGES = 512; // that are kept
 const MERGED_BYTES = 512 * 1024;
 
 export interface SpaceInfo {
@@ -92,7 +94,7 @@ async function whole(url: string): Promise<ArrayBuffer> {
 
 export class Tiles {
   private readonly ids: RangeFile;
-  private readonly idPages = new Map<number, Promise<ArrayBuffer>>();
+  private readonly idPages = new Recent<number, Promise<ArrayBuffer>>(ID_PAGES);
   private readonly columns = new Map<string, Promise<Uint16Array>>();
   private readonly values = new Map<string, Promise<[string, number][]>>();
 
@@ -132,9 +134,14 @@ export class Tiles {
     return hex(new Uint8Array(await found, (row - page * IDS_PAGE) * 16, 16));
   }
 
+  /** The ids of all rows, 16 bytes each. */
+  async allIds(): Promise<Uint8Array> {
+    return new Uint8Array(await this.ids.bytes(0, this.info.rows * 16));
+  }
+
   /** Row of an id, -1 for one that is not there. Reads all ids. */
   async rowOf(id: string): Promise<number> {
-    const all = new Uint8Array(await this.ids.bytes(0, this.info.rows * 16));
+    const all = await this.allIds();
     const wanted = Array.from({ length: 16 }, (_, at) => parseInt(id.slice(2 * at, 2 * at + 2), 16));
     for (let row = 0; row < this.info.rows; row++) {
       if (all[row * 16] === wanted[0] && wanted.every((byte, at) => all[row * 16 + at] === byte)) return row;
@@ -202,6 +209,12 @@ export class SpaceTiles {
         half,
       });
     }
+  }
+
+  /** All points of the space: x, y, z, code of the category, row (low and high 16 bits). */
+  async allPoints(): Promise<Uint16Array> {
+    const last = this.nodes.at(-1);
+    return new Uint16Array(last ? await this.file.bytes(0, (last.first + last.points) * POINT_BYTES) : new ArrayBuffer(0));
   }
 
   /** A place in map units as one in the cube [-1, 1] of the scene. */

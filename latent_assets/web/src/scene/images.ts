@@ -1,6 +1,7 @@
 // Images instead of dots where the camera is near: a pool of slots in one texture, the nearest points have them.
 
 import * as THREE from "three";
+import { Recent } from "../data/recent";
 import type { Sprites } from "../data/sprites";
 import type { LoadedNode } from "./octree";
 import { IMAGE_FRAGMENT, IMAGE_VERTEX } from "./shaders";
@@ -39,7 +40,7 @@ export class Images {
   private readonly free: number[];
   private readonly side: number;
   private readonly asked = new Set<number>();
-  private readonly without = new Set<number>();
+  private readonly without = new Recent<number, true>(20_000);
   private bitmaps: [number, ImageBitmap][] = [];
   private wanted = new Map<number, Candidate>();
   private until = 0;
@@ -216,7 +217,7 @@ export class Images {
     void this.sprites.load(row).then((bitmap) => {
       if (bitmap && this.wanted.has(row)) this.bitmaps.push([row, bitmap]);
       else {
-        if (!bitmap) this.without.add(row);
+        if (!bitmap) this.without.set(row, true);
         this.asked.delete(row);
         bitmap?.close();
       }

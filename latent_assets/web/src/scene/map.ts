@@ -8,17 +8,20 @@ import { Controls } from "./controls";
 import { Images } from "./images";
 import { Labels } from "./labels";
 import { Marks, type Halo, type Line, type Mark, type Place } from "./marks";
-import { Octree } from "./octree";
+import { Octree, type Origins } from "./octree";
 import { paletteBytes, type Theme } from "./palettes";
-import { POINT_FRAGMENT, POINT_VERTEX } from "./shaders";
+import { pick, type Picked } from "./picking";
+import { pointMaterial, rowTexture } from "./points";
+import { reachTexture } from "./reach";
 
 const GROUND: Record<Theme, string> = { dark: "#0d1017", light: "#f4f5f8" };
 const MORPH_SECONDS = 1.4;
-const ROW_WIDTH = 2048; // of the textures that hold a value for each row
 const TARGET_MS = 34; // of a frame while moving
 
 export interface MapEvents {
   picked(row: number, place: Place): void;
+  /** A click where nothing is: at the depth of what is near it on the screen. */
+  empty(x: number, y: number, place: Place): void;
   hovered(row: number | null, x: number, y: number): void;
   moved(camera: Camera): void;
   settled(view: { shown: number; images: number }): void;
@@ -53,6 +56,7 @@ export class AtlasMap {
   private kind: "code" | "number" = "code";
   private hidden: Uint8Array | null = null;
   private disposed = false;
+  private origins: Origins | null = null;
   private covered = 0;
   private first = new Map<string, number>();
   private readonly most: number;
@@ -69,7 +73,7 @@ export class AtlasMap {
     const small = Math.min(screen.width, screen.height) < 600;
     this.most = software ? 220_000 : small ? 600_000 : 2_000_000;
     this.budget = software ? 70_000 : small ? 300_000 : 900_000;
-    this.material = this.pointMaterial();
+    this.material = pointMaterial();
     const slots = software ? 220 : small ? 300 : 900;
     this.images = new Images(this.renderer, new Sprites(tiles), slots, () => this.invalidate(), still);
     this.scene.add(this.marks.group, this.images.object);
@@ -84,6 +88,7 @@ export class AtlasMap {
         click: (x, y) => {
           const found = this.pick(x, y, 14);
           if (found) this.events.picked(found.row, found.place);
+          else this.events.empty(x, y, this.placeAt(x, y));
         },
         doubleClick: (x, y) => {
           const found = this.pick(x, y, 14);
@@ -110,31 +115,6 @@ export class AtlasMap {
     this.setTheme("dark");
   }
 
-  private pointMaterial(): THREE.ShaderMaterial {
-    const empty = new THREE.DataTexture(new Uint8Array([255]), 1, 1, THREE.RedFormat);
-    empty.needsUpdate = true;
-    return new THREE.ShaderMaterial({
-      glslVersion: THREE.GLSL3,
-      vertexShader: POINT_VERTEX,
-      fragmentShader: POINT_FRAGMENT,
-      uniforms: {
-        morph: { value: 1 },
-        size: { value: 0.01 },
-        scale: { value: 500 },
-        least: { value: 1.6 },
-        most: { value: 13 },
-        by_row: { value: false },
-        has_state: { value: false },
-        faded: { value: 0 },
-        ground: { value: new THREE.Color() },
-        depths: { value: new THREE.Vector2(1, 10) },
-        palette: { value: null },
-        row_colour: { value: empty },
-        row_state: { value: empty },
-      },
-    });
-  }
-
   private uniform(name: string): { value: any } {
     return this.material.uniforms[name]!;
   }
@@ -151,6 +131,7 @@ export class AtlasMap {
     }
     if (this.current === found) return found.tiles;
     const before = this.current;
+    this.between(null, 1);
     if (this.before) this.scene.remove(this.before.group);
     this.before = before;
     this.current = found;
@@ -204,7 +185,7 @@ export class AtlasMap {
     this.kind = kind;
     this.setPalette();
     this.uniform("by_row").value = rows !== null;
-    if (rows) this.uniform("row_colour").value = this.rowTexture(rows, this.uniform("row_colour").value);
+    if (rows) this.uniform("row_colour").value = rowTexture(rows, this.uniform("row_colour").value);
     this.invalidate();
   }
 
@@ -212,7 +193,7 @@ export class AtlasMap {
   filter(rows: Uint8Array | null): void {
     this.hidden = rows;
     this.uniform("has_state").value = rows !== null;
-    if (rows) this.uniform("row_state").value = this.rowTexture(rows, this.uniform("row_state").value);
+    if (rows) this.uniform("row_state").value = rowTexture(rows, this.uniform("row_state").value);
     this.moving = performance.now();
     this.invalidate();
   }
@@ -223,14 +204,14 @@ export class AtlasMap {
     this.invalidate();
   }
 
-  private rowTexture(rows: Uint8Array, before: THREE.DataTexture): THREE.DataTexture {
-    before.dispose();
-    const height = Math.max(1, Math.ceil(rows.length / ROW_WIDTH));
-    const data = new Uint8Array(ROW_WIDTH * height);
-    data.set(rows);
-    const texture = new THREE.DataTexture(data, ROW_WIDTH, height, THREE.RedFormat);
-    texture.needsUpdate = true;
-    return texture;
+  /** Let what lies within `radius` of one of `places` fade; null: nothing fades. */
+  reach(places: Place[] | null, radius: number): void {
+    this.uniform("has_reached").value = places !== null;
+    if (places) {
+      this.uniform("reached").value.dispose();
+      this.uniform("reached").value = reachTexture(places, radius);
+    }
+    this.invalidate();
   }
 
   /** Draw over the cloud. Points at a place of `first` are images before others, as many times as large as it says. */
@@ -277,13 +258,14 @@ export class AtlasMap {
     const ratio = this.renderer.getPixelRatio();
     const height = this.canvas.clientHeight;
     this.uniform("scale").value = (height * ratio) / (2 * Math.tan(THREE.MathUtils.degToRad(camera.fov / 2)));
+    this.marks.pixelSize = ratio / this.uniform("scale").value;
     this.uniform("least").value = (this.tiles.info.rows < 30_000 ? 3 : 2) * ratio;
     const { radius } = this.controls.view;
     this.uniform("depths").value.set(radius * 0.75, radius + 2.2);
     this.shownPoints = this.current?.update(camera, height, this.budget) ?? 0;
     const animated = this.stepMorph(began);
     const settling = began - this.moving < 140 || animated || this.controls.flying;
-    if (!animated && this.current) {
+    if (!animated && !this.elsewhere && this.current) {
       if (!settling || this.frames % 6 === 0) {
         const hidden = (row: number): boolean => this.hidden !== null && this.hidden[row] === 0;
         this.images.choose(this.current.visible, camera, this.canvas.clientWidth, height, hidden, this.first);
@@ -330,34 +312,41 @@ export class AtlasMap {
   // -- asking ----------------------------------------------------------------------------------------
 
   /** The point at a place of the canvas: the nearest to the camera within `within` pixels. */
-  pick(x: number, y: number, within: number): { row: number; place: Place } | null {
+  pick(x: number, y: number, within: number): Picked | null {
     if (!this.current) return null;
+    const { clientWidth, clientHeight } = this.canvas;
+    const shown = {
+      visible: this.current.visible,
+      hidden: (row: number) => this.hidden !== null && this.hidden[row] === 0,
+      pixels: (row: number) => this.images.pixels(row),
+    };
+    return pick(shown, this.controls.camera, clientWidth, clientHeight, x, y, within);
+  }
+
+  /** The place at x, y of the canvas, as deep as the nearest point on the screen, else as the middle of the view. */
+  placeAt(x: number, y: number): Place {
     const { clientWidth: width, clientHeight: height } = this.canvas;
+    const near = this.pick(x, y, 119);
     const camera = this.controls.camera;
-    const matrix = new THREE.Matrix4().multiplyMatrices(camera.projectionMatrix, camera.matrixWorldInverse).elements;
-    let best: { row: number; place: Place } | null = null;
-    let score = Infinity;
-    for (const { words } of this.current.visible) {
-      for (let at = 0; at < words.length; at += 6) {
-        const px = (words[at]! / 65_535) * 2 - 1;
-        const py = (words[at + 1]! / 65_535) * 2 - 1;
-        const pz = (words[at + 2]! / 65_535) * 2 - 1;
-        const w = matrix[3]! * px + matrix[7]! * py + matrix[11]! * pz + matrix[15]!;
-        if (w <= 0.001) continue;
-        const sx = ((matrix[0]! * px + matrix[4]! * py + matrix[8]! * pz + matrix[12]!) / w / 2 + 0.5) * width;
-        const sy = (0.5 - (matrix[1]! * px + matrix[5]! * py + matrix[9]! * pz + matrix[13]!) / w / 2) * height;
-        const off = Math.max(Math.abs(sx - x), Math.abs(sy - y));
-        if (off > 120) continue;
-        const row = words[at + 4]! + words[at + 5]! * 65_536;
-        if (this.hidden && this.hidden[row] === 0) continue;
-        const pixels = this.images.pixels(row);
-        if (off > (pixels ? pixels / 2 : within)) continue;
-        // an image hides what is behind it; between dots the nearest to the cursor wins
-        const value = pixels ? w : w + 1000 + off;
-        if (value < score) [score, best] = [value, { row, place: [px, py, pz] }];
-      }
-    }
-    return best;
+    const depth = new THREE.Vector3(...(near?.place ?? this.controls.view.target)).project(camera).z;
+    const place = new THREE.Vector3((x / width) * 2 - 1, 1 - (y / height) * 2, depth).unproject(camera);
+    return [place.x, place.y, place.z];
+  }
+
+  /** Have points fly from `origins` (null: from nowhere any more): where they are at `share`, 0 to 1, of the way. */
+  between(origins: Origins | null, share: number): void {
+    if (origins !== this.origins) this.current?.morphFrom(origins);
+    this.origins = origins;
+    this.uniform("morph").value = origins ? share : 1;
+    if (this.elsewhere) this.images.clear();
+    this.labels.element.hidden = this.elsewhere;
+    this.moving = performance.now();
+    this.invalidate();
+  }
+
+  /** Whether points are not where images and names are. */
+  private get elsewhere(): boolean {
+    return this.origins !== null && this.uniform("morph").value < 0.999;
   }
 
   get complete(): boolean {

@@ -1,7 +1,9 @@
 // What is drawn over the cloud: results of a search, the chosen image, generated images with their paths and halos.
 
 import * as THREE from "three";
-import { MARK_FRAGMENT, MARK_VERTEX } from "./shaders";
+import { MARK_FRAGMENT, MARK_VERTEX, PATH_FRAGMENT, PATH_VERTEX } from "./shaders";
+
+const OVER_IMAGES = 5; // images have 4
 
 export type Place = [number, number, number];
 
@@ -15,8 +17,8 @@ export interface Line {
   places: Place[];
   colour: THREE.Color;
   opacity: number;
-  /** Of the tube, in units of the scene; lines of two places have one pixel. */
-  radius: number;
+  /** Pixels, however near it is; lines of two places have one. */
+  width: number;
 }
 
 export interface Halo {
@@ -30,6 +32,7 @@ export class Marks {
   private readonly points: THREE.Points;
   private readonly material: THREE.ShaderMaterial;
   private readonly rest = new THREE.Group();
+  private readonly pixel = { value: 0.002 };
 
   constructor() {
     this.material = new THREE.ShaderMaterial({
@@ -62,27 +65,49 @@ export class Marks {
     this.points.visible = marks.length > 0;
     for (const old of [...this.rest.children]) {
       this.rest.remove(old);
-      if (old instanceof THREE.Line || old instanceof THREE.Mesh) {
-        old.geometry.dispose();
-        (old.material as THREE.Material).dispose();
-      }
+      old.traverse((each) => {
+        if (!(each instanceof THREE.Line || each instanceof THREE.Mesh)) return;
+        each.geometry.dispose();
+        (each.material as THREE.Material).dispose();
+      });
     }
     for (const line of lines) this.rest.add(this.line(line));
     for (const halo of halos) this.rest.add(this.halo(halo));
   }
 
-  /** A line has a width of several pixels as a tube: lines of WebGL have one. */
-  private line({ places, colour, opacity, radius }: Line): THREE.Object3D {
-    const material = { color: colour, transparent: true, opacity, depthTest: false };
+  /** A line has a width of several pixels as a tube, and glows: lines of WebGL have one pixel. */
+  private line({ places, colour, opacity, width }: Line): THREE.Object3D {
     const vectors = places.map((place) => new THREE.Vector3(...place));
     if (places.length < 3) {
-      return new THREE.Line(new THREE.BufferGeometry().setFromPoints(vectors), new THREE.LineBasicMaterial(material));
+      const material = new THREE.LineBasicMaterial({ color: colour, transparent: true, opacity, depthTest: false });
+      const line = new THREE.Line(new THREE.BufferGeometry().setFromPoints(vectors), material);
+      line.renderOrder = OVER_IMAGES;
+      return line;
     }
     const curve = new THREE.CatmullRomCurve3(vectors, false, "centripetal");
-    const tube = new THREE.TubeGeometry(curve, Math.min(places.length * 6, 300), radius, 6);
-    const mesh = new THREE.Mesh(tube, new THREE.MeshBasicMaterial(material));
-    mesh.renderOrder = 2;
-    return mesh;
+    const tube = new THREE.TubeGeometry(curve, Math.min(places.length * 12, 400), 1, 6);
+    const mesh = new THREE.Mesh(tube, this.pathMaterial(colour, opacity, width));
+    const glow = new THREE.Mesh(tube, this.pathMaterial(colour, opacity * 0.22, width * 3.2));
+    mesh.renderOrder = glow.renderOrder = OVER_IMAGES;
+    mesh.frustumCulled = glow.frustumCulled = false; // as wide as the view wants, not as the geometry says
+    return mesh.add(glow);
+  }
+
+  private pathMaterial(colour: THREE.Color, opacity: number, width: number): THREE.ShaderMaterial {
+    return new THREE.ShaderMaterial({
+      glslVersion: THREE.GLSL3,
+      vertexShader: PATH_VERTEX,
+      fragmentShader: PATH_FRAGMENT,
+      uniforms: { pixel: this.pixel, width: { value: width }, colour: { value: colour }, opacity: { value: opacity } },
+      transparent: true,
+      depthTest: false,
+      depthWrite: false,
+    });
+  }
+
+  /** How large a pixel is at the distance 1, for lines of so many pixels. */
+  set pixelSize(size: number) {
+    this.pixel.value = size;
   }
 
   /** Three circles around a place: seen from within they hide nothing. */

@@ -14,8 +14,10 @@ export interface LoadedNode {
   used: number;
 }
 
-/** Where rows were on the map before, as uint16 x, y, z. */
-export type Origins = Map<number, [number, number, number]>;
+/** Where rows were before, in the cube [0, 1] of the map that is shown; undefined for rows that were not there. */
+export interface Origins {
+  get(row: number): readonly [number, number, number] | undefined;
+}
 
 export class Octree {
   readonly group = new THREE.Group();
@@ -168,10 +170,10 @@ export class Octree {
 
   /** Places of all rows that are shown now. */
   places(): Origins {
-    const found: Origins = new Map();
+    const found = new Map<number, [number, number, number]>();
     for (const { words } of this.visible) {
       for (let at = 0; at < words.length; at += 6) {
-        found.set(words[at + 4]! + words[at + 5]! * 65_536, [words[at]!, words[at + 1]!, words[at + 2]!]);
+        found.set(words[at + 4]! + words[at + 5]! * 65_536, [words[at]! / 65_535, words[at + 1]! / 65_535, words[at + 2]! / 65_535]);
       }
     }
     return found;
@@ -187,11 +189,11 @@ export class Octree {
   }
 
   private setOrigins({ words, object }: LoadedNode): void {
-    const from = new Uint16Array((words.length / 6) * 4);
+    const from = new Float32Array((words.length / 6) * 4);
     for (let at = 0, to = 0; at < words.length; at += 6, to += 4) {
       const before = this.origins!.get(words[at + 4]! + words[at + 5]! * 65_536);
-      if (before) from.set([before[0], before[1], before[2], 65_535], to);
+      if (before) from.set([before[0], before[1], before[2], 1], to);
     }
-    object.geometry.setAttribute("origin", new THREE.BufferAttribute(from, 4, true));
+    object.geometry.setAttribute("origin", new THREE.BufferAttribute(from, 4));
   }
 }

@@ -19,7 +19,14 @@ const VIRIDIS: [number, number, number][] = [
   [253, 231, 37],
 ];
 
+// colour by how well every image fits what was searched for; no column has such a name
+export const SIMILARITY = "similarity to the search";
+
 export type Theme = "dark" | "light";
+
+export function themeOf(): Theme {
+  return document.documentElement.dataset["theme"] === "light" ? "light" : "dark";
+}
 
 export function kindColour(code: number, theme: Theme): string {
   if (code === 0) return theme === "dark" ? "#7d8698" : "#7a8290";

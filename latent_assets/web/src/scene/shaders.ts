@@ -2,6 +2,7 @@
 
 export const POINT_VERTEX = /* glsl */ `
 precision highp usampler2D;
+precision highp sampler3D;
 in uvec3 about; // code of the category, row (low 16 bits, high 16 bits)
 in vec4 origin; // place on the map before in [0, 1], and whether it is known
 uniform float morph;
@@ -17,6 +18,8 @@ uniform vec2 depths;
 uniform sampler2D palette;
 uniform sampler2D row_colour;
 uniform sampler2D row_state;
+uniform bool has_reached;
+uniform sampler3D reached;
 out vec3 colour;
 
 ivec2 place_of_row() {
@@ -41,6 +44,7 @@ void main() {
   colour = texelFetch(palette, ivec2(at, 0), 0).rgb;
   float far = smoothstep(depths.x, depths.y, -seen.z) * 0.4;
   float away = state < 0.75 || faded > 0.0 ? max(faded, 1.0 - state) : 0.0;
+  if (has_reached) away = max(away, 0.82 * texture(reached, place * 0.5 + 0.5).r);
   colour = mix(colour, ground, max(far, away));
   if (state < 0.25 || gl_PointSize <= 0.0) {
     gl_PointSize = 0.0;
@@ -123,4 +127,23 @@ void main() {
   float off = length(gl_PointCoord - 0.5);
   if (off > 0.5 || (ring > 0.5 && off < 0.42)) discard;
   result = vec4(off > 0.38 && ring < 0.5 ? edge : colour, 1.0);
+}`;
+
+// a tube of the radius 1 around a curve, drawn as wide as so many pixels wherever it is
+export const PATH_VERTEX = /* glsl */ `
+uniform float pixel;
+uniform float width;
+void main() {
+  vec3 middle = position - normal;
+  float far = max(-(modelViewMatrix * vec4(middle, 1.0)).z, 0.001);
+  gl_Position = projectionMatrix * modelViewMatrix * vec4(middle + normal * pixel * width * 0.5 * far, 1.0);
+}`;
+
+export const PATH_FRAGMENT = /* glsl */ `
+precision highp float;
+uniform vec3 colour;
+uniform float opacity;
+out vec4 result;
+void main() {
+  result = vec4(colour, opacity);
 }`;

@@ -1,6 +1,7 @@
 // What the page shows, in one place: widgets and the scene listen to it and change it.
 
-import type { Placed, Result, Step } from "../data/api";
+import type { Comparison } from "../data/comparison";
+import type { Frame, Placed, Result, Step, Synthesis } from "../data/api";
 
 export interface Camera {
   target: [number, number, number];
@@ -30,6 +31,35 @@ export interface Made {
   near: Record<string, [number, number, number][]>;
 }
 
+/** One end of a walk: words, or an image of the atlas or a generated one. */
+export interface End {
+  kind: "image" | "generated" | "prompt";
+  /** Its id, or the words. */
+  value: string;
+  name: string;
+  thumbnail: string | null;
+  seed?: number;
+}
+
+export interface Walk {
+  frames: Frame[];
+  wanted: number;
+  /** Which frame is shown. */
+  at: number;
+  done: boolean;
+  queued: number;
+  how: string;
+  problem: string;
+}
+
+/** What was asked of a place of the map. */
+export interface Here {
+  space: string;
+  position: [number, number, number];
+  found: Synthesis | null;
+  problem: string;
+}
+
 export interface State {
   space: string;
   camera: Camera;
@@ -40,6 +70,14 @@ export interface State {
   results: Result[] | null;
   filters: Filters;
   made: Made[];
+  ends: { start: End | null; end: End | null };
+  walk: Walk | null;
+  here: Here | null;
+  /** This release compared with another, and how far points are from there (0) to here (1). */
+  comparison: Comparison | null;
+  share: number;
+  /** Whether regions that no generated image has reached stand out. */
+  unreached: boolean;
   open: "search" | "image" | "tree" | "about" | null;
   language: "en" | "zh";
   theme: "system" | "dark" | "light";

@@ -10,19 +10,19 @@ import type { Store } from "../state/store";
 export interface Context {
   store: Store;
   release: Release;
-  /** Whether a server answers; a static copy has none. */
+  /** Whether a server answers from this release: not of a static copy, and not of a release before the live one. */
   live: boolean;
+  /** The release that a server answers from; null without a server. */
+  current: string | null;
   tiles: Tiles | null;
   map: AtlasMap | null;
   /** All that is known of an image of the atlas. */
   image(id: string, signal?: AbortSignal): Promise<ImageFacts>;
   say(text: string, serious?: boolean): void;
   problem(error: unknown): void;
-  /** Where an image is on the map shown, in the scene; null when it is not known. */
+  /** Fly to where an image is on the map shown; `reach` in map units is in view, too. */
   flyTo(positions: Record<string, [number, number, number]> | undefined, reach?: number): void;
   select(id: string | null, fly?: boolean): void;
-  /** Show generated images again, those that the server still has. */
-  restore(ids: string[]): Promise<void>;
   link(): string;
 }
 

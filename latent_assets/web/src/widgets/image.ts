@@ -2,6 +2,8 @@
 
 import { address, ApiError, type ImageFacts } from "../data/api";
 import { MissingTile } from "../data/tiles";
+import type { End } from "../state/store";
+import { pickEnd } from "../state/walking";
 import { number, t } from "../text";
 import { spaceName, type Context } from "./context";
 import { button, h, webAddress } from "./dom";
@@ -57,6 +59,7 @@ function content(context: Context, facts: ImageFacts): HTMLElement[] {
       { class: "row" },
       button(t("fly"), () => context.flyTo(facts.positions), { class: "small" }),
       button(t("copyLink"), () => void copy(context), { class: "small" }),
+      ...(context.release.synthesis ? walkButtons(context, facts) : []),
     ),
     h(
       "dl",
@@ -85,6 +88,14 @@ function content(context: Context, facts: ImageFacts): HTMLElement[] {
     ),
     h("p", { class: "note" }, facts.id),
     ...(contact ? [report(contact, facts.id)] : []),
+  ];
+}
+
+function walkButtons(context: Context, { id, caption, thumbnail }: ImageFacts): HTMLElement[] {
+  const end: End = { kind: "image", value: id, name: caption ?? t("caption_none"), thumbnail: address(thumbnail) };
+  return [
+    button(t("walkStart"), () => pickEnd(context, end, "start"), { class: "small", id: "walk-from-here" }),
+    button(t("walkEnd"), () => pickEnd(context, end, "end"), { class: "small", id: "walk-to-here" }),
   ];
 }
 

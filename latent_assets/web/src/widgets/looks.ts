@@ -1,18 +1,20 @@
 // Colours of the points and which of them are shown; filters go over the whole cloud and combine.
 
 import type { Column } from "../data/tiles";
-import { kindColour, numberColour, type Theme } from "../scene/palettes";
+import { api } from "../data/api";
+import { kindColour, numberColour, SIMILARITY, themeOf } from "../scene/palettes";
 import { NO_FILTERS, type Filters } from "../state/store";
 import { number, t } from "../text";
 import type { Context } from "./context";
 import { button, h } from "./dom";
+import { unreached } from "./unreached";
 
 const LISTED = 12;
 const SITES = 200;
 const NONE = 65_535;
 
 export function looks(context: Context): HTMLElement {
-  const { store, tiles } = context;
+  const { store, tiles, live } = context;
   if (!tiles) return h("section", { hidden: true });
   const columns = tiles.info.columns;
   const numbers = columns.filter((column) => column.kind === "number");
@@ -20,6 +22,7 @@ export function looks(context: Context): HTMLElement {
     "select",
     { id: "colour", onchange: () => store.set({ colour: colour.value }) },
     ...columns.map(({ name }) => h("option", { value: name, selected: name === store.state.colour }, name === "category" ? t("category") : name)),
+    live && h("option", { value: SIMILARITY, selected: store.state.colour === SIMILARITY }, t("similarityToQuery")),
   );
   const status = h("p", { class: "note", role: "status", id: "filter-count" });
   const change = (part: Partial<Filters>): void => store.set({ filters: { ...store.state.filters, ...part } });
@@ -57,9 +60,13 @@ export function looks(context: Context): HTMLElement {
   const legend = h("div", { class: "legend", id: "legend" });
   const drawLegend = (): void => {
     const column = columns.find((each) => each.name === store.state.colour);
-    legend.replaceChildren(...(column?.kind === "number" ? scaleLegend(column) : []));
+    if (store.state.colour === SIMILARITY) legend.replaceChildren(...(similar ? scaleLegend(similar) : [h("span", {}, t("similarityNeedsQuery"))]));
+    else legend.replaceChildren(...(column?.kind === "number" ? scaleLegend({ low: column.low!, high: column.high! }) : []));
   };
-  store.on(["colour", "theme"], () => void colourMap(context).then(drawLegend, context.problem));
+  store.on(["colour", "theme", "query"], (state, before) => {
+    if (state.query !== before.query && state.colour !== SIMILARITY) return;
+    void colourMap(context).then(drawLegend, context.problem);
+  });
   store.on(["filters"], () => void filterMap(context, status).catch(context.problem));
   const reset = button(
     t("clear"),
@@ -84,6 +91,7 @@ export function looks(context: Context): HTMLElement {
     columns.some((column) => column.name === "domain") ? h("label", { class: "line" }, t("site"), sites) : null,
     ...ranges,
     h("div", { class: "row" }, status, reset),
+    live && context.map ? unreached(context) : null,
   );
   drawLegend();
   void colourMap(context).catch(context.problem);
@@ -108,23 +116,28 @@ function rangeFilter(column: Column, range: [number, number] | undefined, change
   return h("div", { class: "line range", role: "group", "aria-label": column.name }, h("span", {}, column.name), h("span", {}, from, " – ", to));
 }
 
-function scaleLegend(column: Column): HTMLElement[] {
+function scaleLegend({ low, high }: { low: number; high: number }): HTMLElement[] {
   const bar = h("span", { class: "bar" });
   const dark = themeOf() === "dark";
   const stops = [0, 0.25, 0.5, 0.75, 1].map((at) => `rgb(${numberColour(0.12 + 0.88 * (dark ? at : 1 - at)).map(Math.round).join(" ")})`);
   bar.style.background = `linear-gradient(90deg, ${stops.join(", ")})`;
-  return [h("span", {}, number(column.low!, 3)), bar, h("span", {}, number(column.high!, 3))];
+  return [h("span", {}, number(low, 3)), bar, h("span", {}, number(high, 3))];
 }
 
-export function themeOf(): Theme {
-  return document.documentElement.dataset["theme"] === "light" ? "light" : "dark";
-}
+let similar: { low: number; high: number } | null = null;
 
-/** Give the map a colour for every row, by the column that was chosen. */
-async function colourMap({ store, tiles, map }: Context): Promise<void> {
-  const name = store.state.colour;
-  const column = tiles!.info.columns.find((each) => each.name === name);
+/** Give the map a colour for every row, by the column that was chosen; a comparison has colours of its own. */
+export async function colourMap({ store, tiles, map }: Context): Promise<void> {
+  const { colour: name, comparison, query } = store.state;
   if (!map) return;
+  if (comparison) return map.colourBy(comparison.kinds.map((kind) => [0, 1, 3][kind]!), "code");
+  if (name === SIMILARITY) {
+    const found = query ? await api.similarities(query) : null;
+    if (store.state.colour !== name || store.state.query !== query) return;
+    similar = found;
+    return found ? map.colourBy(found.rows, "number") : map.colourBy(null, "code");
+  }
+  const column = tiles!.info.columns.find((each) => each.name === name);
   if (!column || name === "category") return map.colourBy(null, "code");
   const codes = await tiles!.column(name);
   if (store.state.colour !== name) return;
