@@ -12,72 +12,28 @@ encoding.
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from latent_assets.atlas.resident import matrix
+from latent_assets.generated.placement.alterations import ALTERATIONS
 from latent_assets.generated.placement.calibration import LEVEL
+from latent_assets.generated.placement.correlation import FINE, Picture
 from latent_assets.generated.placement.groups import alike
-from latent_assets.generated.placement.neighborhood import matrix
 from latent_assets.generated.placement.placed import COPY, Placed
 from latent_assets.generated.placement.placing import ImagePlacer
 from latent_assets.images.decode.image import decode_image
 from latent_assets.layout import IMAGES
 from latent_assets.storage import Storage
-
-Alter = Callable[[Image.Image, np.random.Generator], Image.Image]
-
-
-def crop(side: float) -> Alter:
-    """The part of `side` of a picture, anywhere in it."""
-
-    def cropped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        width, height = max(1, round(image.width * side)), max(1, round(image.height * side))
-        x, y = (int(rng.integers(0, room + 1)) for room in (image.width - width, image.height - height))
-        return image.crop((x, y, x + width, y + height))
-
-    return cropped
-
-
-def jpeg(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Saved as a poor JPEG."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=50)
-    return decode_image(buffer.getvalue())
-
-
-def turned(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Turned by 2 to 5 degrees; the corners that are empty then are cut off."""
-    degrees = float(rng.uniform(2, 5) * rng.choice([-1, 1]))
-    found = image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=image.getpixel((0, 0)))
-    margin_x, margin_y = (round(length * 0.05) for length in image.size)
-    return found.crop((margin_x, margin_y, image.width - margin_x, image.height - margin_y))
-
-
-def framed(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """In a border of 8 % of one colour."""
-    colour = tuple(int(value) for value in rng.integers(0, 256, 3))
-    return ImageOps.expand(image, max(1, round(0.08 * max(image.size))), colour)
-
-
-ALTERATIONS: Mapping[str, Alter] = {
-    "crop to 80 %": crop(0.8),
-    "crop to 60 %": crop(0.6),
-    "half the size": lambda image, rng: image.resize((max(1, image.width // 2), max(1, image.height // 2))),
-    "JPEG 50": jpeg,
-    "mirrored": lambda image, rng: ImageOps.mirror(image),
-    "turned": turned,
-    "border": framed,
-}
 
 
 @dataclass
@@ -112,24 +68,33 @@ def named_first(placed: Placed) -> str:
     return list(placed.placements.values())[-1].neighbours[0].id
 
 
-def duplicates(placer: ImagePlacer, ids: Sequence[str]) -> dict[str, set[str]]:
-    """The near-duplicates of rows in the whole release, each among them."""
-    table = placer.table.search().select(["id", *placer.model.features]).limit(None).to_arrow()
-    every = table["id"].to_pylist()
-    columns = {name: matrix(table[name]) for name in placer.model.features}
-    at = [every.index(row_id) for row_id in ids]
-    found: dict[str, set[str]] = {}
-    for row_id, row in zip(ids, at, strict=True):
-        one = {name: values[row][None] for name, values in columns.items()}
-        same = alike(columns, one, placer.calibration.radii)[:, 0]
-        found[row_id] = {every[other] for other in np.flatnonzero(same)} | {row_id}
-    return found
+class Duplicates:
+    """Which rows of a release are near-duplicates: within its radii, or as well correlated as copies are."""
+
+    def __init__(self, placer: ImagePlacer) -> None:
+        table = placer.table.search().select(["id", "thumbnail", *placer.model.features]).limit(None).to_arrow()
+        self._row = {row_id: at for at, row_id in enumerate(table["id"].to_pylist())}
+        self._vectors = {name: matrix(table[name]) for name in placer.model.features}
+        self._files, self._usual = table["thumbnail"].to_pylist(), placer.calibration
+
+    def __call__(self, first: str, second: str) -> bool:
+        """Whether two rows (ids) are."""
+        if first == second:
+            return True
+        one, other = (
+            {name: values[self._row[row_id]][None] for name, values in self._vectors.items()}
+            for row_id in (first, second)
+        )
+        if alike(one, other, self._usual.radii)[0, 0]:
+            return True
+        pictures = (decode_image(self._files[self._row[row_id]]) for row_id in (first, second))
+        return Picture(next(pictures)).best_match(Picture(next(pictures), FINE)).correlation >= self._usual.alike
 
 
 def near_copies(placer: ImagePlacer, storage: Storage, ids: Sequence[str], seed: int) -> dict[str, Score]:
     """Every alteration of the images `ids`, placed."""
     rng = np.random.default_rng(seed)
-    groups = duplicates(placer, ids)
+    one_group = Duplicates(placer)
     scores = {name: Score() for name in ALTERATIONS}
     for done, (row_id, image) in enumerate(stored_images(storage, ids), 1):
         altered = [alter(image, rng) for alter in ALTERATIONS.values()]
@@ -137,7 +102,7 @@ def near_copies(placer: ImagePlacer, storage: Storage, ids: Sequence[str], seed:
             first = named_first(placed)
             score.of += 1
             score.picture += first == row_id
-            score.group += first in groups[row_id]
+            score.group += one_group(first, row_id)
             score.verdict += placed.verdict == COPY
         _show(f"{done} of {len(ids)} images")
     return scores

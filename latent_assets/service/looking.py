@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from latent_assets.atlas.resident import matrix
 from latent_assets.client import Hit, checked_text
 from latent_assets.errors import NotBuiltError, QueryError
-from latent_assets.generated.placement.neighborhood import matrix
 from latent_assets.service.answers import (
     Found,
     ImageAnswer,

@@ -293,7 +293,7 @@ def test_another_calibration_of_the_release_places_all_anew(atlas: SmallAtlas) -
     key = calibration_key(ImagePlacer.open(storage).info)
     wide = np.linspace(1.0, 2.0, 200)
     spaces = dict.fromkeys(("clip", "vae", "joint"), Distances(wide, wide, wide))
-    write_calibration(storage, key, Calibration({}, spaces, wide * 20, np.zeros(200)))
+    write_calibration(storage, key, Calibration({}, 1.0, spaces, wide * 20, np.zeros(200)))
     assert len(checks.placed_once(storage)) == 2 and "older calibration" in checks.placed_once(storage)[0]
     assert look_and_run(atlas).success
     after = rows(atlas)

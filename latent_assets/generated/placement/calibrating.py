@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
+from latent_assets.atlas.resident import matrix
+from latent_assets.generated.placement.alterations import ALTERATIONS, halved, jpeg
 from latent_assets.generated.placement.calibration import NOT_CALIBRATED, Calibration, Distances
-from latent_assets.generated.placement.copies import Picture
+from latent_assets.generated.placement.copies import best_copies, views
+from latent_assets.generated.placement.correlation import FINE, Picture
 from latent_assets.generated.placement.groups import alike, distances_to
-from latent_assets.generated.placement.neighborhood import Neighborhoods, matrix, rows_of
-from latent_assets.generated.placement.placing import ImagePlacer, best_match
+from latent_assets.generated.placement.neighborhood import rows_of
+from latent_assets.generated.placement.placing import ImagePlacer, Surroundings
 from latent_assets.images.decode.image import decode_image
 from latent_assets.projection.features import SpaceRecipe
 from latent_assets.projection.model import MapModel
@@ -34,24 +36,25 @@ def calibrate(placer: ImagePlacer) -> Calibration:
         return NOT_CALIBRATED
     rows = rows_of(placer.table, ids, ["id", *placer.model.features, "thumbnail"])
     vectors = {name: matrix(rows[name]) for name in placer.model.features}
-    radii = copy_radii(placer, rows["thumbnail"].to_pylist()[:_ALTERED])
+    images = [decode_image(file) for file in rows["thumbnail"].to_pylist()]
+    radii, least = copy_radii(placer, images[:_ALTERED]), copy_correlation(images[:_ALTERED])
     details, correlations = [], []
     another: dict[str, list[float]] = {recipe.space: [] for recipe in placer.model.recipes}
-    neighborhoods = Neighborhoods(placer.table, placer.info, placer.model, radii)
-    for row, (row_id, file) in enumerate(zip(rows["id"].to_pylist(), rows["thumbnail"].to_pylist(), strict=True)):
-        picture = Picture(decode_image(file))
-        near = neighborhoods.around({name: values[row] for name, values in vectors.items()}, without=row_id)
-        others = {space: found.others() for space, found in near.items()}
-        match = best_match(picture, others, neighborhoods)
-        details.append(picture.detail)
-        correlations.append(match[1].correlation if match else 0.0)
-        for space, found in others.items():
-            another[space].append(float(found.distances[0] if len(found.distances) else near[space].distances[-1]))
+    neighborhoods = placer.neighborhoods_within(radii)
+    for row, (row_id, image) in enumerate(zip(rows["id"].to_pylist(), images, strict=True)):
+        query = {name: values[row] for name, values in vectors.items()}
+        found = placer.surroundings(neighborhoods, image, query, without=row_id)
+        same, correlation = _others(found, least)
+        details.append(found.detail)
+        correlations.append(correlation)
+        for space, near in found.near.items():
+            others = near.without(near.own | np.array([item["id"] in same for item in near.rows], bool))
+            another[space].append(float(others.distances[0] if len(others.distances) else near.distances[-1]))
     distances = {
         recipe.space: usual_distances(placer.model, recipe, vectors, np.array(another[recipe.space]), radii)
         for recipe in placer.model.recipes
     }
-    return Calibration(radii, distances, np.array(details), np.array(correlations))
+    return Calibration(radii, least, distances, np.array(details), np.array(correlations))
 
 
 def usual_distances(
@@ -91,11 +94,39 @@ def _to_another(
     return distances
 
 
-def copy_radii(placer: ImagePlacer, thumbnails: Sequence[bytes]) -> dict[str, float]:
-    """By embedding how far altered copies of pictures (files) are from their originals: the 95th percentile."""
-    copies = [altered_copies(file) for file in thumbnails]
+def _others(found: Surroundings, least: float) -> tuple[set[str], float]:
+    """The rows that correlate with an image as its copies do, and the best correlation of another one."""
+    same: set[str] = set()
+    matches = found.matches
+    while matches:
+        for row_id, match in matches:
+            if match.correlation < least:
+                return same, match.correlation
+            same.add(row_id)
+        left = {row_id: picture for row_id, picture in found.candidates.items() if row_id not in same}
+        matches = best_copies(found.pictures, left)
+    return same, 0.0
+
+
+def copy_correlation(images: Sequence[Image.Image]) -> float:
+    """The correlation that 95 % of altered copies, of each kind, have with their originals at least; 1 without any."""
+    rng = np.random.default_rng(0)
+    originals = [{"": Picture(image, FINE)} for image in images]
+    least = 1.0
+    for alter in ALTERATIONS.values() if images else ():
+        found = []
+        for image, original in zip(images, originals, strict=True):
+            pictures = {view.inside: Picture(view.image) for view in views(alter(image, rng))}
+            found += [match.correlation for _, match in best_copies(pictures, original)]
+        least = min(least, float(np.quantile(found, 0.05)))
+    return least
+
+
+def copy_radii(placer: ImagePlacer, images: Sequence[Image.Image]) -> dict[str, float]:
+    """By embedding how far altered copies of pictures are from their originals: the 95th percentile."""
+    copies = [altered_copies(image) for image in images]
     each = len(copies[0])
-    encoded = placer.encode([image for images in copies for image in images])
+    encoded = placer.encode([image for altered in copies for image in altered])
     found = {}
     for name in placer.model.features:
         vectors = np.stack([item[name] for item in encoded]).reshape(len(copies), each, -1)
@@ -117,12 +148,9 @@ def copy_radius(originals: np.ndarray, copies: Sequence[np.ndarray], metric: Met
     return float(np.quantile(apart, 0.95)) if apart else 0.0
 
 
-def altered_copies(thumbnail: bytes) -> list[Image.Image]:
-    """A picture (a file) and copies as they are met: a poor JPEG, half the size, a border cut off."""
-    image = decode_image(thumbnail)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=50)
+def altered_copies(image: Image.Image) -> list[Image.Image]:
+    """A picture and copies that are hardly altered: a poor JPEG, half the size, a border cut off."""
+    rng = np.random.default_rng(0)
     width, height = image.size
-    smaller = image.resize((max(1, width // 2), max(1, height // 2)), Image.Resampling.LANCZOS)
     cut = image.crop((width // 40, height // 40, width - width // 40, height - height // 40))
-    return [image, decode_image(buffer.getvalue()), smaller, cut]
+    return [image, jpeg(image, rng), halved(image, rng), cut]

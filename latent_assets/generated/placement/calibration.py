@@ -69,11 +69,15 @@ class Calibration:
 
     radii: by embedding; two images that are this near in every embedding are taken for near-duplicates: 95 % of copies
         that were saved as poor JPEGs, made smaller or slightly cropped stay this near to their original.
-    distances: by space. detail: `copies.Picture.detail` of each held-out image; correlation: of its pixels with those
-    of the best of its neighbours that are no near-duplicates. Held-out images are in one order everywhere.
+    alike: correlation of pixels from which two pictures are near-duplicates too: 95 % of copies that were cropped
+        correlate as well with their original, and so do 95 % of those that were made smaller, saved as poor JPEGs,
+        mirrored, turned or framed.
+    distances: by space. detail: `correlation.Picture.detail` of each held-out image; correlation: of its pixels with
+    those of the best of its neighbours that are no near-duplicates. Held-out images are in one order everywhere.
     """
 
     radii: Mapping[str, float]
+    alike: float
     distances: Mapping[str, Distances]
     detail: np.ndarray
     correlation: np.ndarray
@@ -111,7 +115,7 @@ class Calibration:
         return float((strangeness <= strangeness[-1]).mean())
 
 
-NOT_CALIBRATED = Calibration({}, {}, np.zeros(0), np.zeros(0))
+NOT_CALIBRATED = Calibration({}, 1.0, {}, np.zeros(0), np.zeros(0))
 
 
 def _percentile(values: np.ndarray, distance: float) -> float | None:
@@ -131,7 +135,7 @@ def read_calibration(storage: Storage, fingerprint: str) -> Calibration:
     header = _parsed(data[8 : 8 + int.from_bytes(data[:8], "little")])
     arrays = load(data)
     distances = {name: Distances(*(arrays[f"{name}.{part}"] for part in _PARTS)) for name in header["spaces"]}
-    return Calibration(header["radii"], distances, arrays["detail"], arrays["correlation"])
+    return Calibration(header["radii"], header["alike"], distances, arrays["detail"], arrays["correlation"])
 
 
 def calibration_version(storage: Storage, fingerprint: str) -> str | None:
@@ -160,7 +164,7 @@ def _parsed(header: bytes) -> dict[str, Any]:
 
 
 def _header(found: Calibration) -> dict[str, Any]:
-    return {"radii": dict(found.radii), "spaces": list(found.distances)}
+    return {"radii": dict(found.radii), "alike": found.alike, "spaces": list(found.distances)}
 
 
 def _arrays(found: Calibration) -> dict[str, np.ndarray]:

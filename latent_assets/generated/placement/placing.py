@@ -6,13 +6,15 @@ What is said of it is in `placed`; how near real images are to each other in `ca
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from latent_assets.atlas.card import ReleaseInfo
+from latent_assets.atlas.resident import Resident
+from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.embeddings.encoding import encode_images
 from latent_assets.errors import DataError, NotBuiltError
@@ -23,12 +25,14 @@ from latent_assets.generated.placement.calibration import (
     Calibration,
     read_calibration,
 )
-from latent_assets.generated.placement.copies import Match, Picture, best_copy
-from latent_assets.generated.placement.neighborhood import Near, Neighborhoods
+from latent_assets.generated.placement.copies import best_copies, views
+from latent_assets.generated.placement.correlation import Match, Picture
+from latent_assets.generated.placement.neighborhood import Near, Neighborhoods, told_columns
 from latent_assets.generated.placement.placed import COPY, FAR, UNKNOWN, USUAL, Placed, Placement, PossibleCopy, Verdict
 from latent_assets.images.decode.image import decode_image, store_image
 from latent_assets.layout import calibration_name
 from latent_assets.projection.model import load_model
+from latent_assets.spaces import embeddings
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
@@ -42,7 +46,6 @@ if TYPE_CHECKING:
     from latent_assets.projection.placement import Placement as Located
     from latent_assets.storage import Storage
 
-_CANDIDATES = 8  # groups of each space whose pictures are compared
 _SHOWN = 12  # groups
 _SAME = 0.9  # correlation from which two pictures may be versions of one
 _GPU_BATCH = 16
@@ -90,9 +93,20 @@ class ImagePlacer:
         return Background.of(self.table)
 
     @cached_property
+    def resident(self) -> Resident | None:
+        """The release in memory; None for a large one."""
+        metrics = {name: embeddings()[name].metric for name in self.model.features}
+        places = [f"{PLACE}{space}" for space in self.info.spaces]
+        return Resident.of(self.table, metrics, [*told_columns(self.table), *places])
+
+    @cached_property
     def neighborhoods(self) -> Neighborhoods:
         """Finds what is near."""
-        return Neighborhoods(self.table, self.info, self.model, self.calibration.radii)
+        return self.neighborhoods_within(self.calibration.radii)
+
+    def neighborhoods_within(self, radii: Mapping[str, float]) -> Neighborhoods:
+        """Finds what is near, with near-duplicates within these radii by embedding."""
+        return Neighborhoods(self.table, self.info, self.model, radii, self.resident)
 
     # -- placing -------------------------------------------------------------------------------------
 
@@ -149,21 +163,35 @@ class ImagePlacer:
         located = self.locate(found)
         return [self._placed(images[row], found[row], located, row) for row in range(len(images))]
 
+    def surroundings(
+        self, neighborhoods: Neighborhoods, image: Image.Image, vectors: Vectors, without: str | None = None
+    ) -> Surroundings:
+        """What is near an image, and which of that looks like it. `without`: the id of a row that is left out."""
+        whole, *inner = views(image)
+        near = neighborhoods.around(vectors, without)
+        found = {space: list(one.rows) for space, one in near.items()}
+        for view in inner:
+            for space, one in neighborhoods.around(self.encode([view.image])[0], without).items():
+                found[space] += one.rows
+        return Surroundings(
+            near,
+            {space: _ids(listed) for space, listed in found.items()},
+            {view.inside: Picture(view.image) for view in (whole, *inner)},
+            neighborhoods.pictures([row for listed in found.values() for row in listed]),
+        )
+
     def _placed(self, image: Image.Image, vectors: Vectors, located: Mapping[str, Located], row: int) -> Placed:
-        picture, near = Picture(image), self.neighborhoods.around(vectors)
+        around = self.surroundings(self.neighborhoods, image, vectors)
         distances = {space: float(found.distance[row]) for space, found in located.items()}
-        copy = self._possible_copy(picture, near)
-        shown = {space: found.leaders(_SHOWN) for space, found in near.items()}
-        p_value = self._p_value(distances, picture)
+        copy = self._possible_copy(around)
+        shown = {space: found.leaders(_SHOWN) for space, found in around.near.items()}
+        p_value = self._p_value(distances, around.detail)
         return Placed(
             release=self.version,
             generated_id=None,
             width=image.width,
             height=image.height,
-            placements={
-                space: self._placement(space, found, row, near[space], picture, copy)
-                for space, found in located.items()
-            },
+            placements={space: self._placement(space, found, row, around, copy) for space, found in located.items()},
             p_value=p_value,
             agreement=_agreement([_ids(shown[space]) for space in self._single]),
             verdict=_verdict(p_value, copy),
@@ -176,14 +204,14 @@ class ImagePlacer:
         )
 
     def _placement(
-        self, space: str, located: Located, row: int, near: Near, picture: Picture, copy: PossibleCopy | None
+        self, space: str, located: Located, row: int, around: Surroundings, copy: PossibleCopy | None
     ) -> Placement:
         x, y, z = (float(value) for value in located.coords[row])
-        distance = float(located.distance[row])
+        distance, near = float(located.distance[row]), around.near[space]
         usual = self.calibration.distances.get(space)
-        p_value = self._p_value({space: distance}, picture)
+        p_value = self._p_value({space: distance}, around.detail)
         if copy is not None:
-            here = copy.id in _ids(near.leaders(_CANDIDATES))
+            here = copy.id in around.ids[space]
             copy = replace(copy, chance=self._chance({space: near}, copy.correlation)) if here else None
         return Placement(
             position=(x, y, z),
@@ -198,18 +226,17 @@ class ImagePlacer:
             behind=self.background.behind(near.leaders(_SHOWN)),
         )
 
-    def _possible_copy(self, picture: Picture, near: Mapping[str, Near]) -> PossibleCopy | None:
+    def _possible_copy(self, around: Surroundings) -> PossibleCopy | None:
         """The neighbour whose pixels correlate best, and how unusual that is; None when none does well."""
-        best = best_match(picture, near, self.neighborhoods)
-        if best is None or best[1].correlation < _SAME:
+        if not around.matches or around.matches[0][1].correlation < _SAME:
             return None
-        row_id, match = best
-        chance = self._chance(near, match.correlation)
+        row_id, match = around.matches[0]
+        chance = self._chance(around.near, match.correlation)
         return PossibleCopy(row_id, match.correlation, chance, **vars(match.alteration))
 
-    def _p_value(self, distances: Mapping[str, float], picture: Picture) -> float | None:
+    def _p_value(self, distances: Mapping[str, float], detail: float) -> float | None:
         known = self.calibration.distances.keys() >= distances.keys()
-        return self.calibration.p_value(distances, picture.detail) if known else None
+        return self.calibration.p_value(distances, detail) if known else None
 
     def _chance(self, near: Mapping[str, Near], correlation: float) -> float | None:
         distances = {space: float(found.distances[0]) for space, found in near.items()}
@@ -222,10 +249,32 @@ class ImagePlacer:
         return [recipe.space for recipe in self.model.recipes if len(recipe.blocks) == 1]
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What is near an image. near: by space. ids: by space the rows whose pictures are compared with it, those near
+    what is inside its border among them. pictures: of the image, by the part that is inside (`copies.View`).
+    candidates: the pictures that are compared, by id."""
+
+    near: Mapping[str, Near]
+    ids: Mapping[str, set[object]]
+    pictures: Mapping[float, Picture]
+    candidates: Mapping[str, Picture]
+
+    @property
+    def detail(self) -> float:
+        """Of the image."""
+        return self.pictures[1.0].detail
+
+    @cached_property
+    def matches(self) -> list[tuple[str, Match]]:
+        """Those that look most like the image, by id, best first."""
+        return best_copies(self.pictures, self.candidates)
+
+
 def calibration_key(info: ReleaseInfo) -> str:
     """Fingerprint of the usual distances of a release: its maps, models and rows decide them."""
     digests = {name: model.digest for name, model in info.models.items()}
-    return fingerprint("calibration", 4, info.fingerprint, info.projection, digests)
+    return fingerprint("calibration", 5, info.fingerprint, info.projection, digests)
 
 
 def _batches(encoder: Encoder, images: Sequence[Image.Image], feature: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -237,13 +286,6 @@ def _batches(encoder: Encoder, images: Sequence[Image.Image], feature: str) -> I
         if not np.isfinite(values).all():
             raise DataError("A model gave a vector with values that are not finite: the image cannot be placed.")
         yield start, values
-
-
-def best_match(picture: Picture, near: Mapping[str, Near], neighborhoods: Neighborhoods) -> tuple[str, Match] | None:
-    """The neighbour (by id) whose pixels correlate best with a picture's; None without neighbours."""
-    rows = [row for found in near.values() for row in found.leaders(_CANDIDATES)]
-    thumbnails = neighborhoods.thumbnails(rows)
-    return best_copy(picture, {row_id: Picture(decode_image(file)) for row_id, file in thumbnails.items()})
 
 
 def _ids(rows: Sequence[Mapping[str, object]]) -> set[object]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latent_assets.atlas.resident import matrix
 from latent_assets.atlas.schema import PLACE
 from latent_assets.errors import NotBuiltError, QueryError
-from latent_assets.generated.placement.neighborhood import matrix
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable

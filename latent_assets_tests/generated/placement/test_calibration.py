@@ -33,7 +33,9 @@ def calibration(rows: int, seed: int = 0, ties: bool = False) -> Calibration:
         nearest = common * (1 + 0.3 * number) + 0.3 * rng.exponential(size=rows)
         nearest = np.round(nearest) if ties else nearest
         distances[space] = Distances(nearest, nearest + 0.1, np.sort(rng.exponential(size=50)))
-    return Calibration({"clip": 0.1, "vae": float(seed)}, distances, rng.normal(20, 5, rows), rng.uniform(size=rows))
+    return Calibration(
+        {"clip": 0.1, "vae": float(seed)}, 0.99, distances, rng.normal(20, 5, rows), rng.uniform(size=rows)
+    )
 
 
 def without(found: Calibration, row: int) -> Calibration:
@@ -42,7 +44,9 @@ def without(found: Calibration, row: int) -> Calibration:
         space: Distances(np.delete(d.nearest, row), np.delete(d.other, row), d.apart)
         for space, d in found.distances.items()
     }
-    return Calibration(found.radii, distances, np.delete(found.detail, row), np.delete(found.correlation, row))
+    return Calibration(
+        found.radii, found.alike, distances, np.delete(found.detail, row), np.delete(found.correlation, row)
+    )
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from latent_assets.generated.placement.copies import Picture, best_copy
+from latent_assets.generated.placement.copies import best_copies, views
+from latent_assets.generated.placement.correlation import Picture
 from latent_assets.images.decode.image import decode_image
 from latent_assets_tests.generated.placement.calibrated import file_of, scene
 
@@ -46,10 +47,10 @@ def test_an_altered_picture_is_recognised_among_others(name: str) -> None:
     for seed in range(0, 60, 6):
         original = scene(seed, 96)
         others = {f"{other:02}": Picture(scene(other, 96)) for other in range(60)}
-        best = best_copy(Picture(ALTERED[name](original)), others)
-        assert best is not None
-        found.append((best[0] == f"{seed:02}", best[1].correlation))
-    assert all(right for right, _ in found) and np.median([value for _, value in found]) > 0.9, found
+        pictures = {view.inside: Picture(view.image) for view in views(ALTERED[name](original))}
+        (first, match), *_ = best_copies(pictures, others)
+        found.append((first == f"{seed:02}", match.correlation))
+    assert all(right for right, _ in found) and min(value for _, value in found) > 0.95, found
 
 
 def test_the_alteration_is_named() -> None:
@@ -72,7 +73,7 @@ def test_other_pictures_and_plain_areas_are_no_copies() -> None:
     assert np.quantile(best, 0.95) < 0.9
     plain = Picture(Image.new("RGB", (64, 64), (10, 200, 30)))
     assert plain.best_match(plain).correlation == 0.0 and plain.best_match(others[0]).correlation == 0.0
-    assert best_copy(plain, {}) is None
+    assert best_copies({1.0: plain}, {}) == []
 
 
 def test_detail_tells_blanks_gradients_and_noise_apart() -> None:
@@ -81,3 +82,28 @@ def test_detail_tells_blanks_gradients_and_noise_apart() -> None:
     scenes = [Picture(scene(seed)).detail for seed in range(20)]
     assert Picture(Image.new("RGB", (64, 64))).detail == 0.0
     assert Picture(gradient).detail < min(scenes) < max(scenes) < Picture(noise).detail
+
+
+def test_a_border_is_taken_off_and_said() -> None:
+    picture = scene(3, 96)
+    whole, inner = views(ImageOps.expand(picture, 8, (20, 90, 220)))
+    assert whole.inside == 1.0 and inner.inside == pytest.approx(96 / 112)
+    assert np.array_equal(np.asarray(inner.image), np.asarray(picture))
+    pictures = {view.inside: Picture(view.image) for view in (whole, inner)}
+    ((_, match),) = best_copies(pictures, {"": Picture(picture)})
+    assert match.correlation > 0.99 and match.alteration.scale == pytest.approx(-96 / 112)
+
+
+def test_a_motif_on_a_plain_ground_has_no_border() -> None:
+    motif = Image.new("RGB", (96, 96), (255, 255, 255))
+    motif.paste((200, 30, 30), (30, 20, 60, 50))
+    motif.paste((30, 30, 200), (20, 60, 80, 70))
+    for image in (motif, Image.new("RGB", (96, 96), (9, 9, 9)), scene(3, 96)):
+        assert [view.inside for view in views(image)] == [1.0]
+
+
+def test_many_are_compared_as_one_alone() -> None:
+    picture, others = Picture(cropped(scene(3, 96), 0.7, 0.1, 0.8)), [Picture(scene(seed, 96)) for seed in range(30)]
+    best = picture.best_matches(others, 8)
+    assert best[0][0] == 3 and len(best) == 8
+    assert best[0][1] == picture.best_match(others[3])
