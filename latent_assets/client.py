@@ -4,7 +4,8 @@
     for hit in atlas.search_text("a sad face", k=5):
         print(hit.caption, hit.score, hit.source_url)
 
-Opening and reading need neither torch nor a model; the CLIP model loads at the first search by text or picture.
+Opening and reading need neither torch nor a model; a model loads at the first search by text (its text tower alone) or
+by picture.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from latent_assets.generated.placement.placing import ImagePlacer
     from latent_assets.models.clip import ClipEncoder
     from latent_assets.models.encoder import Encoder
+    from latent_assets.models.text_tower import TextEncoder
 
 Measure = Literal["cosine similarity", "L2 distance"]
 Point = tuple[float, float, float]
@@ -117,7 +119,8 @@ class _View:
     table: LanceTable
     info: ReleaseInfo
     encoders: dict[str, Encoder] = field(default_factory=dict)
-    placers: list[ImagePlacer] = field(default_factory=list)  # one, once it was asked for
+    text: list[TextEncoder] = field(default_factory=list)  # one, once it was asked for
+    placers: list[ImagePlacer] = field(default_factory=list)  # likewise
     loading: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -129,6 +132,12 @@ class _View:
             if embedding not in self.encoders:
                 self.encoders[embedding] = self.info.load_encoder(embedding)
             return self.encoders[embedding]
+
+    def text_encoder(self) -> TextEncoder:
+        with self.loading:
+            if not self.text:
+                self.text.append(self.info.load_text_encoder())
+            return self.text[0]
 
     def placer(self, uri: str) -> ImagePlacer:
         from latent_assets.generated.placement.placing import ImagePlacer
@@ -254,7 +263,7 @@ class Atlas:
         is no domain, ModelError when the atlas's CLIP model is not on this machine.
         """
         checked = checked_text(text)
-        vector = self.clip.encode_text([checked])[0]
+        vector = self._now().text_encoder().encode_text([checked])[0]
         return self._nearest("clip", vector, k, where=row_filter(category, domain))
 
     @_in_one_release
@@ -397,7 +406,8 @@ class Atlas:
                 table = open_table(self.uri, version)
                 info, before = ReleaseInfo.of_schema(table.schema, self.uri), self._view
                 same = {n: e for n, e in before.encoders.items() if info.models.get(n) == before.info.models[n]}
-                self._view = _View(table, info, same)
+                text = before.text if info.models.get("clip") == before.info.models.get("clip") else []
+                self._view = _View(table, info, same, list(text))
             self._looked = time.monotonic()
 
     def _has_moved(self, view: _View) -> bool:

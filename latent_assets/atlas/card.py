@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from latent_assets.models.encoder import Encoder
+    from latent_assets.models.text_tower import TextEncoder
     from latent_assets.profile import Fetch, Profile
     from latent_assets.storage import Storage
 
@@ -122,6 +123,18 @@ class ReleaseInfo:
         Raises QueryError when the release has no such model, or no extension registered the embedding here; ModelError
         when the model is not on this machine or its weights are others.
         """
+        settings = self._checked_settings(embedding)
+        encoder: Encoder = registered.resolve(registered.embeddings()[embedding].load)(settings)
+        return encoder
+
+    def load_text_encoder(self) -> TextEncoder:
+        """What makes vectors of texts that compare with the vectors of `clip`; raises as `load_encoder`."""
+        from latent_assets.models.text_tower import load_text_encoder
+
+        return load_text_encoder(self._checked_settings("clip"))
+
+    def _checked_settings(self, embedding: str) -> Any:
+        """The settings of the model of an embedding, if it is on this machine as it was; raises as `load_encoder`."""
         kind = {"clip": "CLIP", "vae": "VAE"}.get(embedding, embedding)
         recorded, row = self.models.get(embedding), registered.embeddings().get(embedding)
         if recorded is None:
@@ -138,8 +151,7 @@ class ReleaseInfo:
                 f"with {recorded.digest}: their vectors do not compare. Install the weights of the atlas, or build it "
                 "again."
             )
-        encoder: Encoder = registered.resolve(row.load)(settings)
-        return encoder
+        return settings
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

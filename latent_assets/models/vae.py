@@ -1,15 +1,22 @@
-"""The VAE through diffusers: images to latents of Stable Diffusion's kind, and the map features made of them."""
+"""The VAE through diffusers: images to latents, and the map features made of them.
+
+Any autoencoder of single images that diffusers has: AutoencoderKL (Stable Diffusion, SDXL, SD3, FLUX), AutoencoderDC,
+AutoencoderTiny, VQModel. Others are refused with the reason.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from latent_assets.errors import ModelError
@@ -19,23 +26,20 @@ from latent_assets.models.weights import model_directory, pool_side, quiet_loadi
 from latent_assets.profile import VaeModel
 
 _PROJECTION_SEED = 20_260_101
+_KEY = "models.vae.model"
 
 
 @dataclass(frozen=True)
 class VaeEncoder:
-    """A loaded AutoencoderKL. Latents are the distribution's mean, times the model's own scaling factor."""
+    """A loaded autoencoder. Latents are the distribution's mean, as the diffusion models of its family see them."""
 
-    model: AutoencoderKL
+    model: torch.nn.Module
+    config: Mapping[str, Any]
     size: int
+    latent_shape: tuple[int, int, int]  # channels, height and width of the latents of one image
     feature_dim: int
     device: torch.device
     dtype: torch.dtype
-
-    @cached_property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents of one image."""
-        factor = 2 ** (len(self.model.config.block_out_channels) - 1)
-        return int(self.model.config.latent_channels), self.size // factor, self.size // factor
 
     @property
     def columns(self) -> Mapping[str, int]:
@@ -62,10 +66,16 @@ class VaeEncoder:
         """uint8 [n, size, size, 3] to scaled latents float32 [n, C, h, w] on the model's device."""
         x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         with torch.inference_mode():
-            mean = self.model.encode(x.to(self.dtype)).latent_dist.mean.float()
-        shift = self.model.config.get("shift_factor") or 0.0
-        scaled: torch.Tensor = (mean - shift) * float(self.model.config.scaling_factor)
-        return scaled
+            return self._scaled(_latents(self.model.encode(x.to(self.dtype))).float())  # type: ignore[operator]
+
+    def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """As the family's pipelines hand them to the diffusion model."""
+        mean, deviation = self.config.get("latents_mean"), self.config.get("latents_std")
+        if mean and deviation:
+            mean, deviation = (torch.tensor(v, device=latents.device).view(1, -1, 1, 1) for v in (mean, deviation))
+            latents = (latents - mean) / deviation
+        shift, factor = self.config.get("shift_factor") or 0.0, self.config.get("scaling_factor") or 1.0
+        return (latents - shift) * float(factor)
 
     def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The columns of uint8 [n, size, size, 3]."""
@@ -80,21 +90,78 @@ class VaeEncoder:
         return pooled, latents.flatten(1) @ self._projection
 
 
+def _latents(output: Any) -> torch.Tensor:
+    """The latents of whatever an autoencoder of diffusers gives: a distribution's mean where it gives one."""
+    for name in ("latent_dist", "latents", "latent"):
+        if (found := getattr(output, name, None)) is not None:
+            mean: torch.Tensor = found.mean if name == "latent_dist" else found
+            return mean
+    raise ModelError(f"{_KEY}: its encoder gives {type(output).__name__}, in which there are no latents.")
+
+
 def load_vae(spec: VaeModel, device: torch.device | None = None) -> VaeEncoder:
-    """Load the VAE of a profile, once per process and weights. Raises ModelError when it cannot be loaded."""
+    """Load the VAE of a profile, once per process and weights.
+
+    Raises ModelError when it cannot be loaded or is no autoencoder of single images, ProfileError when `size` or
+    `feature_dim` do not fit it.
+    """
     return _load(spec, device or best_device(), vae_files(spec).digest)
 
 
 @lru_cache(maxsize=2)
 def _load(spec: VaeModel, device: torch.device, digest: str) -> VaeEncoder:
     """`digest` is part of the cache's key: weights that changed on disk are another model."""
+    folder = model_directory(spec.model, _KEY)
+    kind = autoencoder_class(folder, spec.model)
+    shape = latent_shape(kind, folder, spec)
+    pool_side(shape[0], shape[1], spec.feature_dim)
     dtype = dtype_on(device, spec.dtype, torch.bfloat16)
     try:
         with quiet_loading():
-            model = AutoencoderKL.from_pretrained(model_directory(spec.model, "models.vae.model"), dtype=dtype)
+            model = kind.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"models.vae.model: {spec.model} is not an AutoencoderKL: {error}") from error
+        raise ModelError(f"{_KEY}: {spec.model} is not a {kind.__name__}: {error}") from error
+    if model.config.get("force_upcast") and dtype == torch.float16:
+        raise ModelError(f'{_KEY}: {spec.model} overflows in float16: set models.vae.dtype to "bfloat16" or "float32".')
     # the decoder is never used here: half of the weights need not be in memory
-    del model.decoder
+    for part in ("decoder", "post_quant_conv"):
+        if hasattr(model, part):
+            delattr(model, part)
     model = model.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
-    return VaeEncoder(model, spec.size, spec.feature_dim, device, dtype)
+    return VaeEncoder(model, dict(model.config), spec.size, shape, spec.feature_dim, device, dtype)
+
+
+def autoencoder_class(folder: Path, name: str) -> Any:
+    """The class of diffusers that a directory's configuration names. Raises ModelError for none, or of no use here."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        named = str(values.get("_class_name", "AutoencoderKL"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{_KEY}: {name} has no configuration of an autoencoder ({error}).") from error
+    kind = getattr(diffusers, named, None)
+    if kind is None:
+        raise ModelError(f"{_KEY}: {name} is a {named}, which diffusers {diffusers.__version__} does not have.")
+    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module) and hasattr(kind, "encode")):
+        raise ModelError(f"{_KEY}: {name} is a {named}, which does not encode images. Set the pipeline's `vae`.")
+    return kind
+
+
+def latent_shape(kind: Any, folder: Path, spec: VaeModel) -> tuple[int, int, int]:
+    """Shape [C, h, w] of an image's latents, found by encoding one without weights (on torch's device `meta`).
+
+    Raises ModelError when an image of the profile's size cannot be encoded, with the reason.
+    """
+    try:
+        with torch.device("meta"), quiet_loading(), torch.inference_mode():
+            model = kind.from_config(kind.load_config(folder)).eval()
+            shape = tuple(_latents(model.encode(torch.zeros(1, 3, spec.size, spec.size))).shape)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever an architecture makes of what it cannot take
+        raise ModelError(
+            f"{_KEY}: {spec.model} ({kind.__name__}) does not encode images of {spec.size}x{spec.size} pixels "
+            f"({type(error).__name__}: {str(error)[:200]}): it is for videos, sounds or other sizes."
+        ) from error
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise ModelError(f"{_KEY}: latents of {spec.model} ({kind.__name__}) have the shape {shape[1:]}, not C, h, w.")
+    return shape[1], shape[2], shape[3]
