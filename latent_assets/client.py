@@ -14,6 +14,7 @@ import os
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -26,7 +27,7 @@ from latent_assets.atlas.card import ReleaseInfo
 from latent_assets.atlas.history import ReleaseSummary, releases
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import LIVE, is_absent, nearest, open_table, reading, row_filter
-from latent_assets.errors import NotBuiltError, QueryError
+from latent_assets.errors import NotBuiltError, QueryError, UnfitModelsWarning
 from latent_assets.generated.placement.placed import Neighbour, Placed, Placement, PossibleCopy, Share, Verdict
 from latent_assets.layout import ATLAS_TABLE, LANCE, table_folder
 
@@ -190,7 +191,8 @@ class Atlas:
 
     Opened with `follow=True` it is whatever release `live` names when a method is called: each answer comes from one
     release, two answers may come from two. `current` gives a release that stays, for answers that belong together.
-    Threads may share one.
+    Threads may share one. Searches in an atlas whose models do not know images like its own warn
+    (`errors.UnfitModelsWarning`).
     """
 
     def __init__(self, table: LanceTable, uri: str, tag: str | int = LIVE, follow: bool = False) -> None:
@@ -235,6 +237,11 @@ class Atlas:
     def info(self) -> ReleaseInfo:
         """What the release says of itself."""
         return self._now().info
+
+    @property
+    def notice(self) -> str:
+        """What whoever searches has to know of the release's models; "" for nothing."""
+        return self.info.notice
 
     @_in_one_release
     def __len__(self) -> int:
@@ -441,6 +448,8 @@ class Atlas:
         return dict(found[0])
 
     def _nearest(self, space: str, vector: np.ndarray, k: int, besides: int = 0, where: str | None = None) -> list[Hit]:
+        if said := self.notice:
+            warnings.warn(said, UnfitModelsWarning, stacklevel=4)
         metric = self.info.metrics[space]
         search = nearest(self._table, space, metric, vector, _checked_k(k) + besides)
         search = search.where(where, prefilter=True) if where else search

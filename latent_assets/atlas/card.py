@@ -23,6 +23,7 @@ from latent_assets import spaces as registered
 from latent_assets.atlas.rows import placed_rows, read_maps
 from latent_assets.atlas.schema import RELEASE_KEY
 from latent_assets.errors import DataError, ModelError, NotBuiltError, QueryError
+from latent_assets.models.fit import notice, unfit
 from latent_assets.processes import host_name
 
 if TYPE_CHECKING:
@@ -48,12 +49,15 @@ class ModelInfo:
     """A model of the release: its name, the digest of its files, its table of the profile.
 
     Paths in `spec` that lie in an installed package are written `package:NAME/PATH`, so that another machine
-    finds its own copy; the digest tells whether it is the same.
+    finds its own copy; the digest tells whether it is the same. `arithmetic`: `dtype` and `device` that all vectors of
+    the release were made with, and the `agreement` of that format with float32 where it was measured (`Agreement`);
+    empty in cards that do not say.
     """
 
     name: str
     digest: str
     spec: dict[str, Any]
+    arithmetic: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class ReleaseInfo:
     `quality`: per space trustworthiness, continuity, recall at 15 and triplet accuracy of the fit.
     `content`: hash over the rows, equal for equal rows whatever files they lie in (see `content`); "" in cards that do
     not say. `packages`: versions of what made it, Python's among them. `made_by`: user and machine. `settings`: the
-    profile, without its root and its models, which are in `models`.
+    profile, without its root and its models, which are in `models`. `unfit`: per embedding why its model does not know
+    images like these; empty where all do.
     """
 
     profile: str
@@ -97,6 +102,7 @@ class ReleaseInfo:
     made_by: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     vectors: str = "float16"
+    unfit: dict[str, str] = field(default_factory=dict)
 
     def model_settings(self, embedding: str) -> Any:
         """The settings of the model that made the vectors of `embedding`, as its row's `load` takes them.
@@ -109,6 +115,11 @@ class ReleaseInfo:
         settings = registered.resolve(registered.embeddings()[embedding].settings)
         paths = {key: resolve_path(value) for key, value in spec.items() if _is_package_path(value)}
         return settings.model_validate({**spec, **paths})
+
+    @property
+    def notice(self) -> str:
+        """What whoever searches has to know of the models; "" for nothing."""
+        return notice(self.unfit)
 
     @property
     def how_stored(self) -> Fetch:
@@ -246,6 +257,7 @@ def describe_release(
         made_by=who(),
         settings=profile.model_dump(mode="json", exclude={"root", "models"}),
         vectors=profile.table.vectors,
+        unfit=unfit(profile),
     )
 
 

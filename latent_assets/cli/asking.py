@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.text import Text
 from latent_assets.cli.console import err, out, print_json
 from latent_assets.cli.options import CountOption, JsonOption, ProfileOption, selected_profile
 from latent_assets.cli.report import print_labelled
-from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError
+from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError, UnfitModelsWarning
 
 if TYPE_CHECKING:
     from latent_assets.client import Atlas, Hit
@@ -94,8 +95,19 @@ def asked(profile: str | None, ask: Callable[[Atlas | RemoteAtlas], T]) -> T:
             err.print(f"The service cannot answer this ({error}): asking the atlas itself.", style="dim")
         else:
             err.print(f"Answered by the service at {remote.url}, release {remote.release}.", style="dim")
+            _say(remote.notice)
             return found
-    return ask(open_atlas(profile))
+    atlas = open_atlas(profile)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnfitModelsWarning)  # said in one line instead
+        found = ask(atlas)
+    _say(atlas.notice)
+    return found
+
+
+def _say(notice: str) -> None:
+    if notice:
+        err.print(notice, style="yellow", highlight=False, markup=False)
 
 
 def _picture_named(text: str) -> Path | None:

@@ -22,8 +22,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from latent_assets.errors import ModelError
-from latent_assets.models.device import best_device, dtype_on
+from latent_assets.models.device import best_device
 from latent_assets.models.hub import TOKENIZER, WANTED, Repository, local_copy
+from latent_assets.models.precision import arithmetic
 from latent_assets.models.preprocessing import MODES, squared
 from latent_assets.models.weights import clip_config, clip_files, clip_weights, quiet_loading, tag_of
 from latent_assets.processes import temporary_folder
@@ -95,13 +96,14 @@ def load_clip(spec: ClipModel, device: torch.device | None = None) -> ClipEncode
 
     Raises ModelError when it cannot be found, or when weights and architecture disagree.
     """
-    return _load(spec, device or best_device(), clip_files(spec).digest)
+    chosen = spec.model_copy(update={"dtype": arithmetic("clip", spec).dtype})
+    return _load(chosen, device or best_device(), clip_files(spec).digest)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _load(spec: ClipModel, device: torch.device, digest: str) -> ClipEncoder:
-    """`digest` is part of the cache's key: weights that changed on disk are another model."""
-    dtype = dtype_on(device, spec.dtype, torch.float16)
+    """`spec.dtype` is a format, not `auto`. `digest` is part of the key: weights that changed are another model."""
+    dtype: torch.dtype = getattr(torch, spec.dtype)
     model, load_tokenizer = _named(spec) if spec.name else _configured(spec)
     preprocess = PreprocessCfg(**model.visual.preprocess_cfg)  # type: ignore[union-attr,arg-type]
     _check(preprocess, str(spec.name or spec.config))
@@ -117,8 +119,8 @@ def _check(preprocess: PreprocessCfg, name: str) -> None:
         raise ModelError(f"models.clip: {name} sees images of {size[0]}x{size[1]} pixels; only squares are shown here.")
     if preprocess.interpolation not in _RESAMPLING or preprocess.resize_mode not in MODES:
         raise ModelError(
-            f"models.clip: {name} sees images resized by `{preprocess.interpolation}`, `{preprocess.resize_mode}`; known "
-            f"here: {', '.join(_RESAMPLING)} and {', '.join(MODES)}."
+            f"models.clip: {name} sees images resized by `{preprocess.interpolation}`, `{preprocess.resize_mode}`; "
+            f"known here: {', '.join(_RESAMPLING)} and {', '.join(MODES)}."
         )
 
 
@@ -158,8 +160,8 @@ def _tokenizer(spec: ClipModel, text: dict[str, Any]) -> Any:
     except Exception as error:
         wanted = text.get("hf_tokenizer_name", "")
         raise ModelError(
-            f"models.clip: the vocabulary of {spec.name} (`{wanted}`) is not on this machine, so texts cannot be encoded "
-            f"({type(error).__name__}). With network: `latent-assets models fetch -p PROFILE`."
+            f"models.clip: the vocabulary of {spec.name} (`{wanted}`) is not on this machine, so texts cannot be "
+            f"encoded ({type(error).__name__}). With network: `latent-assets models fetch -p PROFILE`."
         ) from error
 
 

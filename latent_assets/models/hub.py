@@ -124,8 +124,8 @@ def _absent(repository: Repository, error: Exception, sizes: Mapping[str, float]
     return (
         f"{repository.key}: `{repository.name}` is not on this machine and could not be downloaded "
         f"({type(error).__name__}). With network: `latent-assets models fetch -p PROFILE`. Without: from "
-        f"https://huggingface.co/{repository.name} put {files} into {folder}, or into {repository.name}/ below a folder "
-        f"of yours and set ${MODELS_VARIABLE} to that folder."
+        f"https://huggingface.co/{repository.name} put {files} into {folder}, or into {repository.name}/ below a "
+        f"folder of yours and set ${MODELS_VARIABLE} to that folder."
     )
 
 

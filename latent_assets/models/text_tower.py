@@ -12,16 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from latent_assets.models.tokens import Tokenize, clip_tokens, hugging_face_tokens
 from latent_assets.models.weights import clip_config, clip_files, clip_weights
 from latent_assets.profile import ClipModel, resolve_path
-
-if TYPE_CHECKING:
-    from safetensors import safe_open
 
 Weights = Mapping[str, np.ndarray]
 Activation = Callable[[np.ndarray], np.ndarray]
@@ -101,7 +98,7 @@ def _read(file: Path, prefixes: tuple[str, ...]) -> dict[str, np.ndarray]:
         return {name: _tensor(weights, name) for name in weights.keys() if name.startswith(prefixes)}  # noqa: SIM118
 
 
-def _tensor(weights: safe_open, name: str) -> np.ndarray:
+def _tensor(weights: Any, name: str) -> np.ndarray:
     found: np.ndarray = weights.get_tensor(name)
     return found.astype(np.float32, copy=False)
 
@@ -121,7 +118,7 @@ def _clip_forward(state: Weights, tokens: np.ndarray, heads: int, activation: Ac
     while (name := f"transformer.resblocks.{layer}") + ".ln_1.weight" in state:
         inner = _norm(x, state, f"{name}.ln_1", 1e-5)
         joined = inner @ state[f"{name}.attn.in_proj_weight"].T + state[f"{name}.attn.in_proj_bias"]
-        attended = _attention(*np.split(joined, 3, axis=-1), heads, mask)
+        attended = _attention(np.split(joined, 3, axis=-1), heads, mask)
         x = x + _linear(attended, state, f"{name}.attn.out_proj")
         hidden = activation(_linear(_norm(x, state, f"{name}.ln_2", 1e-5), state, f"{name}.mlp.c_fc"))
         x = x + _linear(hidden, state, f"{name}.mlp.c_proj")
@@ -184,7 +181,7 @@ def _bert_states(
     layer = 0
     while (name := f"encoder.layer.{layer}") + ".output.dense.weight" in state:
         parts = [_linear(x, state, f"{name}.attention.self.{part}") for part in ("query", "key", "value")]
-        attended = _linear(_attention(*parts, heads, mask), state, f"{name}.attention.output.dense")
+        attended = _linear(_attention(parts, heads, mask), state, f"{name}.attention.output.dense")
         x = _norm(x + attended, state, f"{name}.attention.output.LayerNorm", epsilon)
         hidden = _gelu(_linear(x, state, f"{name}.intermediate.dense"))
         x = _norm(x + _linear(hidden, state, f"{name}.output.dense"), state, f"{name}.output.LayerNorm", epsilon)
@@ -207,8 +204,9 @@ def _norm(x: np.ndarray, state: Weights, name: str, epsilon: float) -> np.ndarra
     return found
 
 
-def _attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int, mask: Any) -> np.ndarray:
-    """Scaled dot product of `heads` heads; each [n, length, d]. `mask` is added to the scores."""
+def _attention(parts: Sequence[np.ndarray], heads: int, mask: Any) -> np.ndarray:
+    """Scaled dot product of `heads` heads over queries, keys and values, each [n, length, d]. `mask` is added to scores."""
+    query, key, value = parts
     n, length, width = query.shape
 
     def split(x: np.ndarray) -> np.ndarray:
@@ -222,7 +220,7 @@ def _attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, heads: int
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
-    error = _erf(x * np.float32(math.sqrt(0.5))).astype(np.float32)
+    error = np.asarray(_erf(x * np.float32(math.sqrt(0.5))), np.float32)
     found: np.ndarray = x * np.float32(0.5) * (1 + error)
     return found
 

@@ -29,12 +29,12 @@ _PATTERN = r"(?i)<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|
 def clip_tokens(length: int) -> Tokenize:
     """CLIP's tokenizer: int64 [n, length], start and end included, filled up with 0; what is longer is cut."""
     tokenizer = _clip_tokenizer()
-    start, end = (tokenizer.token_to_id(name) for name in _SPECIAL)
+    start, end = (int(tokenizer.token_to_id(name) or 0) for name in _SPECIAL)
 
     def tokenize(texts: Sequence[str]) -> np.ndarray:
         found = np.zeros((len(texts), length), np.int64)
         for row, encoding in enumerate(tokenizer.encode_batch([_clean(text).lower() for text in texts])):
-            ids = [start, *encoding.ids, end][:length]
+            ids: list[int] = [start, *encoding.ids, end][:length]
             ids[-1] = end
             found[row, : len(ids)] = ids
         return found

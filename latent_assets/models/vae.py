@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from latent_assets.errors import ModelError
-from latent_assets.models.device import best_device, dtype_on
+from latent_assets.models.device import best_device
+from latent_assets.models.precision import arithmetic
 from latent_assets.models.preprocessing import square
 from latent_assets.models.weights import model_directory, pool_side, quiet_loading, vae_files
 from latent_assets.profile import VaeModel
@@ -33,7 +34,7 @@ _KEY = "models.vae.model"
 class VaeEncoder:
     """A loaded autoencoder. Latents are the distribution's mean, as the diffusion models of its family see them."""
 
-    model: torch.nn.Module
+    model: Any
     config: Mapping[str, Any]
     size: int
     latent_shape: tuple[int, int, int]  # channels, height and width of the latents of one image
@@ -66,7 +67,7 @@ class VaeEncoder:
         """uint8 [n, size, size, 3] to scaled latents float32 [n, C, h, w] on the model's device."""
         x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         with torch.inference_mode():
-            return self._scaled(_latents(self.model.encode(x.to(self.dtype))).float())  # type: ignore[operator]
+            return self._scaled(_latents(self.model.encode(x.to(self.dtype))).float())
 
     def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """As the family's pipelines hand them to the diffusion model."""
@@ -105,17 +106,18 @@ def load_vae(spec: VaeModel, device: torch.device | None = None) -> VaeEncoder:
     Raises ModelError when it cannot be loaded or is no autoencoder of single images, ProfileError when `size` or
     `feature_dim` do not fit it.
     """
-    return _load(spec, device or best_device(), vae_files(spec).digest)
+    chosen = spec.model_copy(update={"dtype": arithmetic("vae", spec).dtype})
+    return _load(chosen, device or best_device(), vae_files(spec).digest)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _load(spec: VaeModel, device: torch.device, digest: str) -> VaeEncoder:
-    """`digest` is part of the cache's key: weights that changed on disk are another model."""
+    """`spec.dtype` is a format, not `auto`. `digest` is part of the key: weights that changed are another model."""
     folder = model_directory(spec.model, _KEY)
     kind = autoencoder_class(folder, spec.model)
     shape = latent_shape(kind, folder, spec)
     pool_side(shape[0], shape[1], spec.feature_dim)
-    dtype = dtype_on(device, spec.dtype, torch.bfloat16)
+    dtype: torch.dtype = getattr(torch, spec.dtype)
     try:
         with quiet_loading():
             model = kind.from_pretrained(folder, dtype=dtype)
@@ -127,7 +129,10 @@ def _load(spec: VaeModel, device: torch.device, digest: str) -> VaeEncoder:
     for part in ("decoder", "post_quant_conv"):
         if hasattr(model, part):
             delattr(model, part)
-    model = model.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    # channels last, but for bfloat16 on a CPU: its convolutions gain less by it than its normalisations lose
+    plain = device.type == "cpu" and dtype == torch.bfloat16
+    memory_format = torch.contiguous_format if plain else torch.channels_last
+    model = model.eval().requires_grad_(False).to(device=device, memory_format=memory_format)
     return VaeEncoder(model, dict(model.config), spec.size, shape, spec.feature_dim, device, dtype)
 
 

@@ -181,6 +181,14 @@ def clip_weights(spec: ClipModel) -> Path:
     return next(folder / name for name in repository.choice if (folder / name).is_file())
 
 
+def weight_bytes(spec: ClipModel | VaeModel) -> int:
+    """How large the weights of an encoder are on the disk."""
+    if isinstance(spec, ClipModel):
+        return clip_weights(spec).stat().st_size
+    files = directory_files(spec.model, "models.vae.model")
+    return sum(path.stat().st_size for path in files if path.suffix in _WEIGHTS)
+
+
 def clip_repository(spec: ClipModel) -> Repository:
     """The hub's repository of a named model's weights. Raises ModelError for a tag that open_clip does not know."""
     tag = tag_of(spec)

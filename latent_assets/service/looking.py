@@ -47,20 +47,29 @@ def search(release: OpenRelease, question: Question) -> SearchAnswer:
         found = _both(release, question, most)
     kept = [hit for hit in found if question.min_score is None or hit.similarity >= question.min_score]
     return SearchAnswer(
-        query=question.text, mode=question.mode, release=release.version, results=kept[question.offset : most]
+        query=question.text,
+        mode=question.mode,
+        release=release.version,
+        results=kept[question.offset : most],
+        notice=release.atlas.info.notice,
     )
 
 
 def search_image(release: OpenRelease, data: bytes, k: int, space: str) -> SearchAnswer:
     """Images that resemble a picture. Raises QueryError as `Atlas.search_image` does."""
     hits = release.atlas.search_image(data, k, space)
-    return SearchAnswer(query=None, mode="image", release=release.version, results=_found(release, hits))
+    return _like_an_image(release, hits)
 
 
 def neighbours(release: OpenRelease, row_id: str, k: int, space: str) -> SearchAnswer:
     """Images that resemble one of the atlas. Raises QueryError or NotBuiltError as `Atlas.neighbors` does."""
     hits = release.atlas.neighbors(row_id, k, space)
-    return SearchAnswer(query=None, mode="image", release=release.version, results=_found(release, hits))
+    return _like_an_image(release, hits)
+
+
+def _like_an_image(release: OpenRelease, hits: Sequence[Hit]) -> SearchAnswer:
+    found, notice = _found(release, hits), release.atlas.info.notice
+    return SearchAnswer(query=None, mode="image", release=release.version, results=found, notice=notice)
 
 
 def image(release: OpenRelease, row_id: str) -> ImageAnswer:
