@@ -1,4 +1,4 @@
-"""Commands that ask what is there: `search` and `neighbors`, `info`, `schema` and `models`."""
+"""Commands that ask what is there: `search` and `neighbors`, `info` and `schema`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from latent_assets.cli.console import err, out, print_json
 from latent_assets.cli.options import CountOption, JsonOption, ProfileOption, selected_profile
 from latent_assets.cli.report import print_labelled
-from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError, UnfitModelsWarning
+from latent_assets.errors import NotBuiltError, QueryError, UnfitModelsWarning
 
 if TYPE_CHECKING:
     from latent_assets.client import Atlas, Hit
@@ -153,7 +151,10 @@ def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     for key, value in values.items():
         if key == "models":
             for name, model in value.items():
-                print_labelled(out, f"model {name}", f"{model.get('name', '')} {model.get('digest', '')}", _KEY)
+                made = {**model.get("arithmetic", {})}
+                agreement = f", {_plain(made.pop('agreement'))}" if made.get("agreement") else ""
+                how = f" ({made.get('dtype')} on {made.get('device')}{agreement})" if made else ""
+                print_labelled(out, f"model {name}", f"{model.get('name', '')} {model.get('digest', '')}{how}", _KEY)
         elif key == "shards":
             print_labelled(out, key, f"{len(value):,}", _KEY)
         elif isinstance(value, Mapping) and any(isinstance(item, Mapping) for item in value.values()):
@@ -191,37 +192,3 @@ def schema(
         sys.stdout.write(names_markdown())
     else:
         raise QueryError(f"There is no table {table}: say `atlas`, `generated` or `sources`.")
-
-
-def models(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
-    """The profile's models: files, sizes and the digest of their weights."""
-    from latent_assets.pipeline.lineage import Lineage
-
-    chosen = selected_profile(profile)
-    lineage = Lineage(chosen)
-    found: dict[str, dict[str, Any]] = {}
-    problems = False
-    for source in lineage.sources:
-        name = source.removesuffix("_model")
-        if name == source:
-            continue
-        try:
-            seen = lineage.observed(source)
-            facts = {key: seen.facts[key] for key in ("files", "bytes")}
-            found[name] = {"name": seen.facts["model"], "digest": seen.version, **facts}
-        except LatentAssetsError as error:
-            problems = True
-            found[name] = {"error": str(error)}
-    if as_json:
-        print_json(found)
-    else:
-        table = Table("model", "name", "digest", "files", "MB", box=None, pad_edge=False)
-        for name, values in found.items():
-            if "error" in values:
-                table.add_row(name, Text(values["error"], style="red"))
-            else:
-                size = f"{values['bytes'] / 1e6:.1f}"
-                table.add_row(name, values["name"], values["digest"], str(values["files"]), size)
-        out.print(table)
-    if problems:
-        raise typer.Exit(5)

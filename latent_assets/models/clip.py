@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from latent_assets.errors import ModelError
 from latent_assets.models.device import best_device
+from latent_assets.models.encoder import LARGE, SMALL_BATCH
 from latent_assets.models.hub import TOKENIZER, WANTED, Repository, local_copy
 from latent_assets.models.precision import arithmetic
 from latent_assets.models.preprocessing import MODES, squared
@@ -60,6 +61,15 @@ class ClipEncoder:
         """Side of the square image that the model sees, in pixels."""
         size = self.preprocess.size
         return size if isinstance(size, int) else size[0]
+
+    @cached_property
+    def cpu_batch(self) -> int:
+        """Images that a CPU encodes at once: a large model fills it with the 200 patches of one or a few."""
+        visual = self.model.visual
+        if sum(value.numel() for value in visual.parameters()) < LARGE:  # type: ignore[union-attr]
+            return SMALL_BATCH
+        patch = getattr(visual, "patch_size", None) or (16, 16)
+        return max(1, min(SMALL_BATCH, 200 // max(1, (self.size // patch[0]) ** 2)))  # type: ignore[index]
 
     @cached_property
     def tokenizer(self) -> Any:

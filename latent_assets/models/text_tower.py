@@ -205,7 +205,7 @@ def _norm(x: np.ndarray, state: Weights, name: str, epsilon: float) -> np.ndarra
 
 
 def _attention(parts: Sequence[np.ndarray], heads: int, mask: Any) -> np.ndarray:
-    """Scaled dot product of `heads` heads over queries, keys and values, each [n, length, d]. `mask` is added to scores."""
+    """Scaled dot product of `heads` heads over queries, keys and values [n, length, d]; `mask` is added to scores."""
     query, key, value = parts
     n, length, width = query.shape
 

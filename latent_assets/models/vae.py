@@ -21,6 +21,7 @@ from PIL import Image
 
 from latent_assets.errors import ModelError
 from latent_assets.models.device import best_device
+from latent_assets.models.encoder import LARGE, SMALL_BATCH
 from latent_assets.models.precision import arithmetic
 from latent_assets.models.preprocessing import square
 from latent_assets.models.weights import model_directory, pool_side, quiet_loading, vae_files
@@ -51,6 +52,11 @@ class VaeEncoder:
     def metadata(self) -> Mapping[str, str]:
         """`latent_shape`: C,h,w."""
         return {"latent_shape": ",".join(map(str, self.latent_shape))}
+
+    @cached_property
+    def cpu_batch(self) -> int:
+        """Images that a CPU encodes at once: one fills it, if the model is large."""
+        return 1 if sum(value.numel() for value in self.model.parameters()) >= LARGE else SMALL_BATCH
 
     @cached_property
     def _projection(self) -> torch.Tensor:
