@@ -4,7 +4,8 @@
     for hit in atlas.search_text("a sad face", k=5):
         print(hit.caption, hit.score, hit.source_url)
 
-Opening and reading need neither torch nor a model; the CLIP model loads at the first search by text or picture.
+Opening and reading need neither torch nor a model; a model loads at the first search by text (its text tower alone) or
+by picture.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -36,7 +38,7 @@ from latent_assets.atlas.table import (
     reading,
     row_filter,
 )
-from latent_assets.errors import NotBuiltError, QueryError
+from latent_assets.errors import NotBuiltError, QueryError, UnfitModelsWarning
 from latent_assets.generated.placement.placed import Neighbour, Placed, Placement, PossibleCopy, Share, Verdict
 from latent_assets.layout import ATLAS_TABLE, LANCE, table_folder
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from latent_assets.generated.placement.placing import ImagePlacer
     from latent_assets.models.clip import ClipEncoder
     from latent_assets.models.encoder import Encoder
+    from latent_assets.models.text_tower import TextEncoder
 
 Measure = Literal["cosine similarity", "L2 distance", "BM25", "reciprocal rank"]
 Mode = Literal["clip", "words", "hybrid"]
@@ -138,7 +141,8 @@ class _View:
     table: LanceTable
     info: ReleaseInfo
     encoders: dict[str, Encoder] = field(default_factory=dict)
-    placers: list[ImagePlacer] = field(default_factory=list)  # one, once it was asked for
+    text: list[TextEncoder] = field(default_factory=list)  # one, once it was asked for
+    placers: list[ImagePlacer] = field(default_factory=list)  # likewise
     loading: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -155,6 +159,12 @@ class _View:
             if embedding not in self.encoders:
                 self.encoders[embedding] = self.info.load_encoder(embedding)
             return self.encoders[embedding]
+
+    def text_encoder(self) -> TextEncoder:
+        with self.loading:
+            if not self.text:
+                self.text.append(self.info.load_text_encoder())
+            return self.text[0]
 
     def placer(self, uri: str) -> ImagePlacer:
         from latent_assets.generated.placement.placing import ImagePlacer
@@ -207,7 +217,8 @@ class Atlas:
 
     Opened with `follow=True` it is whatever release `live` names when a method is called: each answer comes from one
     release, two answers may come from two. `current` gives a release that stays, for answers that belong together.
-    Threads may share one.
+    Threads may share one. Searches in an atlas whose models do not know images like its own warn
+    (`errors.UnfitModelsWarning`).
     """
 
     def __init__(self, table: LanceTable, uri: str, tag: str | int = LIVE, follow: bool = False) -> None:
@@ -252,6 +263,11 @@ class Atlas:
     def info(self) -> ReleaseInfo:
         """What the release says of itself."""
         return self._now().info
+
+    @property
+    def notice(self) -> str:
+        """What whoever searches has to know of the release's models; "" for nothing."""
+        return self.info.notice
 
     @_in_one_release
     def __len__(self) -> int:
@@ -499,7 +515,8 @@ class Atlas:
                 table = open_table(self.uri, version)
                 info, before = ReleaseInfo.of_schema(table.schema, self.uri), self._view
                 same = {n: e for n, e in before.encoders.items() if info.models.get(n) == before.info.models[n]}
-                self._view = _View(table, info, same)
+                text = before.text if info.models.get("clip") == before.info.models.get("clip") else []
+                self._view = _View(table, info, same, list(text))
             self._looked = time.monotonic()
 
     def _has_moved(self, view: _View) -> bool:
@@ -539,7 +556,8 @@ class Atlas:
         return " AND ".join(f"({part})" for part in parts) or None
 
     def _by_meaning(self, text: str, most: int, among: str | None) -> list[Hit]:
-        return self._nearest("clip", self.clip.encode_text([text])[0], most, among)
+        vector = self._now().text_encoder().encode_text([text])[0]
+        return self._nearest("clip", vector, most, among)
 
     def _by_words(self, text: str, most: int, among: str | None) -> list[Hit]:
         if not self._now().has_words:
@@ -557,6 +575,8 @@ class Atlas:
         return [self._hit(row, float(row["_score"]), "BM25") for row in found]
 
     def _nearest(self, space: str, vector: np.ndarray, most: int, among: str | None) -> list[Hit]:
+        if said := self.notice:
+            warnings.warn(said, UnfitModelsWarning, stacklevel=4)
         metric = self.info.metrics[space]
         search = nearest(self._table, space, metric, vector, most, self.info.probes(space))
         search = search.where(among, prefilter=True) if among else search

@@ -69,3 +69,7 @@ class ResourceError(LatentAssetsError):
     def __init__(self, message: str, resource: str = "") -> None:
         super().__init__(message)
         self.resource = resource
+
+
+class UnfitModelsWarning(UserWarning):
+    """The atlas that is searched was made with models that do not know images like its own."""

@@ -86,6 +86,11 @@ def thumbnail_name(thumbnail_fingerprint: str, shard: str) -> str:
     return f"thumbnails/{thumbnail_fingerprint}/{shard}.arrow"
 
 
+def precision_name(digest: str) -> str:
+    """How the number formats of a model agree, by the digest of its weights; in the home directory of atlases."""
+    return f"precision/{digest}.json"
+
+
 # -- projection ----------------------------------------------------------------------------------------
 
 

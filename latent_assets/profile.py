@@ -177,7 +177,7 @@ class ClipModel(_Section):
 
 
 class VaeModel(_Section):
-    """A diffusers AutoencoderKL: a repository name or a directory."""
+    """An autoencoder of diffusers: a repository name or a directory."""
 
     model: str = Field(json_schema_extra=MODEL)
     size: Annotated[int, Field(ge=32, le=2048)] = 512
@@ -346,6 +346,9 @@ class Profile(_Section):
     extensions: tuple[str, ...] = Field(
         default=(), description="modules, or Python files, that register further embeddings and spaces"
     )
+    allow_unfit: bool = Field(
+        default=False, description="build with models that do not know images like these; the atlas then says so"
+    )
     source: Source
     filters: Filters = Filters()
     shards: Shards = Shards()
@@ -485,6 +488,7 @@ def parse_profile(values: dict[str, Any], file: Path, base: Path) -> Profile:
         for row in resolved.embeddings:
             if row.check is not None:
                 spaces.resolve(row.check)(resolved.models.of(row.name))
+        spaces.resolve("latent_assets.models.fit:refuse_unfit")(resolved)
     except ProfileError as error:
         raise ProfileError(f"{file}: {error}") from None
     return resolved

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -19,9 +20,10 @@ from latent_assets.atlas.card import ModelInfo
 from latent_assets.atlas.checks import check
 from latent_assets.atlas.release import prune, publish, stage
 from latent_assets.client import Atlas, Hit, QueryError
-from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError, StorageError
+from latent_assets.errors import LatentAssetsError, ModelError, NotBuiltError, StorageError, UnfitModelsWarning
 from latent_assets.images.decode.image import decode_image
 from latent_assets.profile import ClipModel
+from latent_assets.storage import Storage
 from latent_assets_tests.atlas.built import Built, at, build, change_caption, move_places
 from latent_assets_tests.projection import synthetic
 
@@ -422,3 +424,37 @@ def test_a_release_that_lost_files_is_damaged_and_not_gone(built: Built, tmp_pat
     for ask in questions(opened, copy):
         with pytest.raises(StorageError, match=r"cannot be read .*latent-assets verify"):
             ask()
+
+
+def test_a_search_by_words_imports_neither_torch_nor_open_clip(with_model: tuple[Built, ClipModel]) -> None:
+    """What makes a question from the shell slow is imports: a text needs its tower and the table."""
+    code = (
+        "import sys\nfrom latent_assets.client import Atlas\n"
+        "atlas = Atlas.open(sys.argv[1])\nassert len(atlas.search_text('a red thing', k=3)) == 3\n"
+        "print([m for m in sys.argv[2:] if m in sys.modules])"
+    )
+    heavy = ["torch", "torchvision", "torch._dynamo", "open_clip", "timm", "transformers", "diffusers", "scipy"]
+    heavy += ["sympy", "dagster", "umap", "numba", "matplotlib", "cv2", "sklearn", "fastapi"]
+    command = [sys.executable, "-c", code, built_root(with_model), *heavy]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def built_root(made: tuple[Built, ClipModel]) -> str:
+    return str(made[0].storage.root)
+
+
+def test_searches_of_an_atlas_with_unfit_models_say_so(with_model: tuple[Built, ClipModel], tmp_path: Path) -> None:
+    built, _ = with_model
+    root = tmp_path / "root"
+    shutil.copytree(built.storage.root, root)
+    changed = replace(built, storage=Storage(str(root)), release=replace(built.release, unfit={"clip": "knows emoji"}))
+    release(changed)
+    atlas = Atlas.open(root)
+    assert atlas.info.unfit == {"clip": "knows emoji"} and "knows emoji" in atlas.notice
+    for ask in (lambda: atlas.search_text("red"), lambda: atlas.neighbors(built.ids[0], space="vae")):
+        with pytest.warns(UnfitModelsWarning, match="knows emoji"):
+            assert ask()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Atlas.open(built.storage.root).search_text("red")

@@ -24,12 +24,14 @@ from latent_assets.atlas.rows import placed_rows, read_maps
 from latent_assets.atlas.schema import RELEASE_KEY, arrow_schema
 from latent_assets.atlas.table import LISTS
 from latent_assets.errors import DataError, ModelError, NotBuiltError, QueryError
+from latent_assets.models.fit import notice, unfit
 from latent_assets.processes import host_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from latent_assets.models.encoder import Encoder
+    from latent_assets.models.text_tower import TextEncoder
     from latent_assets.profile import Fetch, Profile
     from latent_assets.storage import Storage
 
@@ -48,12 +50,15 @@ class ModelInfo:
     """A model of the release: its name, the digest of its files, its table of the profile.
 
     Paths in `spec` that lie in an installed package are written `package:NAME/PATH`, so that another machine
-    finds its own copy; the digest tells whether it is the same.
+    finds its own copy; the digest tells whether it is the same. `arithmetic`: `dtype` and `device` that all vectors of
+    the release were made with, and the `agreement` of that format with float32 where it was measured (`Agreement`);
+    empty in cards that do not say.
     """
 
     name: str
     digest: str
     spec: dict[str, Any]
+    arithmetic: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class ReleaseInfo:
     `content`: hash over the rows, equal for equal rows whatever files they lie in (see `content`); "" in cards that do
     not say. `labels`: fingerprint of the labels of its maps, "" where there are none. `packages`: versions of what
     made it, Python's among them. `made_by`: user and machine. `settings`: the profile, without its root and its
-    models, which are in `models`.
+    models, which are in `models`. `unfit`: per embedding why its model does not know images like these; empty where
+    all do.
     """
 
     profile: str
@@ -108,6 +114,7 @@ class ReleaseInfo:
     placed_quality: dict[str, dict[str, Any]] = field(default_factory=dict)
     continues: str = ""
     floor: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unfit: dict[str, str] = field(default_factory=dict)
 
     def probes(self, embedding: str) -> int:
         """How many lists of the index of an embedding a search has to look through."""
@@ -131,6 +138,11 @@ class ReleaseInfo:
         return settings.model_validate({**spec, **paths})
 
     @property
+    def notice(self) -> str:
+        """What whoever searches has to know of the models; "" for nothing."""
+        return notice(self.unfit)
+
+    @property
     def how_stored(self) -> Fetch:
         """How the images of the release were stored; cards of earlier releases do not say it."""
         from latent_assets.profile import Fetch
@@ -143,6 +155,18 @@ class ReleaseInfo:
         Raises QueryError when the release has no such model, or no extension registered the embedding here; ModelError
         when the model is not on this machine or its weights are others.
         """
+        settings = self._checked_settings(embedding)
+        encoder: Encoder = registered.resolve(registered.embeddings()[embedding].load)(settings)
+        return encoder
+
+    def load_text_encoder(self) -> TextEncoder:
+        """What makes vectors of texts that compare with the vectors of `clip`; raises as `load_encoder`."""
+        from latent_assets.models.text_tower import load_text_encoder
+
+        return load_text_encoder(self._checked_settings("clip"))
+
+    def _checked_settings(self, embedding: str) -> Any:
+        """The settings of the model of an embedding, if it is on this machine as it was; raises as `load_encoder`."""
         kind = {"clip": "CLIP", "vae": "VAE"}.get(embedding, embedding)
         recorded, row = self.models.get(embedding), registered.embeddings().get(embedding)
         if recorded is None:
@@ -159,8 +183,7 @@ class ReleaseInfo:
                 f"with {recorded.digest}: their vectors do not compare. Install the weights of the atlas, or build it "
                 "again."
             )
-        encoder: Encoder = registered.resolve(row.load)(settings)
-        return encoder
+        return settings
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -260,6 +283,7 @@ def describe_release(
         settings=profile.model_dump(mode="json", exclude={"root", "models"}),
         vectors=profile.table.vectors,
         labels=labels,
+        unfit=unfit(profile),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latent_assets.cli import asking, building, exporting, generating, placing, serving
+from latent_assets.cli import asking, building, exporting, generating, models, placing, serving
 from latent_assets.cli.errors import DEBUG_VARIABLE, explaining
 from latent_assets.cli.inbox import inbox_app
 from latent_assets.cli.profiles import profile_app
@@ -45,10 +45,11 @@ for _command in (
     generating.generate,
     asking.info,
     asking.schema,
-    asking.models,
+    models.try_images,
     exporting.export,
 ):
-    app.command()(_command)
+    app.command("try" if _command is models.try_images else None)(_command)
+app.add_typer(models.models_app, name="models")
 app.add_typer(releases_app, name="releases")
 app.add_typer(inbox_app, name="inbox")
 app.add_typer(profile_app, name="profile")

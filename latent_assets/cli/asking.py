@@ -1,23 +1,22 @@
-"""Commands that ask what is there: `search` and `neighbors`, `info`, `schema` and `models`."""
+"""Commands that ask what is there: `search` and `neighbors`, `info` and `schema`."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from latent_assets.cli.console import err, out, print_json
 from latent_assets.cli.options import CountOption, JsonOption, ProfileOption, selected_profile
 from latent_assets.cli.report import print_labelled
-from latent_assets.errors import LatentAssetsError, NotBuiltError, QueryError
+from latent_assets.errors import NotBuiltError, QueryError, UnfitModelsWarning
 
 if TYPE_CHECKING:
     from latent_assets.client import Atlas, Hit, Mode
@@ -108,8 +107,19 @@ def asked(profile: str | None, ask: Callable[[Atlas | RemoteAtlas], T]) -> T:
             err.print(f"The service cannot answer this ({error}): asking the atlas itself.", style="dim")
         else:
             err.print(f"Answered by the service at {remote.url}, release {remote.release}.", style="dim")
+            _say(remote.notice)
             return found
-    return ask(open_atlas(profile))
+    atlas = open_atlas(profile)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnfitModelsWarning)  # said in one line instead
+        found = ask(atlas)
+    _say(atlas.notice)
+    return found
+
+
+def _say(notice: str) -> None:
+    if notice:
+        err.print(notice, style="yellow", highlight=False, markup=False)
 
 
 def _picture_named(text: str) -> Path | None:
@@ -155,7 +165,10 @@ def info(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     for key, value in values.items():
         if key == "models":
             for name, model in value.items():
-                print_labelled(out, f"model {name}", f"{model.get('name', '')} {model.get('digest', '')}", _KEY)
+                made = {**model.get("arithmetic", {})}
+                agreement = f", {_plain(made.pop('agreement'))}" if made.get("agreement") else ""
+                how = f" ({made.get('dtype')} on {made.get('device')}{agreement})" if made else ""
+                print_labelled(out, f"model {name}", f"{model.get('name', '')} {model.get('digest', '')}{how}", _KEY)
         elif key == "shards":
             print_labelled(out, key, f"{len(value):,}", _KEY)
         elif isinstance(value, Mapping) and any(isinstance(item, Mapping) for item in value.values()):
@@ -193,37 +206,3 @@ def schema(
         sys.stdout.write(names_markdown())
     else:
         raise QueryError(f"There is no table {table}: say `atlas`, `generated` or `sources`.")
-
-
-def models(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
-    """The profile's models: files, sizes and the digest of their weights."""
-    from latent_assets.pipeline.lineage import Lineage
-
-    chosen = selected_profile(profile)
-    lineage = Lineage(chosen)
-    found: dict[str, dict[str, Any]] = {}
-    problems = False
-    for source in lineage.sources:
-        name = source.removesuffix("_model")
-        if name == source:
-            continue
-        try:
-            seen = lineage.observed(source)
-            facts = {key: seen.facts[key] for key in ("files", "bytes")}
-            found[name] = {"name": seen.facts["model"], "digest": seen.version, **facts}
-        except LatentAssetsError as error:
-            problems = True
-            found[name] = {"error": str(error)}
-    if as_json:
-        print_json(found)
-    else:
-        table = Table("model", "name", "digest", "files", "MB", box=None, pad_edge=False)
-        for name, values in found.items():
-            if "error" in values:
-                table.add_row(name, Text(values["error"], style="red"))
-            else:
-                size = f"{values['bytes'] / 1e6:.1f}"
-                table.add_row(name, values["name"], values["digest"], str(values["files"]), size)
-        out.print(table)
-    if problems:
-        raise typer.Exit(5)

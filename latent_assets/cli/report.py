@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from latent_assets.models.fit import notice
+
 if TYPE_CHECKING:
     from latent_assets.pipeline.report import Report
 
@@ -57,6 +59,8 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
             f"trained on {model.trained_on}" if model.trained_on else "its card does not say what it was trained on"
         )
         yield "Model", f"{model.embedding}: {model.name}, {trained}"
+    if said := notice({model.embedding: model.unfit for model in report.models if model.unfit}):
+        yield "Unfit", said
     if report.map:
         yield "Map", report.map
 

@@ -21,6 +21,7 @@ from latent_assets.embeddings.thumbnails import thumbnail
 from latent_assets.images.decode.image import decode_image
 from latent_assets.images.outcome import FetchError
 from latent_assets.layout import latents_name
+from latent_assets.models.encoder import SMALL_BATCH
 from latent_assets.profile import Table
 from latent_assets.progress import report
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from latent_assets.storage import Storage
 
 _THUMBNAILS_AT_ONCE = 64
-_CPU_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -201,10 +201,12 @@ class _Thumbnails:
 class _Vectors:
     """Collects rows to batches, encodes them, and hands them to the writer thread in order.
 
-    Every batch is filled up to the same size: a row's result then does not depend on how many rows came with it. A GPU
-    takes batches of `batch_size`, and a batch's result is fetched only after the next one was queued, so it never
-    idles. A CPU takes small ones, which cost it nothing and a shard of few rows little, side by side: threads that
-    share one batch would wait for each other, above all while others decode. All of them together are a `batch_size`.
+    Every batch has the same size: a row's result then does not depend on how many rows came with it. The last one of a
+    shard is filled up, if the size is not one. A GPU takes batches of `batch_size`, and a batch's result is fetched
+    only after the next one was queued, so it never idles. A CPU takes small ones (`cpu_batch`, one image of a large
+    model), which cost it nothing and a shard of few rows little, side by side: threads that share one batch would wait
+    for each other, above all while others decode. Of a large model two share one, for the memory that it takes. All of
+    them together are a `batch_size` at most.
     """
 
     def __init__(
@@ -216,9 +218,11 @@ class _Vectors:
         self._batch_size, self._in_flight = batch_size, 1
         self._pool: ThreadPoolExecutor | None = None
         if encoder.device.type == "cpu":
-            self._batch_size = min(batch_size, _CPU_BATCH)
+            at_once = getattr(encoder, "cpu_batch", SMALL_BATCH)
+            self._batch_size = min(batch_size, at_once)
             cores = torch.get_num_threads()
-            workers = max(1, min(cores, batch_size // self._batch_size))
+            most = cores if at_once == SMALL_BATCH else cores // 2
+            workers = max(1, min(most, batch_size // self._batch_size))
             self._in_flight = workers
             self._pool = stack.enter_context(
                 ThreadPoolExecutor(workers, "image-encoder", torch.set_num_threads, (max(1, cores // workers),))

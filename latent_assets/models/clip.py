@@ -7,9 +7,9 @@ encoder kept elsewhere. Which rows are encoded, and where the vectors go, is not
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,17 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from latent_assets.errors import ModelError
-from latent_assets.models.device import best_device, dtype_on
-from latent_assets.models.preprocessing import square
-from latent_assets.models.weights import clip_files, open_clip_weights, quiet_loading
+from latent_assets.models.device import best_device
+from latent_assets.models.encoder import LARGE, SMALL_BATCH
+from latent_assets.models.hub import TOKENIZER, WANTED, Repository, local_copy
+from latent_assets.models.precision import arithmetic
+from latent_assets.models.preprocessing import MODES, squared
+from latent_assets.models.weights import clip_config, clip_files, clip_weights, quiet_loading, tag_of
 from latent_assets.processes import temporary_folder
 from latent_assets.profile import ClipModel, resolve_path
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_SHOWN = ("mean", "std", "interpolation", "resize_mode")  # what a tag says of the images its weights were trained on
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class ClipEncoder:
     """A loaded CLIP. Vectors are float32 [width], unit length; pixels are uint8 [size, size, 3]."""
 
     model: torch.nn.Module
-    tokenizer: Any
+    load_tokenizer: Callable[[], Any]
     preprocess: PreprocessCfg
     width: int
     device: torch.device
@@ -58,9 +62,24 @@ class ClipEncoder:
         size = self.preprocess.size
         return size if isinstance(size, int) else size[0]
 
+    @cached_property
+    def cpu_batch(self) -> int:
+        """Images that a CPU encodes at once: a large model fills it with the 200 patches of one or a few."""
+        visual = self.model.visual
+        if sum(value.numel() for value in visual.parameters()) < LARGE:  # type: ignore[union-attr]
+            return SMALL_BATCH
+        patch = getattr(visual, "patch_size", None) or (16, 16)
+        return max(1, min(SMALL_BATCH, 200 // max(1, (self.size // patch[0]) ** 2)))  # type: ignore[index]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Texts to the model's token ids. Raises ModelError where its vocabulary is not on this machine."""
+        return self.load_tokenizer()
+
     def pixels(self, image: Image.Image) -> np.ndarray:
         """What open_clip's transform shows the model, before normalisation: uint8 [size, size, 3]."""
-        return square(image, self.size, _RESAMPLING[self.preprocess.interpolation])
+        shown = self.preprocess
+        return squared(image, self.size, shown.resize_mode, _RESAMPLING[shown.interpolation], shown.fill_color)
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [n, size, size, 3] to unit vectors float32 [n, d] on the model's device, without waiting for it."""
@@ -87,34 +106,89 @@ def load_clip(spec: ClipModel, device: torch.device | None = None) -> ClipEncode
 
     Raises ModelError when it cannot be found, or when weights and architecture disagree.
     """
-    return _load(spec, device or best_device(), clip_files(spec).digest)
+    chosen = spec.model_copy(update={"dtype": arithmetic("clip", spec).dtype})
+    return _load(chosen, device or best_device(), clip_files(spec).digest)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _load(spec: ClipModel, device: torch.device, digest: str) -> ClipEncoder:
-    """`digest` is part of the cache's key: weights that changed on disk are another model."""
-    dtype = dtype_on(device, spec.dtype, torch.float16)
-    model, tokenizer, preprocess, width = _named(spec) if spec.name else _configured(spec)
-    model = model.eval().to(device=device, dtype=dtype)
-    return ClipEncoder(model, tokenizer, preprocess, width, device, dtype)
+    """`spec.dtype` is a format, not `auto`. `digest` is part of the key: weights that changed are another model."""
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    model, load_tokenizer = _named(spec) if spec.name else _configured(spec)
+    preprocess = PreprocessCfg(**model.visual.preprocess_cfg)  # type: ignore[union-attr,arg-type]
+    _check(preprocess, str(spec.name or spec.config))
+    width = int(clip_config(spec)["embed_dim"])
+    model = model.eval().requires_grad_(False).to(device=device, dtype=dtype)
+    return ClipEncoder(model, load_tokenizer, preprocess, width, device, dtype)
 
 
-def _named(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg, int]:
+def _check(preprocess: PreprocessCfg, name: str) -> None:
+    """Refuse what no pixels can be made for. Raises ModelError."""
+    size = preprocess.size
+    if not isinstance(size, int) and len(set(size)) > 1:
+        raise ModelError(f"models.clip: {name} sees images of {size[0]}x{size[1]} pixels; only squares are shown here.")
+    if preprocess.interpolation not in _RESAMPLING or preprocess.resize_mode not in MODES:
+        raise ModelError(
+            f"models.clip: {name} sees images resized by `{preprocess.interpolation}`, `{preprocess.resize_mode}`; "
+            f"known here: {', '.join(_RESAMPLING)} and {', '.join(MODES)}."
+        )
+
+
+def _named(spec: ClipModel) -> tuple[torch.nn.Module, Callable[[], Any]]:
     assert spec.name is not None and spec.pretrained is not None
-    open_clip_weights(spec)  # a clear error when they cannot be had
-    with quiet_loading():
-        model = open_clip.create_model(spec.name, pretrained=spec.pretrained)
-    width = int(open_clip.get_model_config(spec.name)["embed_dim"])
-    return model, open_clip.get_tokenizer(spec.name), PreprocessCfg(**model.visual.preprocess_cfg), width
+    weights = clip_weights(spec)  # a clear error when they cannot be had
+    config, shown = clip_config(spec), tag_of(spec) or {}
+    text = dict(config["text_cfg"])
+    encoder = _hugging_face(text, "hf_model_name")
+    further = {"text_cfg": {**text, "hf_model_name": encoder, "hf_model_pretrained": False}} if encoder else {}
+    try:
+        with quiet_loading():
+            model = open_clip.create_model(
+                spec.name,
+                pretrained=str(weights),
+                force_quick_gelu=bool(config["quick_gelu"]),
+                force_preprocess_cfg={key: shown[key] for key in _SHOWN if shown.get(key) is not None},
+                pretrained_text=False,
+                **further,
+            )
+    except Exception as error:  # whatever open_clip, timm and transformers make of an architecture and its weights
+        raise ModelError(
+            f"models.clip: open_clip cannot load {spec.name} with the weights {spec.pretrained} "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    return model, lambda: _tokenizer(spec, text)
 
 
-def _configured(spec: ClipModel) -> tuple[torch.nn.Module, Any, PreprocessCfg, int]:
+def _tokenizer(spec: ClipModel, text: dict[str, Any]) -> Any:
+    """The tokenizer of a named model; one of the hub's from its copy on this machine, where there is one."""
+    folder = _hugging_face(text, "hf_tokenizer_name")
+    try:
+        if folder is None:
+            return open_clip.get_tokenizer(spec.name)
+        settings = text.get("tokenizer_kwargs", {})
+        return open_clip.tokenizer.HFTokenizer(folder, context_length=text.get("context_length", 77), **settings)
+    except Exception as error:
+        wanted = text.get("hf_tokenizer_name", "")
+        raise ModelError(
+            f"models.clip: the vocabulary of {spec.name} (`{wanted}`) is not on this machine, so texts cannot be "
+            f"encoded ({type(error).__name__}). With network: `latent-assets models fetch -p PROFILE`."
+        ) from error
+
+
+def _hugging_face(text: dict[str, Any], key: str) -> str | None:
+    """The folder of a repository that a text tower names, when it was fetched."""
+    if key not in text:
+        return None
+    folder = local_copy(Repository("models.clip.name", str(text[key]), TOKENIZER if "tokenizer" in key else WANTED))
+    return str(folder) if folder else None
+
+
+def _configured(spec: ClipModel) -> tuple[torch.nn.Module, Callable[[], Any]]:
     config_file, weights_file = Path(resolve_path(str(spec.config))), Path(resolve_path(str(spec.weights)))
     encoder = resolve_path(spec.text_encoder) if spec.text_encoder else None
     model, tokenizer = build_open_clip(config_file, encoder)
     fill_weights(model, weights_file, config_file)
-    width = int(json.loads(config_file.read_text(encoding="utf-8"))["model_cfg"]["embed_dim"])
-    return model, tokenizer, PreprocessCfg(**model.visual.preprocess_cfg), width
+    return model, lambda: tokenizer
 
 
 def build_open_clip(config_file: Path, text_encoder: str | None) -> tuple[Any, Any]:

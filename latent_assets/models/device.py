@@ -5,6 +5,7 @@ Importing this module is cheap; torch is loaded by the functions that need it.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,30 @@ def device_kind() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+# what processors call their instructions that multiply bfloat16, in /proc/cpuinfo, and what people call them
+_X86, _ARM = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}, {"bf16": "ARM BF16"}
+
+
+@lru_cache(maxsize=1)
+def native_bfloat16() -> str | None:
+    """The instructions by which this processor multiplies bfloat16; None for one that would imitate it."""
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "hw.optional.arm.FEAT_BF16"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        return "ARM BF16" if found == "1" else None
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        names = {"flags": _X86, "Features": _ARM}.get(key.strip())
+        if names is not None:
+            flags = set(value.split())
+            return next((called for flag, called in names.items() if flag in flags), None)
+    return None
 
 
 def best_device() -> torch.device:

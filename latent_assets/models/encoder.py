@@ -11,8 +11,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+LARGE = 20_000_000  # parameters, from which on one image, or a few, keep a CPU as busy as many do
+SMALL_BATCH = 16  # images that smaller models encode at once on a CPU
+
+
 class Encoder(Protocol):
-    """A loaded model that makes one embedding.
+    """A loaded model that makes one embedding. It may say in `cpu_batch` how many images a CPU encodes at once (else
+    `SMALL_BATCH`).
 
     Its methods are called from several threads. A row's result must not depend on what the other rows of its batch
     are, nor on its place among them.

@@ -1,7 +1,8 @@
-"""Pixels for the encoders: a square crop at each model's size. Decoding is the business of `images.decode`.
+"""Pixels for the encoders: a square at each model's size. Decoding is the business of `images.decode`.
 
-The crop is torchvision's Resize (shortest side) and CenterCrop on PIL images, which is what open_clip's
-own transform does; only normalisation is left to the model's device.
+How an image becomes a square is what open_clip's own transforms do with PIL images: torchvision's Resize of the
+shortest side and CenterCrop, or Resize of both sides, or the whole image on a ground. Only normalisation is left to the
+model's device.
 """
 
 from __future__ import annotations
@@ -11,6 +12,26 @@ from PIL import Image
 
 # beyond this ratio of the sides only the middle is resized: a 10 x 10,000 image must not become 512 x 512,000
 _WIDEST = 16
+MODES = ("shortest", "squash", "longest")
+
+
+def squared(image: Image.Image, size: int, mode: str, resample: Image.Resampling, fill: int = 0) -> np.ndarray:
+    """An RGB image as a model was trained to see it: uint8 [size, size, 3].
+
+    mode: `shortest` crops the centre, `squash` changes the ratio of the sides, `longest` shows all of it on a ground of
+    the grey `fill`.
+    """
+    if mode == "shortest":
+        return square(image, size, resample)
+    if mode == "squash":
+        return np.asarray(image if image.size == (size, size) else image.resize((size, size), resample))
+    width, height = image.size
+    ratio = max(width, height) / size
+    scaled = (max(1, round(width / ratio)), max(1, round(height / ratio)))
+    shown = image if image.size == scaled else image.resize(scaled, resample)
+    ground = Image.new("RGB", (size, size), (fill, fill, fill))
+    ground.paste(shown, ((size - scaled[0]) // 2, (size - scaled[1]) // 2))
+    return np.asarray(ground)
 
 
 def square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,15 +17,15 @@ from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from latent_assets.errors import ModelError, ProfileError
+from latent_assets.models.hub import BIN, NEVER_LOADED, SAFETENSORS, Repository, snapshot
 from latent_assets.models.training_data import data_of_card, data_of_repository, data_of_tag
 from latent_assets.profile import ClipModel, DiffusionModel, VaeModel, resolve_path
 
 # what decides a model's output: configuration, vocabulary and weights, never documents or pictures
 _CONTENT = (".json", ".safetensors", ".bin", ".pt", ".txt", ".model")
-# duplicates of the weights in other formats, as repositories of pipelines have them
-_NEVER_LOADED = ("*.fp16.*", "*non_ema*", "*-pruned*", "v1-5-*")
 _WEIGHTS = (".safetensors", ".bin", ".pt")
 
 
@@ -47,7 +46,7 @@ class ModelFiles:
 def clip_files(spec: ClipModel) -> ModelFiles:
     """Files of a CLIP model; a named one is downloaded to the hub's cache when it is not there yet."""
     if spec.name is not None:
-        found = _digest(f"{spec.name}/{spec.pretrained}", [Path(open_clip_weights(spec))], salt=spec.name)
+        found = _digest(f"{spec.name}/{spec.pretrained}", [clip_weights(spec)], salt=spec.name)
         return replace(found, trained_on=data_of_tag(spec.pretrained or ""))
     paths = [_existing(spec.config, "models.clip.config"), _existing(spec.weights, "models.clip.weights")]
     if spec.text_encoder:
@@ -62,19 +61,23 @@ def check_clip(spec: ClipModel) -> None:
     """
     if spec.name is None:
         return
-    package = find_spec("open_clip")
-    if package is None or not package.submodule_search_locations:
-        raise ProfileError("`models.clip.name` needs the package open_clip_torch; pip install it.")
-    folder = Path(next(iter(package.submodule_search_locations))) / "model_configs"
-    known = sorted(path.stem for path in folder.glob("*.json"))
+    known = sorted(path.stem for path in _configs().glob("*.json"))
     if spec.name.replace("/", "-") not in known:
         near = get_close_matches(spec.name, known, n=3, cutoff=0.4)
         hint = f" Close: {', '.join(near)}." if near else ""
         raise ProfileError(f"`models.clip.name`: open_clip has no model `{spec.name}`.{hint}")
 
 
+def _configs() -> Path:
+    """The folder of open_clip's architectures."""
+    package = find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise ProfileError("`models.clip.name` needs the package open_clip_torch; pip install it.")
+    return Path(next(iter(package.submodule_search_locations))) / "model_configs"
+
+
 def vae_files(spec: VaeModel) -> ModelFiles:
-    """Files of an AutoencoderKL. Raises ProfileError when `feature_dim` does not fit its latents."""
+    """Files of an autoencoder. Raises ProfileError when `feature_dim` does not fit its latents."""
     paths = directory_files(spec.model, "models.vae.model")
     _check_feature_dim(spec, model_directory(spec.model, "models.vae.model"))
     return replace(_digest(_short(spec.model), paths), trained_on=_trained_on(spec.model, "models.vae.model"))
@@ -95,13 +98,21 @@ def _check_feature_dim(spec: VaeModel, folder: Path) -> None:
         return
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
-        channels, blocks = int(values.get("latent_channels", 4)), len(values.get("block_out_channels", [0] * 4))
+        channels = int(values.get("latent_channels", 4))
+        blocks = values.get("block_out_channels", values.get("encoder_block_out_channels"))
+        if blocks is None and "_class_name" in values:
+            return  # of a kind whose shape only the loaded model tells
+        factor = 2 ** (len(blocks or [0] * 4) - 1)
     except (ValueError, TypeError, AttributeError) as error:
         raise ProfileError(
-            f"models.vae.model: {config} is not the configuration of an AutoencoderKL ({error}). Set the directory "
+            f"models.vae.model: {config} is not the configuration of an autoencoder ({error}). Set the directory "
             "that diffusers saved one to."
         ) from error
-    pool_side(channels, spec.size // 2 ** (blocks - 1), spec.feature_dim)
+    if spec.size % factor:
+        raise ProfileError(
+            f"models.vae.size: {spec.size} is not a multiple of {factor}, by which {spec.model} makes images smaller."
+        )
+    pool_side(channels, spec.size // factor, spec.feature_dim)
 
 
 def pool_side(channels: int, side: int, feature_dim: int) -> int:
@@ -134,26 +145,87 @@ def _trained_on(model: str, key: str) -> str:
     return data_of_card(model_directory(model, key)) if local else data_of_repository(model)
 
 
-def open_clip_weights(spec: ClipModel) -> str:
-    """Local path of the weights of a named open_clip model. Raises ModelError when they cannot be had."""
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+def clip_config(spec: ClipModel) -> dict[str, Any]:
+    """The `model_cfg` of a CLIP, as open_clip writes it; of a named one with the activation of its weights.
 
-    assert spec.name is not None and spec.pretrained is not None
-    if Path(spec.pretrained).is_file():
-        return spec.pretrained
-    config = get_pretrained_cfg(spec.name, spec.pretrained)
-    if not config:
-        tags = ", ".join(list_pretrained_tags_by_model(spec.name)) or "none"
+    Weights of OpenAI's were trained with QuickGELU; open_clip only warns where a model of another name takes them.
+    """
+    if spec.name is None:
+        file = _existing(spec.config, "models.clip.config")
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+        return found
+    found = json.loads((_configs() / f"{spec.name.replace('/', '-')}.json").read_text(encoding="utf-8"))
+    return found | {"quick_gelu": quick_gelu(spec, bool(found.get("quick_gelu")))}
+
+
+def quick_gelu(spec: ClipModel, configured: bool) -> bool:
+    """Whether a named model's weights were trained with QuickGELU. Raises ModelError where its name says other."""
+    tag = tag_of(spec)
+    trained = configured if tag is None else bool(tag.get("quick_gelu", False))
+    if configured and not trained:
+        raise ModelError(
+            f"models.clip.name: the weights {spec.pretrained} were not trained with QuickGELU, which {spec.name} has. "
+            f'Set name = "{str(spec.name).removesuffix("-quickgelu")}".'
+        )
+    return trained
+
+
+def clip_weights(spec: ClipModel) -> Path:
+    """Local path of the weights of a CLIP model. Raises ModelError when they cannot be had."""
+    if spec.name is None:
+        return _existing(spec.weights, "models.clip.weights")
+    if spec.pretrained is not None and Path(spec.pretrained).is_file():
+        return Path(spec.pretrained)
+    repository = clip_repository(spec)
+    folder = snapshot(repository, lambda: clip_sizes(spec, repository))
+    return next(folder / name for name in repository.choice if (folder / name).is_file())
+
+
+def weight_bytes(spec: ClipModel | VaeModel) -> int:
+    """How large the weights of an encoder are on the disk."""
+    if isinstance(spec, ClipModel):
+        return clip_weights(spec).stat().st_size
+    files = directory_files(spec.model, "models.vae.model")
+    return sum(path.stat().st_size for path in files if path.suffix in _WEIGHTS)
+
+
+def clip_repository(spec: ClipModel) -> Repository:
+    """The hub's repository of a named model's weights. Raises ModelError for a tag that open_clip does not know."""
+    tag = tag_of(spec)
+    if tag is None:
+        from latent_assets.models.open_clip_parts import part
+
+        tags = ", ".join(part("pretrained").list_pretrained_tags_by_model(spec.name)) or "none"
         raise ModelError(
             f"models.clip.pretrained: open_clip has no weights `{spec.pretrained}` for {spec.name}. It has: {tags}."
         )
+    place = str(tag["hf_hub"])
+    name, _, file = place.rpartition("/")
+    return Repository("models.clip.pretrained", name, (), (file,) if file else (SAFETENSORS, BIN), ())
+
+
+def tag_of(spec: ClipModel) -> dict[str, Any] | None:
+    """What open_clip says of the weights of a tag; None for a tag it does not know, and for a file."""
+    from latent_assets.models.open_clip_parts import part
+
+    if Path(str(spec.pretrained)).is_file():
+        return None
+    name = str(spec.name).replace("/", "-")
+    found: dict[str, Any] = part("pretrained").get_pretrained_cfg(name, spec.pretrained)
+    return found or None
+
+
+def clip_sizes(spec: ClipModel, repository: Repository) -> dict[str, float]:
+    """The file of weights and about how large it is, in MB: four bytes for each parameter of the architecture."""
+    import open_clip
+    import torch
+
     try:
-        return str(download_pretrained(config))
-    except Exception as error:  # hub clients raise many kinds: network, quota, disk
-        raise ModelError(
-            f"The weights {spec.name}/{spec.pretrained} are not in the local cache and could not be downloaded "
-            f"({type(error).__name__}: {error}). Check the network, or set `config` and `weights` to local files."
-        ) from error
+        with torch.device("meta"), quiet_loading():
+            model = open_clip.create_model(str(spec.name), pretrained_text=False, load_weights=False)
+    except Exception:  # an architecture whose parts lie elsewhere: the file's name has to do
+        return {}
+    return {repository.choice[0]: sum(value.numel() for value in model.state_dict().values()) * 4 / 1e6}
 
 
 def directory_files(model: str, key: str) -> list[Path]:
@@ -170,16 +242,16 @@ def directory_files(model: str, key: str) -> list[Path]:
 
 def _is_loaded(path: Path) -> bool:
     """Whether the loading libraries would read a file: not what only lies beside the weights they take."""
-    if any(path.match(pattern) for pattern in _NEVER_LOADED):
+    if any(path.match(pattern) for pattern in NEVER_LOADED):
         return False
     return path.suffix not in (".bin", ".pt") or not any(path.parent.glob("*.safetensors"))
 
 
 def model_directory(model: str, key: str) -> Path:
-    """Local directory of a model: a path, `package:NAME/PATH`, or the snapshot of a hub repository."""
+    """Local directory of a model: a path, `package:NAME/PATH`, or the copy of a hub repository."""
     if model.startswith("package:"):
         return Path(resolve_path(model))
-    return Path(model) if Path(model).is_absolute() else Path(_snapshot(model, key))
+    return Path(model) if Path(model).is_absolute() else snapshot(Repository(key, model))
 
 
 @contextmanager
@@ -207,22 +279,6 @@ def quiet_loading() -> Iterator[None]:
         if bars:
             transformers_logging.enable_progress_bar()
             diffusers_logging.enable_progress_bar()
-
-
-def _snapshot(repository: str, key: str) -> str:
-    """Local snapshot of a hub repository, downloaded when the network allows it."""
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    try:
-        ignored = list(_NEVER_LOADED)
-        return snapshot_download(repository, allow_patterns=wanted, ignore_patterns=ignored, local_files_only=offline)
-    except Exception as error:
-        raise ModelError(
-            f"{key}: `{repository}` is neither a local directory nor in the hub's cache, and could not be downloaded "
-            f"({type(error).__name__}). Check the name and the network, or set the path of a local copy."
-        ) from error
 
 
 def _existing(value: str | None, key: str) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from latent_assets.errors import LatentAssetsError
 from latent_assets.layout import LEDGERS, picture_name
+from latent_assets.models.fit import unfit
 from latent_assets.pipeline.manifests import WHOLE, Manifest
 from latent_assets.pipeline.states import State
 
@@ -32,12 +33,14 @@ class Limit:
 
 @dataclass(frozen=True)
 class ModelUse:
-    """A model that vectors are made with. `trained_on`: the data it knows, "" when nobody says."""
+    """A model that vectors are made with. `trained_on`: the data it knows, "" when nobody says. `unfit`: why it does
+    not know images like these, "" where it does."""
 
     embedding: str
     name: str
     digest: str
     trained_on: str
+    unfit: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,12 +141,14 @@ def _limits(lineage: Lineage, outcomes: Mapping[str, int]) -> Iterator[Limit]:
 
 
 def _models(lineage: Lineage) -> Iterator[ModelUse]:
+    reasons = unfit(lineage.profile)
     for row in lineage.profile.embeddings:
         try:
             seen = lineage.observed(row.source)
         except LatentAssetsError:  # `status` and `models` say what is wrong with it
             continue
-        yield ModelUse(row.name, str(seen.facts["model"]), seen.version, str(seen.facts.get("trained_on", "")))
+        trained_on = str(seen.facts.get("trained_on", ""))
+        yield ModelUse(row.name, str(seen.facts["model"]), seen.version, trained_on, reasons.get(row.name, ""))
 
 
 def _map(lineage: Lineage, table: Manifest | None) -> str | None:

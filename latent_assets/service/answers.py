@@ -104,6 +104,7 @@ class SearchAnswer(_Answer):
     mode: Mode | Literal["image"]
     release: int
     results: list[Found]
+    notice: str = Field(default="", description="what is wrong with the atlas's models, where anything is")
 
 
 class NeighbourGroup(_Answer):

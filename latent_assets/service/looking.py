@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,19 +64,25 @@ def search(release: OpenRelease, question: Question) -> SearchAnswer:
         mode=question.mode,
         release=release.version,
         results=_found(release, kept[question.offset : most]),
+        notice=release.atlas.info.notice,
     )
 
 
 def search_image(release: OpenRelease, data: bytes, k: int, space: str) -> SearchAnswer:
     """Images that resemble a picture. Raises QueryError as `Atlas.search_image` does."""
     hits = release.atlas.search_image(data, k, space)
-    return SearchAnswer(query=None, mode="image", release=release.version, results=_found(release, hits))
+    return _like_an_image(release, hits)
 
 
 def neighbours(release: OpenRelease, row_id: str, k: int, space: str) -> SearchAnswer:
     """Images that resemble one of the atlas. Raises QueryError or NotBuiltError as `Atlas.neighbors` does."""
     hits = release.atlas.neighbors(row_id, k, space)
-    return SearchAnswer(query=None, mode="image", release=release.version, results=_found(release, hits))
+    return _like_an_image(release, hits)
+
+
+def _like_an_image(release: OpenRelease, hits: Sequence[Hit]) -> SearchAnswer:
+    found, notice = _found(release, hits), release.atlas.info.notice
+    return SearchAnswer(query=None, mode="image", release=release.version, results=found, notice=notice)
 
 
 def image(release: OpenRelease, row_id: str) -> ImageAnswer:

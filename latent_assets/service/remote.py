@@ -36,6 +36,7 @@ class RemoteAtlas:
 
     def __init__(self, record: Record, release: int) -> None:
         self._record, self.release = record, release
+        self.notice = ""  # what the answer said of the atlas's models
 
     @property
     def url(self) -> str:
@@ -110,7 +111,7 @@ class RemoteAtlas:
     def _hits(self, answer: dict[str, Any]) -> list[Hit]:
         from latent_assets.client import Hit
 
-        self.release = answer["release"]
+        self.release, self.notice = answer["release"], answer.get("notice", "")
         return [
             Hit(
                 id=hit["id"],

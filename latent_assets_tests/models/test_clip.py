@@ -115,7 +115,7 @@ def test_vit_l_14_loads_and_encodes(tmp_path: Path) -> None:
         model = open_clip.create_model("ViT-L-14", precision="fp32")
         save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, weights)
     del model
-    encoder = load_clip(ClipModel(name="ViT-L-14", pretrained=str(weights)))
+    encoder = load_clip(ClipModel(name="ViT-L-14", pretrained=str(weights), dtype="float32"))
     assert encoder.size == 224 and encoder.pixels(photograph(0, (400, 300))).shape == (224, 224, 3)
     vectors = clip_vectors(encoder, [photograph(0, (400, 300)), photograph(1, (224, 500))])
     assert vectors.shape == (2, 768) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

@@ -72,7 +72,7 @@ def test_stable_diffusions_autoencoder_at_512(tmp_path: Path) -> None:
     )
     assert sum(value.numel() for value in model.parameters()) == 83_653_863, "the size of Stable Diffusion's own"
     model.save_pretrained(tmp_path)
-    encoder = load_vae(VaeModel(model=str(tmp_path), size=512, feature_dim=256))
+    encoder = load_vae(VaeModel(model=str(tmp_path), size=512, feature_dim=256, dtype="float32"))
     assert encoder.latent_shape == (4, 64, 64)
     pixels = torch.from_numpy(encoder.pixels(photograph(0, (700, 520))).copy())[None]
     assert pixels.shape == (1, 512, 512, 3)

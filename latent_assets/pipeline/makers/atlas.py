@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from latent_assets.atlas.checks import Check as ReleaseCheck
     from latent_assets.atlas.rows import ShardContent
     from latent_assets.pipeline.lineage import Lineage, MakeOptions
+    from latent_assets.spaces import Embedding
     from latent_assets.storage import Storage
 
 
@@ -58,7 +59,7 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     for row in profile.embeddings:
         observed = lineage.observed(row.source)
         spec = profile.models.of(row.name).model_dump(mode="json")
-        models[row.name] = ModelInfo(str(observed.facts["model"]), observed.version, spec)
+        models[row.name] = ModelInfo(str(observed.facts["model"]), observed.version, spec, _arithmetic(lineage, row))
     projection, labels = lineage.manifest("umap_model").fingerprint, lineage.manifest("atlas_labels").fingerprint
     info = describe_release(profile, storage, lineage.shards(), projection, wanted, models, labels)
     staged = stage(profile, storage, _contents(lineage), info, anew=options.force or options.mend)
@@ -88,6 +89,19 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     pictures = release_pictures(storage.lance_uri, published.version)
     flush_table(storage.lance_uri)
     return {"atlas_table": Output(wanted, info.rows, files, details, findings, pictures)}
+
+
+def _arithmetic(lineage: Lineage, row: Embedding) -> dict[str, Any]:
+    """Number format and device of an embedding's vectors, as its shards say: one under one fingerprint."""
+    from latent_assets.models.precision import arithmetic
+
+    made = [lineage.details(each) for each in lineage.manifests.all(row.stage).values()]
+    facts: dict[str, Any] = {
+        "dtype": ", ".join(sorted({each.dtype for each in made})),
+        "device": ", ".join(sorted({each.device for each in made})),
+    }
+    agreement = arithmetic(row.name, lineage.profile.models.of(row.name)).agreement
+    return facts | ({"agreement": asdict(agreement)} if agreement is not None else {})
 
 
 def recover_table(lineage: Lineage) -> None:

@@ -53,8 +53,9 @@ class ManifestDetails:
 def number_format(profile: Profile, name: str) -> dict[str, Any]:
     """Number format and device kind of an encoder here: they decide the last bits of what it makes."""
     from latent_assets.models.device import device_kind
+    from latent_assets.models.precision import fingerprint_of
 
-    return {"device": device_kind(), "dtype": getattr(profile.models.of(name), "dtype", "auto")}
+    return {"device": device_kind(), "dtype": fingerprint_of(name, profile.models.of(name))}
 
 
 def places(lineage: Lineage, shard: str) -> ShardEmbeddings:
