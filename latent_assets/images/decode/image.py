@@ -179,6 +179,16 @@ def _encoded(data: bytes, kind: str, settings: Fetch) -> StoredImage:
     )
 
 
+def _raw_jpeg(data: bytes) -> bytes:
+    """Without metadata; with the end that some lack behind all of their pixels. Raises ValueError."""
+    try:
+        return without_metadata(data, "jpeg")
+    except jpeg.NoEndError:
+        from latent_assets.images.decode.pixels import ended
+
+        return without_metadata(ended(data), "jpeg")
+
+
 def _raw(data: bytes, kind: str, settings: Fetch) -> StoredImage:
     """Check everything that can be checked without decoding a JPEG, and leave metadata out.
 
@@ -188,7 +198,7 @@ def _raw(data: bytes, kind: str, settings: Fetch) -> StoredImage:
     if kind == "jpeg":
         header = jpeg.read_header(data)
         check_pixels(header.width, header.height, 1, settings)
-        (width, height), stored = header.upright_size, without_metadata(data, kind)
+        (width, height), stored = header.upright_size, _raw_jpeg(data)
     else:
         from latent_assets.images.decode.pixels import checked
 

@@ -14,6 +14,7 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SCAN = 0xDA
 _END = 0xD9
+END = b"\xff\xd9"
 _METADATA = frozenset(range(0xE0, 0xFF))
 # by the second byte of a marker: the end, metadata, or a segment whose content may look like either
 _NOTABLE = frozenset({*range(0xC0, 0xD0), *range(0xD9, 0xFF)})
@@ -25,6 +26,10 @@ _EXIF = b"Exif\0\0"
 _ICC = b"ICC_PROFILE\0"
 _ORIENTATION = 0x0112
 _Edit = tuple[int, int, bytes]  # start, end, what stands there instead
+
+
+class NoEndError(ValueError):
+    """A JPEG without its last marker: pixels may be missing, too."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def _scan_edits(data: bytes, at: int) -> list[_Edit]:
         if marker in _METADATA:
             edits.append((found, at, b""))
             _refuse_crowds(edits)
-    raise ValueError("the end of the image is missing")
+    raise NoEndError("the end of the image is missing")
 
 
 def _refuse_crowds(found: list[Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +18,8 @@ import simplejpeg
 from PIL import Image, ImageCms
 
 from latent_assets.images.decode import jpeg
+from latent_assets.images.decode.bare import bare
 from latent_assets.images.decode.limits import check_pixels, decoding
-from latent_assets.images.decode.metadata import bare
 from latent_assets.images.decode.resize import target_size, upright
 from latent_assets.images.outcome import FetchError, Reason
 
@@ -108,8 +108,19 @@ def _decode_scaled(data: bytes, header: jpeg.JpegHeader, settings: Fetch) -> np.
         with decoding(header.width, header.height):
             pixels: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, min_factor=2.0)
     except ValueError:
+        with decoding(header.width, header.height), suppress(ValueError):  # only its end may be missing
+            completed: np.ndarray = simplejpeg.decode_jpeg(
+                data + jpeg.END, "RGB", min_width=width, min_height=height, min_factor=2.0
+            )
+            return completed
         return None  # damaged or merely odd: Pillow decides
     return pixels
+
+
+def ended(data: bytes) -> bytes:
+    """A JPEG with the end that it lacks, if all of its pixels are there. Raises ValueError."""
+    simplejpeg.decode_jpeg(data + jpeg.END, "CMYK" if jpeg.read_header(data).components == 4 else "RGB")
+    return data + jpeg.END
 
 
 def _srgb(image: Image.Image) -> np.ndarray:

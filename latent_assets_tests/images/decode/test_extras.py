@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 
@@ -12,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from latent_assets.images.decode.bare import bare
 from latent_assets.images.decode.image import decode_image, store_image
-from latent_assets.images.decode.metadata import bare
 from latent_assets.images.outcome import FetchError, Reason
 from latent_assets.profile import Fetch
 from latent_assets_tests.images.conftest import encoded, picture
@@ -152,6 +154,42 @@ def test_a_png_may_end_behind_its_pixels() -> None:
         assert np.array_equal(stored_pixels(SIGNATURE + header + pixels + tail), np.asarray(picture()))
 
 
+LISTED, CLEARED = list(chunks(PALETTE)), list(chunks(CLEAR))
+HEADER, PIXELS, END = chunks(PNG)
+UNFIT = {
+    "a suggested palette with a wrong checksum": (PNG, [HEADER, chunk(b"PLTE", bytes(30), 1), PIXELS, END]),
+    "a suggested palette of odd length": (PNG, [HEADER, chunk(b"PLTE", bytes(31)), PIXELS, END]),
+    "a palette behind the pixels": (PNG, [HEADER, PIXELS, chunk(b"PLTE", bytes(30)), END]),
+    "a short clear colour": (PNG, [HEADER, chunk(b"tRNS", b"\0\1"), PIXELS, END]),
+    "no clear colour": (PNG, [HEADER, chunk(b"tRNS"), PIXELS, END]),
+    "a clear colour with a wrong checksum": (PNG, [HEADER, chunk(b"tRNS", bytes(6), 1), PIXELS, END]),
+    "more clear colours than there are": (PALETTE, [*LISTED[:2], chunk(b"tRNS", bytes(300)), *LISTED[2:]]),
+    "clear colours with a wrong checksum": (PALETTE, [*LISTED[:2], chunk(b"tRNS", bytes(8), 1), *LISTED[2:]]),
+    "clear colours before the palette": (PALETTE, [LISTED[0], chunk(b"tRNS", bytes(8)), *LISTED[1:]]),
+    "clear colours behind the pixels": (PALETTE, [*LISTED[:-1], chunk(b"tRNS", bytes(8)), LISTED[-1]]),
+    "a second set of clear colours, broken": (CLEAR, [*CLEARED[:3], chunk(b"tRNS", bytes(300)), *CLEARED[3:]]),
+    "an end with content and a wrong checksum": (PNG, [HEADER, PIXELS, chunk(b"IEND", b"abc", 1)]),
+    "empty pixels": (PNG, [HEADER, chunk(b"IDAT"), PIXELS, chunk(b"IDAT"), END]),
+    "a length beyond the file": (PNG, [HEADER, PIXELS, struct.pack(">I", 2**31 - 1) + b"tEXtabc"]),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_palettes_and_transparency_that_do_not_fit_decide_nothing(name: str) -> None:
+    plain, pieces = UNFIT[name]
+    for format in ("png", "raw"):
+        assert np.array_equal(stored_pixels(SIGNATURE + b"".join(pieces), format), stored_pixels(plain))
+
+
+def test_a_clear_colour_that_fits_decides() -> None:
+    pixels = Image.new("RGB", (8, 8), (200, 0, 0))
+    header, coded, end = chunks(encoded(pixels, "PNG"))
+    clear = SIGNATURE + header + chunk(b"tRNS", struct.pack(">HHH", 200, 0, 0)) + coded + end
+    assert (stored_pixels(clear) == 255).all() and (
+        stored_pixels(SIGNATURE + header + coded + end)[0, 0] == (200, 0, 0)
+    ).all()
+
+
 def test_sound_extras_still_decide() -> None:
     header, *rest = chunks(PNG)
 
@@ -246,6 +284,148 @@ def test_webp_extras_decide_nothing(name: bytes, content: bytes) -> None:
     for variant in (data, riff((b"VP8L", vp8l()), flags=flag), data + b"trailer", data[:-1]):
         assert np.array_equal(stored_pixels(variant), np.asarray(picture()))
     assert np.array_equal(stored_pixels(data, "raw"), np.asarray(picture()))
+
+
+SIZE = struct.pack("<I", 0) + (95).to_bytes(3, "little") + (63).to_bytes(3, "little")
+STILL = {
+    "flags of what is not there": riff((b"VP8L", vp8l()), flags=0x3E),
+    "another canvas": riff((b"VP8L", vp8l()), flags=0).replace(SIZE, SIZE[:4] + b"\xff" * 6),
+    "a second header": riff((b"VP8X", SIZE), (b"VP8L", vp8l()), flags=0),
+    "a short header": b"RIFF\0\0\0\0WEBPVP8X\4\0\0\0\0\0\0\0" + riff((b"VP8L", vp8l()), flags=0)[30:],
+    "a second picture": riff((b"VP8L", vp8l()), (b"VP8L", b"/garbage"), flags=0),
+    "a length that is none": b"RIFF\xff\xff\xff\xff" + riff((b"VP8L", vp8l()), flags=0)[8:],
+    "a profile behind the picture": riff((b"VP8L", vp8l()), (b"ICCP", b"x" * 9), flags=0x20),
+    "extras without the header for them": encoded(picture(), "WEBP", lossless=True) + b"EXIF\4\0\0\0abcd",
+    "an extra that is longer than the file": riff((b"VP8L", vp8l()), flags=0) + b"EXIF\xff\xff\xff\x7fab",
+}
+
+
+@pytest.mark.parametrize("name", STILL)
+def test_the_container_of_a_webp_decides_nothing(name: str) -> None:
+    assert np.array_equal(stored_pixels(STILL[name]), np.asarray(picture()))
+
+
+def test_transparency_of_a_webp_stays() -> None:
+    image = picture(mode="RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    for lossless in (False, True):
+        data = encoded(image, "WEBP", lossless=lossless, quality=100)
+        white = Image.new("RGBA", image.size, "white")
+        with Image.open(io.BytesIO(data)) as opened:
+            white.alpha_composite(opened.convert("RGBA"))
+        assert np.abs(stored_pixels(data).astype(int) - np.asarray(white.convert("RGB"))).max() <= 2
+
+
+def animation(format: str) -> bytes:
+    target = io.BytesIO()
+    rest = [Image.new("RGB", picture().size, colour) for colour in ("red", "blue")]
+    options = {"lossless": True} if format == "WEBP" else {}
+    picture().save(target, format, save_all=True, append_images=rest, **options)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("format", ["WEBP", "GIF", "PNG"])
+@pytest.mark.parametrize("lost", [1, 20, 60])
+def test_a_later_frame_that_is_cut_short_decides_nothing(format: str, lost: int) -> None:
+    whole = animation(format)
+    for stored in ("png", "raw"):
+        assert np.array_equal(stored_pixels(whole[:-lost], stored), stored_pixels(whole))
+
+
+GIF = encoded(picture().quantize(16), "GIF")
+GIF_EXTRAS = {
+    "no loop": b"\x21\xff\x0bNETSCAPE2.0\0",
+    "a short loop": b"\x21\xff\x0bNETSCAPE2.0\x01\x01\0",
+    "a short application": b"\x21\xff\x02ab\0",
+    "a profile": b"\x21\xff\x0bICCRGBG1012\x03abc\0",
+    "XMP": b"\x21\xff\x0bXMP DataXMP<x/>\1" + bytes(range(255, -1, -1)) + b"\0",
+    "a short graphic control": b"\x21\xf9\x01\0\0",
+    "an empty graphic control": b"\x21\xf9\0",
+    "a plain text": b"\x21\x01\x0c" + bytes(12) + b"\x02hi\0",
+    "megabytes of comments": b"\x21\xfe" + (b"\xff" + b"a" * 255) * 20_000 + b"\0",
+    "an unknown extension": b"\x21\x99\x03abc\0",
+    "zeros": bytes(1000),
+}
+
+
+@pytest.mark.parametrize("name", GIF_EXTRAS)
+def test_gif_extras_decide_nothing(name: str) -> None:
+    begin = 13 + (3 << ((GIF[10] & 7) + 1))
+    for data in (GIF[:begin] + GIF_EXTRAS[name] + GIF[begin:], GIF[:-1] + GIF_EXTRAS[name], GIF + GIF_EXTRAS[name]):
+        for format in ("png", "raw"):
+            assert np.array_equal(stored_pixels(data, format), stored_pixels(GIF))
+
+
+def tiff(*extras: tuple[int, int, int, int], following: int = 0) -> bytes:
+    """An uncompressed TIFF with further tags (number, type, count, value or place); where its next page should be."""
+    pixels, (width, height) = picture().tobytes(), picture().size
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (259, 3, 1, 1), (262, 3, 1, 2), (277, 3, 1, 3),
+            (278, 4, 1, height), (279, 4, 1, len(pixels)), *extras]  # fmt: skip
+    behind = 8 + 2 + 12 * (len(tags) + 2) + 4
+    entries = sorted([*tags, (258, 3, 3, behind), (273, 4, 1, behind + 6)])
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0\x08\0\0\0" + directory + struct.pack("<IHHH", following, 8, 8, 8) + pixels
+
+
+FAR = 2**31 - 1
+TIFF_EXTRAS = {
+    "no EXIF where it should be": tiff((34665, 4, 1, FAR)), "EXIF that leads back": tiff((34665, 4, 1, 8)),
+    "no places": tiff((34853, 4, 1, FAR)), "a profile beyond the file": tiff((34675, 7, 1000, FAR)),
+    "a profile that is none": tiff((34675, 7, 20, 8)), "XMP beyond the file": tiff((700, 1, 10_000, FAR)),
+    "texts beyond the file": tiff((305, 2, 100, FAR), (270, 2, 50, FAR)),
+    "a maker beyond the file": tiff((271, 2, 90, FAR)),
+    "an early tag of no type": tiff((254, 77, 1, 0)),
+    "an unknown type": tiff((40000, 99, 1, 5)),
+    "a count that is none": tiff((40001, 1, 2**32 - 1, 8)), "a resolution of none": tiff((282, 5, 1, FAR)),
+    "an orientation that is none": tiff((274, 3, 1, 9)), "an orientation in words": tiff((274, 2, 4, 99)),
+    "pages that lead nowhere": tiff(following=FAR), "pages in a circle": tiff(following=8),
+    "a page that is none": tiff(following=200), "something behind it": tiff() + b"x" * 500,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIFF_EXTRAS)
+def test_tiff_extras_decide_nothing(name: str) -> None:
+    for format in ("png", "raw"):
+        assert np.array_equal(stored_pixels(TIFF_EXTRAS[name], format), np.asarray(picture()))
+
+
+def test_pages_of_a_tiff_count() -> None:
+    target = io.BytesIO()
+    picture().save(target, "TIFF", save_all=True, append_images=[picture()] * 9)
+    assert bare(target.getvalue(), "tiff").frames == 10
+    pixels = picture().width * picture().height
+    with pytest.raises(FetchError) as refused:
+        store_image(target.getvalue(), Fetch(max_pixels=pixels))
+    assert refused.value.reason is Reason.ANIMATION_TOO_LARGE
+    assert np.array_equal(stored_pixels(target.getvalue()), np.asarray(picture()))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GIF89a" + bytes(8_000_000),
+        b"GIF89a\1\0\1\0\0\0\0" + b"\x21\xfe\0" * 3_000_000,
+        b"GIF89a\1\0\1\0\0\0\0\x21\xfe" + b"\1a" * 4_000_000,
+        b"II*\0\x08\0\0\0" + b"".join(struct.pack("<HI", 0, 8 + 6 * n) for n in range(1, 1_000_000)),
+    ],
+    ids=["nothing", "extensions", "blocks", "pages"],
+)
+def test_files_of_millions_of_pieces_are_told_soon(data: bytes) -> None:
+    began = time.perf_counter()
+    bare(data, "gif" if data.startswith(b"GIF") else "tiff")
+    assert time.perf_counter() - began < 3
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_may_lack_its_end_and_no_pixel(mode: str, progressive: bool) -> None:
+    data = encoded(picture(mode=mode), quality=95, progressive=progressive)
+    for format in ("png", "raw"):
+        assert np.array_equal(stored_pixels(data[:-2], format), stored_pixels(data))
+        for lost in (12, 100):
+            with pytest.raises(FetchError) as refused:
+                stored_pixels(data[:-lost], format)
+            assert refused.value.reason is Reason.CORRUPT
 
 
 def avif_with_exif() -> tuple[bytes, int, int]:
