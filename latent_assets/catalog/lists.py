@@ -76,7 +76,7 @@ class CsvReader:
         places = [self.names.index(name) for name in wanted]
         rows: list[list[str]] = []
         lines: list[int] = []
-        for line, row in self._rows():
+        for line, row in self.rows():
             rows.append(row)
             lines.append(line)
             if len(rows) == BATCH_ROWS:
@@ -92,7 +92,8 @@ class CsvReader:
         first = [self._first[1]] if self._first else []
         return first + [row for _, row in found if not isinstance(row, str) and len(row) == self._width]
 
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """(line, fields) of each record."""
         if self._first:
             yield self._first
         width, bad = self._width, self._findings.bad_row

@@ -25,13 +25,15 @@ _CONTINUES = "continues"
 
 @dataclass(frozen=True)
 class ModelDetails:
-    """spaces: projection.fit.SpaceFit as a dict, by space. unmatched: rows that only some of the models embedded.
+    """spaces: projection.fit.SpaceFit as a dict, by space; placement: projection.placement.PlacementFigures likewise.
+    unmatched: rows that only some of the models embedded.
 
     aligned_to: the release whose maps these continue. history: quality of the releases before, the newest first: tag,
     space, measure -> value.
     """
 
     spaces: dict[str, Any] = field(default_factory=dict)
+    placement: dict[str, Any] = field(default_factory=dict)
     backend: str = ""
     device: str = ""
     bytes: int = 0
@@ -91,10 +93,10 @@ def _previous_maps(lineage: Lineage, name: str | None) -> PreviousMaps | None:
 
 def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions) -> Mapping[str, Output]:
     """Fit all spaces on the embeddings that the manifest lists, as a later state of the maps that readers see."""
-    from latent_assets.layout import model_name
     from latent_assets.pipeline.makers.embeddings import places
     from latent_assets.projection.features import FeatureChoice
     from latent_assets.projection.fit import fit_map
+    from latent_assets.projection.model import model_files, read_header
 
     recipe = recipes["umap_model"]
     wanted, continued = recipe.fingerprint, recipe.inputs[_CONTINUES]
@@ -105,6 +107,7 @@ def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     report = fit_map(lineage.profile, lineage.storage, shards, wanted, chosen, previous)
     details = ModelDetails(
         spaces={name: asdict(space) for name, space in report.spaces.items()},
+        placement=read_header(lineage.storage, wanted)["placement"],
         backend=report.backend,
         device=report.device,
         bytes=report.bytes,
@@ -121,7 +124,8 @@ def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
             pictures["moves"] = _moves_picture(lineage, wanted, previous)
     # the fit is stored under its fingerprint: another fingerprint is another version, even with the same content
     version = fingerprint(wanted, report.version)
-    return {"umap_model": Output(version, report.rows, [model_name(wanted)], details, findings, pictures)}
+    files = model_files(lineage.storage, wanted)
+    return {"umap_model": Output(version, report.rows, files, details, findings, pictures)}
 
 
 def _history(lineage: Lineage) -> list[list[Any]]:
@@ -270,6 +274,11 @@ def describe_model(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]:
                     facts[f"{name}: {what}, {measure}"] = round(float(value), 5)
     if details.history:
         facts["quality of the releases before"] = _history_table(details)
+    for name, found in details.placement.items():
+        facts[f"{name}: recall of the index"] = round(found["index_recall"], 4)
+        if found["error"] is not None:
+            facts[f"{name}: leave-one-out error, share of the diameter"] = round(found["error"], 4)
+            facts[f"{name}: leave-one-out error, 95th percentile"] = round(found["error_p95"], 4)
     return facts
 
 
