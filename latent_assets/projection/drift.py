@@ -60,7 +60,7 @@ def churn_between(before: np.ndarray, after: np.ndarray, seed: int = 0) -> float
         return None
     probes = np.sort(rng.choice(len(rows), min(_PROBE_ROWS, len(rows)), replace=False))
     near = [
-        ExactIndex(points[rows], "euclidean").search(np.float32(points[rows[probes]]), k, exclude=probes).indices
+        ExactIndex(points[rows], "euclidean").search(points[rows[probes]].astype(np.float32), k, exclude=probes).indices
         for points in (before, after)
     ]
     return 1.0 - float((near[0][:, :, None] == near[1][:, None, :]).any(axis=2).mean())

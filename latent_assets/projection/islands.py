@@ -55,7 +55,7 @@ def find_islands(coords: np.ndarray, gap: float) -> np.ndarray:
     # equal sizes keep the order of their first cells, which depends on nothing but the coordinates
     rank = np.empty(len(sizes), np.int64)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
-    return rank[labels]
+    return np.asarray(rank[labels])
 
 
 def pull_in(

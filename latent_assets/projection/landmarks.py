@@ -1,8 +1,8 @@
 """Landmarks: the rows that are fitted where there are too many to fit them all. The rest is placed among them.
 
-A draw by the hash of ids takes from every part of a set what is its share: small islands go without, and rows between
-the drawn ones have no neighbour that is theirs. So rows are sorted into cells first; each cell gets landmarks by its
-size, drawn by hash, and of every cell those are added that lie farthest from what was drawn in it.
+A draw by the hash of ids takes from every part of a set what is its share: small islands go without. So rows are sorted
+into cells first, and each cell gets landmarks by its size, drawn by hash; then, embedding by embedding, groups of rows
+that lie far from all that was drawn get one of their own, the largest groups first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from latent_assets.storage import Storage
 _SEEDS_ROWS = 20_000  # rows that cells and scales are made from
 _CELL_LANDMARKS = 50  # about so many of a cell
 _DENSITY = 0.75  # a cell of n rows counts as n ** 0.75: dense regions get fewer for each row, sparse ones more
-_COVERING = 0.1  # of the landmarks: those farthest from the drawn ones
+_COVERING = 0.1  # of the landmarks, for each embedding: those of groups that were left out
+_POOL = 4  # times as many rows, the farthest from what was drawn, are looked at for groups
+_LARGEST_POOL = 8_192
 _CHUNK_ROWS = 16_384
 
 
@@ -42,26 +44,24 @@ def choose_landmarks(
     if sum(map(len, everything.chosen)) <= rows:
         return everything
     drawn = draw(shards, _SEEDS_ROWS, seed, without=without)
-    space = _JoinedSpace(storage, columns, drawn, max(1, rows // _CELL_LANDMARKS))
-    cells = np.concatenate([space.nearest_cell(values) for values in space.read(everything)])
+    drawn = draw(shards, _SEEDS_ROWS, seed, without=without)
+    count = max(1, rows // _CELL_LANDMARKS)
+    covering = int(_COVERING * rows)
     keys = np.concatenate(
         [hashes([shard.ids[i] for i in at], seed) for shard, at in zip(shards, everything.chosen, strict=True)]
     )
-    quota = _quota(np.bincount(cells, minlength=len(space.centres)), rows)
-    covering = np.floor(_COVERING * quota).astype(int)
-    first = _foremost(cells, keys, quota - covering)
-    apart = _distances(space, everything, cells, first)
-    # as k-means++ draws: by the squared distance to what was drawn, so that an island counts and a stray row hardly
-    with np.errstate(divide="ignore"):
-        chance = -np.log(-np.log((keys + 0.5) / 2.0**64)) + np.log(apart)
-    chosen = first | _foremost(cells, np.where(first, np.inf, -chance), covering)
-    cuts = np.cumsum([len(at) for at in everything.chosen])[:-1]
-    parts = zip(everything.chosen, np.split(chosen, cuts), strict=True)
-    return Sample(everything.shards, tuple(at[mask] for at, mask in parts))
+    space = _Space(storage, columns, drawn, count)
+    cells = np.concatenate([space.nearest_cell(values) for values in space.read(everything)])
+    chosen = _foremost(cells, keys, _quota(np.bincount(cells, minlength=count), rows - covering * len(columns)))
+    for name, column in columns.items():
+        chosen[_left_out(_Space(storage, {name: column}, drawn, count), everything, keys, chosen, covering)] = True
+    rest = np.flatnonzero(~chosen)
+    chosen[rest[np.argsort(keys[rest], kind="stable")[: rows - int(chosen.sum())]]] = True
+    return everything.part(chosen)
 
 
-class _JoinedSpace:
-    """All embeddings side by side, each with the same share of the distances; cells around the first drawn rows."""
+class _Space:
+    """Embeddings side by side, each with the same share of the distances; cells around the first drawn rows."""
 
     def __init__(self, storage: Storage, columns: Mapping[str, str], drawn: Sample, cells: int) -> None:
         self._storage, self._columns = storage, columns
@@ -103,7 +103,7 @@ def _quota(sizes: np.ndarray, rows: int) -> np.ndarray:
     quota = np.floor(wanted).astype(np.int64)
     spare = np.argsort(-(wanted - quota), kind="stable")[: rows - int(quota.sum())]
     quota[spare] += quota[spare] < sizes[spare]
-    return quota
+    return np.asarray(quota)
 
 
 def _foremost(cells: np.ndarray, keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -115,18 +115,42 @@ def _foremost(cells: np.ndarray, keys: np.ndarray, counts: np.ndarray) -> np.nda
     return chosen
 
 
-def _distances(space: _JoinedSpace, rows: Sample, cells: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+def _left_out(space: _Space, rows: Sample, keys: np.ndarray, drawn: np.ndarray, count: int) -> np.ndarray:
+    """Positions int64 [at most count] of rows that stand for groups without any of the `drawn` bool [n] near them."""
+    apart, pool_rows = _distances(space, rows, drawn), min(_LARGEST_POOL, _POOL * count)
+    # the same pool in whatever order the rows come
+    pool = np.lexsort((keys, -apart))[:pool_rows]
+    pool = pool[~drawn[pool]]
+    if not len(pool):
+        return np.asarray(pool)
+    mask = np.zeros(len(apart), dtype=bool)
+    mask[pool] = True
+    features = np.concatenate(list(space.read(rows.part(mask))))[np.argsort(np.argsort(pool))]
+    squares = np.einsum("ij,ij->i", features, features)
+    free, groups = np.ones(len(pool), dtype=bool), []
+    for leader in range(len(pool)):  # the farthest first
+        if free[leader]:
+            near = squares + squares[leader] - 2.0 * (features @ features[leader])
+            # half as far from each other as from what was drawn
+            members = free & (near <= apart[pool[leader]] / 4.0)
+            members[leader] = True
+            free &= ~members
+            groups.append((int(members.sum()), leader))
+    groups.sort(key=lambda group: -group[0])
+    return np.asarray(pool[[leader for _, leader in groups[:count]]])
+
+
+def _distances(space: _Space, rows: Sample, drawn: np.ndarray) -> np.ndarray:
     """Squared distance of each row to the nearest `drawn` one of its cell, float64 [n]; infinite without one."""
-    cuts = np.cumsum([len(at) for at in rows.chosen])[:-1]
-    parts = zip(rows.chosen, np.split(drawn, cuts), strict=True)
-    landmarks = list(space.read(Sample(rows.shards, tuple(at[mask] for at, mask in parts))))
-    points = np.concatenate(landmarks) if landmarks else np.zeros((0, space.centres.shape[1]), np.float32)
+    parts = list(space.read(rows.part(drawn)))
+    points = np.concatenate(parts) if parts else np.zeros((0, space.centres.shape[1]), np.float32)
     squares = np.einsum("ij,ij->i", points, points)
-    order = np.argsort(cells[drawn], kind="stable")
-    starts = np.searchsorted(cells[drawn][order], np.arange(len(space.centres) + 1))
-    found, done = np.full(len(cells), np.inf), 0
+    cells = space.nearest_cell(points)
+    order = np.argsort(cells, kind="stable")
+    starts = np.searchsorted(cells[order], np.arange(len(space.centres) + 1))
+    found, done = np.full(len(drawn), np.inf), 0
     for features in space.read(rows):
-        part = cells[done : done + len(features)]
+        part = space.nearest_cell(features)
         by_cell = np.argsort(part, kind="stable")
         present, first = np.unique(part[by_cell], return_index=True)
         for cell, at in zip(present, np.split(by_cell, first[1:]), strict=True):

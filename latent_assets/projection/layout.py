@@ -7,6 +7,7 @@ every process. Which settings a layout is made with is decided in `backend`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -115,7 +116,7 @@ def natural_scale(graph: Graph, coords: np.ndarray, min_dist: float, seed: int =
     return float(factors[int(np.argmin([entropy(factor) for factor in factors]))])
 
 
-def _umap():  # type: ignore[no-untyped-def]
+def _umap() -> Any:
     """umap-learn's functions; what they compile is kept on disk, which umap-learn does not ask for by itself."""
     from umap import layouts, umap_
 

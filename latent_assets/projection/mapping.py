@@ -22,6 +22,7 @@ from latent_assets.spaces import Metric
 # in UMAP's own distances (spread 1): beyond one, two points of a layout hardly attract each other
 _ISLAND_GAP = 1.0
 _NEAREST_ISLAND = 0.5
+_SMALLEST = 5  # fewer rows are laid out by their principal axes, in other units
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,7 @@ def make_map(
     prepared = backend.prepare(features, metric, settings)
     if before is None or not enough(int(before.known.sum()), len(features)):
         raw = _finite(backend, prepared.layout(first_start(features, settings.seed), settings.seed))
-        if len(raw) < 5:
-            frame = first_frame(raw)
-            return Map(frame.apply(raw), Transformation(frame))
-        moved, shifts = pull_in(raw, find_islands(raw, _ISLAND_GAP), _NEAREST_ISLAND)
-        frame = first_frame(moved)
-        return Map(frame.apply(moved), Transformation(frame, tuple(shifts)))
+        return finish(raw)
     found, *others = (_later(backend, prepared, settings, before, settings.seed + i) for i in range(3))
     places = before.places[before.known]
     first, second = (other.coords[before.known] for other in others)
@@ -77,6 +73,15 @@ def make_map(
         measure_drift(before.everything, places, found.coords[before.known]),
         measure_drift(before.everything, first, second),
     )
+
+
+def finish(raw: np.ndarray) -> Map:
+    """A layout float32 [n, 3] in UMAP's own distances as a first map: islands pulled in, turned and scaled by rule."""
+    moved, shifts = (
+        pull_in(raw, find_islands(raw, _ISLAND_GAP), _NEAREST_ISLAND) if len(raw) >= _SMALLEST else (raw, [])
+    )
+    frame = first_frame(moved)
+    return Map(frame.apply(moved), Transformation(frame, tuple(shifts)))
 
 
 def _later(backend: Backend, prepared: Prepared, settings: Projection, before: Shared, seed: int) -> Map:

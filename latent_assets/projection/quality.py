@@ -113,7 +113,9 @@ def _intrusion(points: np.ndarray, probes: np.ndarray, claimed: np.ndarray, size
         # how many are nearer, plus one
         ranks = 1 + np.stack([np.searchsorted(*pair) for pair in zip(distances, of_claimed, strict=True)])
         excess += [float(np.maximum(ranks[:, :k] - k, 0).sum()) for k in sizes]
-    return [1.0 - 2.0 * e / float(len(probes) * k * (2 * n - 3 * k - 1)) for e, k in zip(excess, sizes, strict=True)]
+    return [
+        1.0 - 2.0 * float(e) / float(len(probes) * k * (2 * n - 3 * k - 1)) for e, k in zip(excess, sizes, strict=True)
+    ]
 
 
 def _overlap(true: np.ndarray, found: np.ndarray) -> float:

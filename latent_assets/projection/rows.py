@@ -111,6 +111,12 @@ class Sample:
     def ids(self) -> list[str]:
         return [rows.ids[i] for rows, positions in zip(self.shards, self.chosen, strict=True) for i in positions]
 
+    def part(self, mask: np.ndarray) -> Sample:
+        """The rows of `mask` bool [n], in the order of `ids`."""
+        cuts = np.cumsum([len(at) for at in self.chosen])[:-1]
+        parts = zip(self.chosen, np.split(mask, cuts), strict=True)
+        return Sample(self.shards, tuple(at[chosen] for at, chosen in parts))
+
     def read(self, storage: Storage, embedding: str, column: str) -> np.ndarray:
         """A column of an embedding, float16 [n, width], of the sample's rows in the order of `ids`."""
         parts = [

@@ -178,7 +178,8 @@ def judge_model(lineage: Lineage, manifest: Manifest, deep: bool) -> Sequence[Fi
 def _findings(profile: Profile, details: ModelDetails, rows: int) -> list[Finding]:
     broken = [name for name, space in details.spaces.items() if not _finite(space)]
     limits, judged = profile.projection.limits, rows >= _JUDGED_ABOVE
-    poor, facts = [], {}
+    poor: list[str] = []
+    facts: dict[str, Any] = {}
     for name, space in details.spaces.items():
         for which, quality in (("fitted", space["quality"]), ("placed", space.get("placed"))):
             # a figure is None where there are too few rows to define it
@@ -210,7 +211,8 @@ def _limits(limits: MapLimits) -> dict[str, tuple[float, bool]]:
 
 def _stays(limits: MapLimits, details: ModelDetails) -> Finding:
     """Whether rows lie where they lay; a map that continues none cannot have moved."""
-    moved, facts = [], {}
+    moved: list[str] = []
+    facts: dict[str, Any] = {}
     for name, space in details.spaces.items():
         drift, floor = space.get("drift"), space.get("floor")
         if not drift or not floor:
