@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from latent_assets.atlas.fragments import commit_after
+from latent_assets.atlas.fragments import commit_after, table_files
 from latent_assets.atlas.table import DISTANCES, WORDS, open_table, writing
-from latent_assets.layout import ATLAS_TABLE, index_folder
+from latent_assets.layout import ATLAS_TABLE, index_folder, table_file
 
 if TYPE_CHECKING:
     import lance
@@ -102,6 +102,16 @@ def _whole(storage: Storage, dataset: lance.LanceDataset, built: Any) -> Any:
     if merged.uuid != built.uuid:
         storage.delete(index_folder(ATLAS_TABLE, built.uuid))
     return merged
+
+
+def release_files(storage: Storage, version: int) -> list[str]:
+    """Names below the root of all data and index files that a version consists of; none of them is read."""
+    dataset = open_table(storage.lance_uri, version).to_lance()
+    names = [table_file(ATLAS_TABLE, file.name) for file in table_files(storage, version)]
+    for index in dataset.describe_indices():
+        for segment in index.segments:
+            names += (file.name for file in storage.files(index_folder(ATLAS_TABLE, str(segment.uuid))))
+    return sorted(names)
 
 
 def are_kept(table: LanceTable, before: ReleaseInfo, release: ReleaseInfo, vectors: bool) -> bool:
