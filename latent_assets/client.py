@@ -469,14 +469,7 @@ class Atlas:
         """Rows as a polars frame: the named columns (all without), the first `limit` rows (all without)."""
         import polars as pl
 
-        schema = self._table.schema.names
-        names = schema if columns is None else list(columns)
-        if isinstance(columns, str) or not names:
-            raise QueryError(f"columns = {columns!r}: give a list of at least one name.")
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-            raise QueryError(f"The column {', '.join(twice)} is asked for twice: name each once.")
-        if unknown := sorted(map(str, set(names) - set(schema))):
-            raise QueryError(f"The atlas has no column {', '.join(unknown)}. It has: {', '.join(schema)}.")
+        names = _checked_columns(columns, self._table.schema.names, "The atlas")
         rows = len(self)
         if limit is not None:
             if (asked := _whole(limit)) is None:
@@ -485,6 +478,28 @@ class Atlas:
         with self._reading():
             found = self._table.search().limit(max(1, rows)).select(names).to_arrow()  # Lance takes 0 for all
         frame = pl.from_arrow(found.slice(0, rows))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    @_in_one_release
+    def generated(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The generated images that were placed on this release: the named columns (all without), a row for each.
+
+        The columns are those of the table `generated` (`latent-assets schema generated`): prompt, parameters, places,
+        neighbours, verdict. No rows, and no columns, where nothing was placed yet. Raises QueryError for a column that
+        the table has not.
+        """
+        import polars as pl
+
+        from latent_assets.generated.table import GeneratedTable
+
+        with self._reading():
+            table = GeneratedTable(self.uri).open()
+            if table is None:
+                return pl.DataFrame()
+            names = _checked_columns(columns, table.schema.names, "The table of generated images")
+            found = table.search().where(f"release = {self.version}").select(names).limit(None).to_arrow()
+        frame = pl.from_arrow(found.select(names))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -648,6 +663,18 @@ def _reading(image: str | Path | bytes | Image.Image) -> Iterator[bytes | Image.
         raise QueryError(f"{where} cannot be read as an image ({error.evidence or error}).") from error
     except (OSError, ValueError, SyntaxError, TypeError, AttributeError, Image.DecompressionBombError) as error:
         raise QueryError(f"{where} cannot be read as an image ({error}).") from error
+
+
+def _checked_columns(columns: Sequence[str] | None, known: Sequence[str], what: str) -> list[str]:
+    """Names of columns, all without. Raises QueryError for none, for one twice and for one that is not there."""
+    names = list(known) if columns is None else list(columns)
+    if isinstance(columns, str) or not names:
+        raise QueryError(f"columns = {columns!r}: give a list of at least one name.")
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise QueryError(f"The column {', '.join(twice)} is asked for twice: name each once.")
+    if unknown := sorted(map(str, set(names) - set(known))):
+        raise QueryError(f"{what} has no column {', '.join(unknown)}. It has: {', '.join(known)}.")
+    return names
 
 
 def _checked_range(k: int, offset: int) -> tuple[int, int]:

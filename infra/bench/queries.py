@@ -38,6 +38,7 @@ from latent_assets.profile import Profile
 from latent_assets.storage import Storage
 
 QUESTIONS = 200
+INPUTS = "inputs.json"
 FILTER = "aesthetic >= 7 AND contains(caption, 'word77')"
 
 
@@ -58,6 +59,11 @@ class ClusteredShards(Shards):
             size = self.thumbnail_bytes
             data = rng.bytes(size * len(ids))
             thumbnails.append(ids, [data[i * size : (i + 1) * size] for i in range(len(ids))])
+
+
+def inputs(given: argparse.Namespace) -> dict[str, int]:
+    """What decides the inputs."""
+    return {name: getattr(given, name) for name in ("rows", "dims", "shards", "thumbnail_bytes")}
 
 
 def memory() -> float:
@@ -87,8 +93,15 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=64)
     parser.add_argument("--thumbnail-bytes", type=int, default=3_000)
     parser.add_argument("--s3", action="store_true", help="on an S3 server (it takes about 1 GB)")
+    parser.add_argument("--folder", type=Path, help="work here, and keep the inputs for the next time")
+    parser.add_argument("--inputs", action="store_true", help="with --folder: make the inputs, and nothing else")
     parser.add_argument("--root", type=Path, default=None, help="default: a temporary folder")
     given = parser.parse_args()
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(given.folder / "lance", ignore_errors=True)
+        run(given, given.folder, Storage(str(given.folder.absolute())))
+        return
     folder = Path(tempfile.mkdtemp(prefix="latent-assets-bench-", dir=given.root))
     try:
         with ExitStack() as stack:
@@ -106,9 +119,16 @@ def main() -> None:
 def run(given: argparse.Namespace, folder: Path, storage: Storage) -> None:
     settings = profile(folder)
     shards = ClusteredShards(storage, given.rows, given.dims, given.shards, given.thumbnail_bytes)
+    made_before = storage.exists(INPUTS) and storage.read_json(INPUTS) == inputs(given)
     for shard in shards.counts:
         for what in ("caption", "vectors", "places"):
-            shards.write(shard, what)
+            if made_before:
+                shards.changes[shard, what] = 0
+            else:
+                shards.write(shard, what)
+    storage.write_json(INPUTS, inputs(given))
+    if given.inputs:
+        return
     print(
         f"{given.rows:,} rows x {given.dims} and {VAE_DIMS} in {given.shards} shards, {memory():.1f} GB\n", flush=True
     )

@@ -18,7 +18,7 @@ from latent_assets.atlas.fragments import table_files
 from latent_assets.atlas.indexes import missing_indexes
 from latent_assets.atlas.recall import LEAST_RECALL, make_probes, recall
 from latent_assets.atlas.schema import PLACE, table_fields
-from latent_assets.atlas.table import LIVE, brief, nearest, open_table
+from latent_assets.atlas.table import LIVE, brief, matching, nearest, open_table
 from latent_assets.errors import LatentAssetsError
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
@@ -91,7 +91,7 @@ def _checked(profile: Profile, storage: Storage, version: int, release: ReleaseI
     checks.append(_readable(_THUMBNAILS, lambda: _thumbnails(table, sample, profile)))
     if release.dims:
         checks.append(_readable(_SEARCH, lambda: _search(table, searched, release)))
-    checks.append(_readable(_INDEXES, lambda: _indexes(table, release)))
+    checks.append(_readable(_INDEXES, lambda: _indexes(table, release, sample)))
     if release.search:
         checks.append(_readable(_RECALL, lambda: _recall(table, release)))
     return checks
@@ -254,9 +254,28 @@ def _search(table: LanceTable, sample: list[int], release: ReleaseInfo) -> Found
     return lost == 0, f"{lost} of {asked} lost", "0 lost"
 
 
-def _indexes(table: LanceTable, release: ReleaseInfo) -> Found:
+def _indexes(table: LanceTable, release: ReleaseInfo, sample: list[int]) -> Found:
+    """All are there, and a row is found through each: by its id, words and letters of its caption, and what filters."""
     missing = missing_indexes(table, release)
-    return not missing, f"missing: {', '.join(missing)}" if missing else f"{len(table.list_indices())} indexes", "all"
+    if missing:
+        return False, f"missing: {', '.join(missing)}", "all"
+    lost = []
+    for row in _take(table, sample[-1:], ["id", "caption", "category", "aesthetic"]):
+        asked = {"id": f"id = '{row['id']}'"}
+        if row["caption"]:
+            asked["caption"] = f"contains(caption, {_quoted(row['caption'][:40])})"
+            matching(table, row["caption"], 1).select(["id"]).to_arrow()
+        if row["category"]:
+            asked["category"] = f"category = {_quoted(row['category'])}"
+        if row["aesthetic"] is not None and np.isfinite(row["aesthetic"]):
+            asked["aesthetic"] = f"aesthetic BETWEEN {row['aesthetic'] - 1e-3} AND {row['aesthetic'] + 1e-3}"
+        lost += [name for name, where in asked.items() if not table.count_rows(where)]
+    found = f"not found by {', '.join(lost)}" if lost else f"{len(table.list_indices())} indexes"
+    return not lost, found, "a row is found by each"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _recall(table: LanceTable, release: ReleaseInfo) -> Found:

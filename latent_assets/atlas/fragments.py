@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from latent_assets.atlas.content import digest_rows
 from latent_assets.atlas.schema import CLUSTER, PLACE, RELEASE_KEY
-from latent_assets.atlas.table import LIVE, lance_address, open_table, table_options, table_uri, writing
+from latent_assets.atlas.table import LIVE, OvertakenError, lance_address, open_table, table_options, table_uri, writing
 from latent_assets.storage import filesystem, fingerprint
 
 if TYPE_CHECKING:
@@ -155,11 +155,59 @@ def commit_shards(lance_uri: str, schema: pa.Schema, shards: Sequence[PreparedSh
         return int(lance.LanceDataset.commit(address, operation, storage_options=options).version)
 
 
+def commit_places(lance_uri: str, version: int, schema: pa.Schema, shards: Sequence[PreparedShard]) -> int | None:
+    """One new version like `version`, the newest, with the places of these shards; returns its number. No tag moves.
+
+    Its indexes stay, as none is over places. None when more than places differs: rows, shards, their order or columns.
+    """
+    import lance
+
+    dataset = _dataset(lance_uri, version)
+    same = dataset.schema.names == schema.names and all(
+        old.equals(new, check_metadata=True) for old, new in zip(dataset.schema, schema, strict=True)
+    )
+    found = list(fragment_parts(lance_uri, version)) if same else []
+    if [parts and (parts.shard, parts.rows.name) for _, parts in found] != [(s.shard, s.rows.name) for s in shards]:
+        return None
+    changed = [
+        lance.FragmentMetadata(
+            fragment.fragment_id,
+            [_data_file(schema, "rows", shard.rows), _data_file(schema, "coords", shard.coords)],
+            shard.rows.count,
+        )
+        for (fragment, parts), shard in zip(found, shards, strict=True)
+        if parts is not None and parts.coords.name != shard.coords.name
+    ]
+    places = [schema.get_field_index(name) for name in columns_of(schema, "coords")]
+    operation = lance.LanceOperation.Update(
+        updated_fragments=changed, fields_modified=places, update_mode="rewrite_columns"
+    )
+    return commit_after(lance_uri, version, operation)
+
+
+def commit_after(lance_uri: str, version: int, operation: lance.LanceOperation.BaseOperation) -> int:
+    """Commit what was made from `version`, the newest; returns the number of the new one.
+
+    Raises OvertakenError when another process made a version meanwhile: Lance joins some of those that meet.
+    """
+    import lance
+
+    with writing(lance_uri):
+        options = table_options(lance_uri)
+        address = table_uri(lance_address(lance_uri))
+        done = lance.LanceDataset.commit(address, operation, read_version=version, storage_options=options)
+    if done.version != version + 1:
+        raise OvertakenError.of(lance_uri)
+    return int(done.version)
+
+
 def write_card(lance_uri: str, version: int, card: str) -> int:
-    """A new version like `version` that says of itself what `card` (JSON) says; returns its number. No tag moves."""
+    """A version like `version`, the newest, that says of itself what `card` (JSON) says; its number. No tag moves."""
     dataset = _dataset(lance_uri, version)
     with writing(lance_uri):
         dataset.update_schema_metadata({RELEASE_KEY: card})
+    if dataset.version != version + 1:
+        raise OvertakenError.of(lance_uri)
     return int(dataset.version)
 
 

@@ -1,4 +1,6 @@
-"""The indexes of a version of the table: which there are, and building them in one commit. All are made anew each time.
+"""The indexes of a version of the table: which there are, and building them in one commit.
+
+They are made anew with every version but one that differs in places alone, which keeps them (`fragments`).
 
 | index | of | answers |
 |---|---|---|
@@ -20,8 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from latent_assets.atlas.table import DISTANCES, WORDS, lance_address, open_table, table_options, table_uri, writing
-from latent_assets.layout import ATLAS_TABLE, index_folder
+from latent_assets.atlas.fragments import commit_after, table_files
+from latent_assets.atlas.table import DISTANCES, WORDS, open_table, writing
+from latent_assets.layout import ATLAS_TABLE, index_folder, table_file
 
 if TYPE_CHECKING:
     import lance
@@ -90,11 +93,7 @@ def build_indexes(storage: Storage, version: int, release: ReleaseInfo, vectors:
                 one.column, one.kind, name=one.name, fragment_ids=fragments, **one.options
             )
             made.append(_whole(storage, dataset, built) if one.kind == "INVERTED" else built)
-        operation = lance.LanceOperation.CreateIndex(made, [])
-        done = lance.LanceDataset.commit(
-            table_uri(lance_address(uri)), operation, read_version=dataset.version, storage_options=table_options(uri)
-        )
-    return int(done.version)
+    return commit_after(uri, version, lance.LanceOperation.CreateIndex(made, []))
 
 
 def _whole(storage: Storage, dataset: lance.LanceDataset, built: Any) -> Any:
@@ -103,6 +102,24 @@ def _whole(storage: Storage, dataset: lance.LanceDataset, built: Any) -> Any:
     if merged.uuid != built.uuid:
         storage.delete(index_folder(ATLAS_TABLE, built.uuid))
     return merged
+
+
+def release_files(storage: Storage, version: int) -> list[str]:
+    """Names below the root of all data and index files that a version consists of; none of them is read."""
+    dataset = open_table(storage.lance_uri, version).to_lance()
+    names = [table_file(ATLAS_TABLE, file.name) for file in table_files(storage, version)]
+    for index in dataset.describe_indices():
+        for segment in index.segments:
+            names += (file.name for file in storage.files(index_folder(ATLAS_TABLE, str(segment.uuid))))
+    return sorted(names)
+
+
+def are_kept(table: LanceTable, before: ReleaseInfo, release: ReleaseInfo, vectors: bool) -> bool:
+    """Whether a version has all the indexes that `release`, of the same rows, would be given. Reads no index."""
+    lists = list_count(table.count_rows())
+    wanted = dict.fromkeys(release.metrics, (VECTOR_KIND, lists)) if vectors else {}
+    there = {name: (said["index"], said["lists"]) for name, said in before.search.items()}
+    return there == wanted and before.metrics == release.metrics and not missing_indexes(table, before)
 
 
 def missing_indexes(table: LanceTable, release: ReleaseInfo) -> list[str]:

@@ -21,6 +21,7 @@ from latent_assets.atlas.fragments import (
     Known,
     PreparedShard,
     StoredPart,
+    commit_places,
     commit_shards,
     content_key,
     drop_old_versions,
@@ -31,9 +32,10 @@ from latent_assets.atlas.fragments import (
     write_part,
 )
 from latent_assets.atlas.history import Action, note_move, superseded
-from latent_assets.atlas.indexes import VECTOR_KIND, build_indexes, list_count
+from latent_assets.atlas.indexes import VECTOR_KIND, are_kept, build_indexes, list_count
 from latent_assets.atlas.recall import choose_lists, make_probes
 from latent_assets.atlas.rows import ShardContent, read_places, read_rows, with_clusters
+from latent_assets.atlas.schema import RELEASE_KEY
 from latent_assets.atlas.table import (
     LISTS,
     LIVE,
@@ -50,6 +52,8 @@ from latent_assets.errors import DataError, NotBuiltError, QueryError
 from latent_assets.progress import report
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from latent_assets.atlas.checks import Check
     from latent_assets.profile import Profile
     from latent_assets.storage import Storage
@@ -108,7 +112,7 @@ def stage(
             prepared.append(prepare(storage, content, release, known))
             done += prepared[-1].rows.count
     report("atlas_table", done, release.rows)
-    version, indexed, described = commit(profile, storage, release, prepared)
+    version, indexed, described = commit(profile, storage, release, prepared, anew)
     rewritten = sum(shard.written > shard.coords.size for shard in prepared)
     return Staged(
         version,
@@ -159,9 +163,9 @@ def prepare(storage: Storage, content: ShardContent, release: ReleaseInfo, known
 
 
 def commit(
-    profile: Profile, storage: Storage, release: ReleaseInfo, shards: Sequence[PreparedShard]
+    profile: Profile, storage: Storage, release: ReleaseInfo, shards: Sequence[PreparedShard], anew: bool = True
 ) -> tuple[int, bool, ReleaseInfo]:
-    """Make a version of the table out of prepared shards.
+    """Make a version of the table out of prepared shards. Without `anew` indexes are kept where only places changed.
 
     Returns its number, whether vectors are indexed, and the release as it says of itself: with the hash of its rows.
     Raises OvertakenError when others make versions all the time, which is what the claim on the table prevents.
@@ -171,17 +175,20 @@ def commit(
     described = replace(release, content=content_hash(columns, *digests))
     for turn in range(_STAGINGS):
         with suppress(OvertakenError):  # the files are there: only the version has to be made again
-            return _committed(profile, storage, described, shards)
+            return _committed(profile, storage, described, shards, anew)
         time.sleep(random.uniform(0.0, 0.5 * 2**turn))
-    return _committed(profile, storage, described, shards)
+    return _committed(profile, storage, described, shards, anew)
 
 
 def _committed(
-    profile: Profile, storage: Storage, release: ReleaseInfo, shards: Sequence[PreparedShard]
+    profile: Profile, storage: Storage, release: ReleaseInfo, shards: Sequence[PreparedShard], anew: bool
 ) -> tuple[int, bool, ReleaseInfo]:
     """Rows, then indexes, then what measuring them adds to the card: a version of the table each."""
-    version = commit_shards(storage.lance_uri, release.arrow_schema(described=True), shards)
+    schema = release.arrow_schema(described=True)
     rows = sum(shard.rows.count for shard in shards)
+    if not anew and (moved := _moved(profile, storage, release, shards, schema)) is not None:
+        return moved
+    version = commit_shards(storage.lance_uri, schema, shards)
     if not rows:
         return version, False, release
     vectors = rows > profile.table.index_above_rows and bool(release.dims)
@@ -191,6 +198,28 @@ def _committed(
         return version, False, release
     described = replace(release, search=_searched(storage.lance_uri, version, release))
     return write_card(storage.lance_uri, version, described.to_json()), True, described
+
+
+def _moved(
+    profile: Profile, storage: Storage, release: ReleaseInfo, shards: Sequence[PreparedShard], schema: pa.Schema
+) -> tuple[int, bool, ReleaseInfo] | None:
+    """A version with other places, and the rows and indexes of the newest one; None where that is not enough."""
+    uri = storage.lance_uri
+    if not table_exists(uri):
+        return None
+    table = open_table(uri, None)
+    rows = sum(shard.rows.count for shard in shards)
+    vectors = rows > profile.table.index_above_rows and bool(release.dims)
+    if RELEASE_KEY.encode() not in (table.schema.metadata or {}):
+        return None
+    before = ReleaseInfo.of_schema(table.schema, uri)
+    if not rows or table.count_rows() != rows or not are_kept(table, before, release, vectors):
+        return None
+    version = commit_places(uri, int(table.version), schema, shards)
+    if version is None:
+        return None
+    described = replace(release, search=before.search)
+    return write_card(uri, version, described.to_json()), vectors, described
 
 
 def _parts(shards: Sequence[PreparedShard]) -> list[list[tuple[PreparedShard, StoredPart]]]:

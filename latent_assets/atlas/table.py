@@ -202,6 +202,14 @@ def _is_there(lance_uri: str, version: int) -> bool:
 class OvertakenError(DataError):
     """Another process made a version of the table meanwhile, of which this one's next step knows nothing."""
 
+    @classmethod
+    def of(cls, lance_uri: str) -> OvertakenError:
+        """The error, for the table of a LanceDB directory."""
+        return cls(
+            f"Another process stages a version of {table_uri(lance_uri)}, too: nothing of this one is published. Wait "
+            "for it, then build again."
+        )
+
 
 @contextmanager
 def writing(lance_uri: str) -> Iterator[None]:
@@ -213,10 +221,7 @@ def writing(lance_uri: str) -> Iterator[None]:
         yield
     except Exception as error:
         if _OVERTAKEN in str(error):
-            raise OvertakenError(
-                f"Another process stages a version of {table_uri(lance_uri)}, too: nothing of this one is published. "
-                "Wait for it, then build again."
-            ) from error
+            raise OvertakenError.of(lance_uri) from error
         if not isinstance(error, OSError | RuntimeError):
             raise
         if (fault := shortage(error, wrapped=True)) is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from latent_assets.errors import LatentAssetsError
-from latent_assets.layout import TILES, picture_folder, table_file
+from latent_assets.layout import TILES, picture_folder
 from latent_assets.pipeline.manifests import WHOLE, Manifest, Recipe
 from latent_assets.pipeline.states import View
 from latent_assets.storage import fingerprint
@@ -268,10 +268,9 @@ class Restamping:
         return None
 
     def _publish(self, ids: Collection[str]) -> TableRemoval:
-        from latent_assets.atlas.fragments import table_files
+        from latent_assets.atlas.indexes import release_files
         from latent_assets.atlas.pictures import release_pictures
         from latent_assets.atlas.removal import drop_rows
-        from latent_assets.layout import ATLAS_TABLE
 
         lineage = self._lineage
         recipe = self._recipe("atlas_table", WHOLE)
@@ -288,13 +287,14 @@ class Restamping:
             lineage.manifests.forget("atlas_table", WHOLE)
         elif before is not None:
             release = removal.published
-            names = [table_file(ATLAS_TABLE, f.name) for f in table_files(lineage.storage, release.version)]
+            names = release_files(lineage.storage, release.version)
             details = {
                 **before.details,
                 "tag": release.tag,
                 "version": release.version,
                 "replaced": None,
                 "freed": removal.freed,
+                "search": release.info.search,
             }
             self._commit(before, lambda recipe: _followed(before, recipe), release.info.rows, details, names)
             if pictures := release_pictures(lineage.storage.lance_uri, release.version):

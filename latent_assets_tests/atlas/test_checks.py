@@ -16,6 +16,7 @@ from PIL import Image
 
 from latent_assets.atlas.checks import Check, check, check_live
 from latent_assets.atlas.fragments import TableFile, table_files
+from latent_assets.atlas.indexes import release_files
 from latent_assets.atlas.release import Staged, publish, stage
 from latent_assets.atlas.table import open_table, table_uri
 from latent_assets.errors import NotBuiltError
@@ -165,6 +166,18 @@ def test_the_live_release_is_judged_and_not_the_newest_version(live: Built) -> N
     emptied = stage(live.profile, live.storage, [], replace(live.release, rows=0, shards={}))
     assert emptied.version == 3
     assert {one.name: one.found for one in check_live(live.profile, live.storage)}["row_count"] == "60"
+
+
+@pytest.mark.parametrize("name", ["caption_words", "caption_ngram", "id_idx"])
+def test_an_index_that_lost_its_bytes_is_named(live: Built, name: str) -> None:
+    table = open_table(live.storage.lance_uri, None)
+    (uuid,) = [str(index.index_uuid) for index in table.list_indices() if index.name == name]
+    files = [file for file in release_files(live.storage, 2) if f"/_indices/{uuid}/" in file]
+    assert files and all(live.storage.exists(file) for file in files)
+    for file in files:
+        Path(live.storage.uri(file)).write_bytes(b"")
+    found = {one.name: one for one in check_live(live.profile, live.storage)}
+    assert not found["indexes"].passed and "cannot be read" in found["indexes"].found
 
 
 @pytest.mark.parametrize("part", ["rows", "coords"])

@@ -13,6 +13,7 @@ from latent_assets.atlas.checks import check
 from latent_assets.atlas.release import commit, prepare, publish, rollback, stage
 from latent_assets.atlas.schema import arrow_schema
 from latent_assets.atlas.table import LIVE, open_table, table_exists, table_uri
+from latent_assets.client import Atlas
 from latent_assets.layout import catalog_name, coords_name
 from latent_assets.projection.shard import read_coords
 from latent_assets_tests.atlas.built import (
@@ -86,6 +87,54 @@ def test_places_in_another_order_rewrite_the_rows_too(built: Built) -> None:
     by_id = dict(zip(frame["id"], frame["xyz_vae"].to_list(), strict=True))
     for row in found.slice(20, 20).to_pylist():
         np.testing.assert_array_equal(np.array(row["xyz_vae"], np.float32), np.array(by_id[row["id"]], np.float32))
+
+
+def test_a_refit_keeps_the_indexes_and_other_rows_do_not(built: Built) -> None:
+    profile = built.profile.model_copy(
+        update={"table": built.profile.table.model_copy(update={"index_above_rows": 50})}
+    )
+    built = replace(built, profile=profile)
+
+    def indexes() -> dict[str, str]:
+        return {index.name: str(index.index_uuid) for index in live(built).list_indices()}
+
+    first = published(built)
+    known, folder = indexes(), Path(table_uri(built.storage.lance_uri)) / "_indices"
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert set(known) == {
+        "id_idx",
+        "caption_words",
+        "caption_ngram",
+        "category_idx",
+        "aesthetic_idx",
+        "clip_idx",
+        "vae_idx",
+    }
+    moved = move_places(built, "00001")
+    second = published(built, replace(built.release, title="after a refit"))
+    assert (
+        indexes() == known and {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == files
+    )
+    assert second.info.search == first.info.search and second.info.title == "after a refit"
+    table = live(built).to_arrow()
+    np.testing.assert_array_equal(np.array(table["xyz_clip"].to_pylist(), np.float32)[20:40], moved)
+    assert table["id"].to_pylist() == built.ids and table.schema.equals(
+        arrow_schema(built.release.dims, built.release.spaces)
+    )
+    atlas = Atlas.open(built.storage.root)
+    hits = atlas.search_text("number 25", 3, mode="words")
+    assert hits[0].id == built.ids[25] and hits[0].xyz["clip"] == pytest.approx(moved[5].tolist())
+    assert atlas.neighbors(built.ids[25], 5)[0].xyz != {} and atlas.row(built.ids[59]).source_hash == -59
+    # the release before is what it was
+    old = open_table(built.storage.lance_uri, first.tag).to_arrow()
+    np.testing.assert_allclose(np.array(old["xyz_clip"].to_pylist())[20:40] + 5, moved, rtol=1e-5)
+    change_caption(built, 25, "a heron")
+    published(built)
+    assert not set(indexes().values()) & set(known.values())
+    assert [hit.id for hit in Atlas.open(built.storage.root).search_text("heron", 3, mode="words")] == [built.ids[25]]
+    stage(built.profile, built.storage, built.shards, built.release, anew=True)
+    anew = {str(index.index_uuid) for index in open_table(built.storage.lance_uri, None).list_indices()}
+    assert not anew & set(indexes().values())
 
 
 def test_removed_shards_and_rows_disappear(built: Built) -> None:

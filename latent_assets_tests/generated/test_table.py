@@ -38,3 +38,23 @@ def test_a_table_of_a_version_before_is_read_and_its_rows_are_replaced(tmp_path:
     assert table.placements() == {"x": {1: None}}
     assert table.add([row("x", "new"), row("y", "new")], NOW) == 2
     assert verdicts(table) == {"x": "new", "y": "new"}
+
+
+def test_a_client_reads_the_placements_on_its_release(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    import pytest
+
+    from latent_assets.client import Atlas, QueryError
+    from latent_assets_tests.atlas.built import build, published
+
+    built = build(tmp_path / "root", n_epochs=5, spaces=("clip",))
+    first = published(built)
+    published(replace(built, release=replace(built.release, title="another")))
+    table, atlas = GeneratedTable(built.storage.lance_uri), Atlas.open(built.storage.root, tag=first.tag)
+    assert atlas.generated().is_empty()
+    table.add([{**row("x", "far"), "release": first.version}, {**row("y", "near"), "release": first.version + 2}], NOW)
+    assert atlas.generated(["id", "verdict"]).rows() == [("x", "far")]
+    assert Atlas.open(built.storage.root).generated().to_dicts() == [{**row("y", "near"), "release": first.version + 2}]
+    with pytest.raises(QueryError, match="table of generated images has no column prompt"):
+        atlas.generated(["prompt"])

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from latent_assets import progress
-from latent_assets.layout import ATLAS_TABLE, table_file
 from latent_assets.pipeline.makers.embeddings import places
 from latent_assets.pipeline.manifests import WHOLE, Manifest, Recipe
 from latent_assets.pipeline.stages import Columns, Finding, Output
@@ -48,7 +47,7 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     from latent_assets.atlas.card import ModelInfo, describe_release
     from latent_assets.atlas.checks import check
     from latent_assets.atlas.copies import copied_rows
-    from latent_assets.atlas.fragments import table_files
+    from latent_assets.atlas.indexes import release_files
     from latent_assets.atlas.pictures import release_pictures
     from latent_assets.atlas.release import prune, publish, stage
     from latent_assets.atlas.table import flush_table
@@ -84,7 +83,7 @@ def make_table(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
         search=staged.release.search,
         checks=[{"name": c.name, "found": c.found, "expected": c.expected} for c in checks],
     )
-    files = [table_file(ATLAS_TABLE, file.name) for file in table_files(storage, published.version)]
+    files = release_files(storage, published.version)
     findings = [_passed(checks), _carried(lineage, info.rows)]
     pictures = release_pictures(storage.lance_uri, published.version)
     flush_table(storage.lance_uri)
