@@ -115,7 +115,7 @@ class Placer:
             raise ValueError("nothing was fitted: no row can be placed")
         self.points = Points.of(points)
         self.index = make_index(self.points, metric) if index is None else index
-        self._coords = coords
+        self.coords = coords
         self._metric = metric
         self._k = min(n_neighbors, len(points))
         self._halves = halves(self._k)
@@ -128,11 +128,11 @@ class Placer:
 
     @cached_property
     def _trust(self) -> LocalTrust:
-        return LocalTrust(self.points, self._coords, self.typical)
+        return LocalTrust(self.points, self.coords, self.typical)
 
     def coordinates(self, features: np.ndarray) -> np.ndarray:
         """The places float32 [m, 3] of `features` float32 [m, d], as `place` gives them, without what else it tells."""
-        return self._between(self._found(features))[0]
+        return self.between(self._found(features))[0]
 
     def place(self, features: np.ndarray) -> Placement:
         """Place `features` float32 [m, d]. A row equal to fitted rows is put where they are (their mean).
@@ -140,7 +140,7 @@ class Placer:
         Raises DataError when a value is not finite.
         """
         found = self._found(features)
-        coords, spread, jitter = self._between(found)
+        coords, spread, jitter = self.between(found)
         squares = 2.0 * found.distances if self._metric == "cosine" else found.distances**2
         trust = self._trust.of(features, coords, squares) if len(features) else np.zeros(0, np.float32)
         return Placement(coords, spread, jitter, trust, found.distances[:, 0].astype(np.float32), found.indices)
@@ -148,7 +148,7 @@ class Placer:
     def leave_one_out(self, rows: np.ndarray) -> np.ndarray:
         """How far fitted rows (int64 [m]) would be placed from where they lie, were they not there: float64 [m]."""
         found = self.index.search(self.points.rows(rows), min(self._k, len(self.points) - 1), rows)
-        apart = self._between(found)[0].astype(np.float64) - self._coords[rows]
+        apart = self.between(found)[0].astype(np.float64) - self.coords[rows]
         return np.asarray(np.sqrt((apart**2).sum(axis=1)))
 
     def figures(self) -> PlacementFigures:
@@ -158,7 +158,7 @@ class Placer:
         if count < 2:
             return PlacementFigures(self.typical, 0, None, None, recall)
         rows = np.unique(np.linspace(0, count - 1, min(count, _LEFT_OUT)).astype(np.int64))
-        radii = np.linalg.norm(self._coords - self._coords.mean(axis=0, dtype=np.float64), axis=1)
+        radii = np.linalg.norm(self.coords - self.coords.mean(axis=0, dtype=np.float64), axis=1)
         diameter = 2.0 * float(np.percentile(radii, 99.0))
         errors = self.leave_one_out(rows) / (diameter if diameter > 0 else 1.0)
         median, p95 = (round(float(value), 6) for value in np.percentile(errors, (50.0, 95.0)))
@@ -172,7 +172,7 @@ class Placer:
             return Neighbors(np.zeros((0, self._k), np.int64), np.zeros((0, self._k)))
         return self.index.search(features, self._k)
 
-    def _between(self, found: Neighbors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def between(self, found: Neighbors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Coordinates, spread and jitter, float32, of rows between their neighbours."""
         weights = membership(found.distances)
         same = found.distances == 0.0
@@ -181,5 +181,5 @@ class Placer:
         rows, k = weights.shape
         coords, spread, jitter = np.empty((rows, 3)), np.empty(rows), np.empty(rows)
         kept = self._halves if k == self._k else halves(k)
-        interpolate(weights, self._coords[found.indices].astype(np.float64), kept, coords, spread, jitter)
+        interpolate(weights, self.coords[found.indices].astype(np.float64), kept, coords, spread, jitter)
         return coords.astype(np.float32), spread.astype(np.float32), jitter.astype(np.float32)
