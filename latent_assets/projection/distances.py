@@ -20,6 +20,7 @@ from latent_assets.processes import usable_cores
 F = TypeVar("F", bound=Callable[..., Any])
 
 _HALF_TO_SINGLE = np.float32(2.0**112)  # difference of the exponents' biases of float16 and float32
+_CHUNK_VALUES = 4 * 1024 * 1024  # float32 values worked on at once: 16 MiB
 _LEAST_ROWS_OF_A_THREAD = 16
 
 
@@ -164,6 +165,18 @@ class Points:
         """Features float32 [m, d] of the rows `at`."""
         parts = [part.rows(at) for part in self._parts]
         return parts[0] if len(parts) == 1 else np.hstack(parts)
+
+    def typical_square(self) -> float:
+        """Mean squared distance (L2) of two points drawn at random: twice the total variance; 1 when all are equal."""
+        count, width = self.shape
+        step = max(1, _CHUNK_VALUES // max(1, width))
+        chunks = [slice(start, start + step) for start in range(0, count, step)]
+        if not chunks:
+            return 1.0
+        mean = np.sum([self.rows(chunk).sum(axis=0, dtype=np.float64) for chunk in chunks], axis=0) / count
+        squares = (np.square(self.rows(chunk) - mean).sum(dtype=np.float64) for chunk in chunks)
+        square = 2.0 * float(sum(squares)) / count
+        return square if square > 1e-12 else 1.0
 
     def squared_distances(self, queries: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         """float64 [p]: squared L2 distance between `queries` float32 [m, d] at `row` and points at `column`, int64 [p].

@@ -7,7 +7,7 @@ whole vectors. How often the true neighbours are among them is measured when the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -32,7 +32,8 @@ _CHUNK_QUERIES = 1_024
 _PROBE_QUERIES = 256
 _NEIGHBORS = 15
 _RECALL = 0.999
-_EFFORTS = ((16, 96), (32, 192), (64, 384), (128, 768))  # lists, points compared exactly
+_PROBES = (16, 32, 64, 128)  # lists a query looks through
+_COMPARED = (96, 192, 384, 768)  # points it compares exactly
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class InvertedIndex:
     def build(cls, points: Points | np.ndarray, metric: Metric, seed: int = 0) -> InvertedIndex:
         """Index `points` [n, d]; the same points and seed give the same index on one kind of machine.
 
-        The effort of a search (lists, exact comparisons) is the least that finds 99.9 % of the 15 nearest neighbours
-        of 256 points, drawn by seed; the highest where none does. `file.recall` says what was reached.
+        The effort of a search is the least that finds 99.9 % of the 15 nearest neighbours of 256 points, drawn by seed:
+        first the lists, then the exact comparisons; the highest where none does. `file.recall` says what was reached.
         """
         held = Points.of(points)
         rng = np.random.default_rng(seed)
@@ -125,16 +126,22 @@ class InvertedIndex:
         probes = np.sort(rng.choice(len(self), count, replace=False))
         queries = self.points.rows(probes)
         true = exact_neighbors(self.points, queries, k, self.metric, probes).indices
-        index = self
-        for lists, compared in _EFFORTS:
-            tried = replace(self.file, probes=lists, compared=compared, probe_queries=count)
-            index = InvertedIndex(self.points, self.metric, tried)
-            found = index.search(queries, k, probes).indices
-            recall = float((true[:, :, None] == found[:, None, :]).any(axis=2).mean())
-            index = InvertedIndex(self.points, self.metric, replace(tried, recall=recall))
-            if recall >= _RECALL:
-                break
-        return index
+
+        def recall(file: InvertedFile) -> float:
+            found = InvertedIndex(self.points, self.metric, file).search(queries, k, probes).indices
+            return float((true[:, :, None] == found[:, None, :]).any(axis=2).mean())
+
+        def least(efforts: Iterable[InvertedFile]) -> InvertedFile:
+            tried = self.file
+            for file in efforts:
+                tried = replace(file, recall=recall(file), probe_queries=count)
+                if tried.recall >= _RECALL:
+                    break
+            return tried
+
+        file = least(replace(self.file, probes=lists) for lists in _PROBES)
+        file = least(replace(file, compared=compared) for compared in _COMPARED)
+        return InvertedIndex(self.points, self.metric, file)
 
 
 def exact_neighbors(
@@ -199,8 +206,8 @@ def _file(points: Points, rng: np.random.Generator) -> InvertedFile:
         order=order,
         codes=codes[order],
         bias=bias[order],
-        probes=_EFFORTS[0][0],
-        compared=_EFFORTS[0][1],
+        probes=_PROBES[-1],
+        compared=_COMPARED[-1],
         recall=1.0,
         probe_queries=0,
     )
