@@ -171,7 +171,9 @@ def test_releases_are_compared_and_points_fly(visit: Open, two_releases: Running
     new, old = (set(atlas.to_polars(["id"])["id"]) for atlas in (now, before))
     page.click("#releases > summary")
     page.click("#compare")
-    page.wait_for_function("() => window.latentAtlas.store.state.share === 1", timeout=30_000)
+    page.wait_for_function(
+        "() => { const { comparison, share } = window.latentAtlas.store.state; return comparison && share === 1; }"
+    )
     found = page.evaluate(
         "() => { const { kinds, origins, ...rest } = window.latentAtlas.store.state.comparison; return rest; }"
     )
@@ -204,7 +206,7 @@ def test_a_link_to_a_release_before_opens_it(visit: Open, two_releases: Running)
     gone = next(row_id for row_id in before.to_polars(["id"])["id"] if row_id not in now)
     seen = visit(f"#release=1&image={gone}", url=two_releases.url)
     page = seen.page
-    expect(page.locator("#summary")).to_contain_text(f"of {len(before)} images shown")
+    expect(page.locator("#summary")).to_contain_text(f"of {len(before):,} images shown")
     expect(page.locator(".yours")).to_contain_text("This is release 1")
     expect(page.locator("#image-panel h2")).to_have_text(before.row(gone).caption or "")
     wide = page.locator("#image-panel img.large").evaluate("(image) => image.decode().then(() => image.naturalWidth)")

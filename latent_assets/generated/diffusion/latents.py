@@ -14,6 +14,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from latent_assets.models.vae import VaeEncoder
 
+_PARALLEL = 0.9995  # cosine from which the arc is a line, and the sines would divide rounding errors
 _CLOSE = 2e-3  # relative: the rounding of half precision, which one of two copies may have been saved in
 
 
@@ -70,6 +71,15 @@ def _unscaled(pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
         )
         return latents * deviation / float(config.scaling_factor) + mean
     return latents / float(config.scaling_factor) + float(config.get("shift_factor") or 0.0)
+
+
+def slerp(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
+    """The point at `share` of the great circle from `start` to `end` (any shape, the same); lengths are mixed, too."""
+    cosine = torch.nn.functional.cosine_similarity(start.flatten(), end.flatten(), dim=0)
+    if float(cosine) > _PARALLEL:
+        return torch.lerp(start, end, share)
+    angle = torch.arccos(cosine.clamp(-1, 1))
+    return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(angle)
 
 
 def same_space(pipeline: Any, encoder: VaeEncoder) -> bool:

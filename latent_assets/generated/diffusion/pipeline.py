@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoencoderKL, AutoPipelineForText2Image
 
 from latent_assets.errors import ModelError, QueryError
+from latent_assets.generated.diffusion.latents import slerp
 from latent_assets.models.device import best_device, dtype_on
 from latent_assets.models.weights import diffusion_files, model_directory, quiet_loading
 
@@ -63,8 +64,6 @@ class TextToImage:
 
         Steps, guidance and the negative prompt are those of `start`. Raises ModelError when the pipeline fails.
         """
-        from latent_assets.generated.synthesis.walks import slerp
-
         encode: Any = self.pipeline.encode_prompt
         guided = start.guidance > 1.0
         device = self.pipeline.device

@@ -22,7 +22,6 @@ from latent_assets.images.decode.image import decode_as_stored
 from latent_assets.models.vae import load_vae_decoder
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
     from latent_assets.generated.diffusion.generate import ImageGenerator
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 Xyz = tuple[float, float, float]
 
-_PARALLEL = 0.9995  # cosine from which the arc is a line, and the sines would divide rounding errors
 BETWEEN_IMAGES = "latents of the release's VAE, mixed linearly and decoded"
 BETWEEN_PROMPTS = "text vectors mixed linearly, start noises spherically, every frame drawn by the diffusion model"
 
@@ -128,17 +126,6 @@ class Synthesizer:
 def shares(frames: int) -> list[float]:
     """`frames` numbers from 0 to 1, evenly spaced."""
     return [float(share) for share in np.linspace(0.0, 1.0, frames)]
-
-
-def slerp(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
-    """The point at `share` of the great circle from `start` to `end` (any shape, the same); lengths are mixed, too."""
-    import torch
-
-    cosine = torch.nn.functional.cosine_similarity(start.flatten(), end.flatten(), dim=0)
-    if float(cosine) > _PARALLEL:
-        return torch.lerp(start, end, share)
-    angle = torch.arccos(cosine.clamp(-1, 1))
-    return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(angle)
 
 
 def _xyz(coords: np.ndarray) -> Xyz:

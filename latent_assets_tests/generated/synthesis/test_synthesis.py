@@ -13,11 +13,12 @@ from PIL import Image
 from latent_assets.client import Atlas
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.generated.diffusion.generate import ImageGenerator
+from latent_assets.generated.diffusion.latents import slerp
 from latent_assets.generated.diffusion.pipeline import load_text_to_image
 from latent_assets.generated.diffusion.request import GenerationRequest
 from latent_assets.generated.placement.placing import ImagePlacer
 from latent_assets.generated.synthesis.places import AROUND, Places, what_is_here
-from latent_assets.generated.synthesis.walks import Synthesizer, WalkCancelledError, shares, slerp
+from latent_assets.generated.synthesis.walks import Synthesizer, WalkCancelledError, shares
 from latent_assets.images.decode.image import decode_image
 from latent_assets.layout import EMBEDDINGS
 from latent_assets.models.vae import load_vae, load_vae_decoder

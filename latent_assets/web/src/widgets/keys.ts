@@ -4,6 +4,9 @@ import { flyHome } from "../scene/view";
 import type { Context } from "./context";
 import { askHere } from "./here";
 
+// elements that mean something else by a letter
+const WRITTEN_IN = "input:not([type=range], [type=checkbox], [type=radio], [type=file]), select, textarea";
+
 export function followKeys(context: Context): void {
   const { store, release } = context;
   const focus = (selector: string): void => document.querySelector<HTMLElement>(selector)?.focus();
@@ -20,7 +23,7 @@ export function followKeys(context: Context): void {
     if (event.key === "Escape") return leave(context);
     const target = event.target as HTMLElement;
     const action = keys[event.key];
-    if (!action || event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea")) return;
+    if (!action || event.ctrlKey || event.metaKey || event.altKey || target.matches(WRITTEN_IN)) return;
     action();
     event.preventDefault();
   });

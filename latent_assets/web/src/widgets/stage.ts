@@ -34,12 +34,13 @@ export function stage(context: Context, summary: HTMLElement): HTMLElement {
 }
 
 /** What can be done with the map, until somebody has done it once. */
-function hint({ map, live, release }: Context): HTMLElement {
+function hint({ map, store, live, release }: Context): HTMLElement {
   const element = h("p", { class: "hint", hidden: recall(HINTED) !== null }, t(live && release.synthesis ? "hint" : "hintRead"));
   const done = (): void => {
     element.hidden = true;
     remember(HINTED, "1");
   };
+  store.on(["made", "selected", "results"], done);
   for (const kind of ["pointerdown", "wheel", "keydown"]) map!.canvas.addEventListener(kind, done, { once: true, passive: true });
   return element;
 }
