@@ -6,6 +6,7 @@ import { NO_FILTERS, type Filters } from "../state/store";
 import { number, t } from "../text";
 import type { Context } from "./context";
 import { button, h } from "./dom";
+import { clusterLevel, clusterOptions, colourByCluster } from "./labels";
 
 const LISTED = 12;
 const SITES = 200;
@@ -19,7 +20,8 @@ export function looks(context: Context): HTMLElement {
   const colour = h(
     "select",
     { id: "colour", onchange: () => store.set({ colour: colour.value }) },
-    ...columns.map(({ name }) => h("option", { value: name, selected: name === store.state.colour }, name === "category" ? t("category") : name)),
+    ...columns.filter(({ kind }) => kind !== "cluster").map(({ name }) => h("option", { value: name, selected: name === store.state.colour }, name === "category" ? t("category") : name)),
+    ...clusterOptions(context),
   );
   const status = h("p", { class: "note", role: "status", id: "filter-count" });
   const change = (part: Partial<Filters>): void => store.set({ filters: { ...store.state.filters, ...part } });
@@ -60,6 +62,9 @@ export function looks(context: Context): HTMLElement {
     legend.replaceChildren(...(column?.kind === "number" ? scaleLegend(column) : []));
   };
   store.on(["colour", "theme"], () => void colourMap(context).then(drawLegend, context.problem));
+  store.on(["space"], (state) => {
+    if (clusterLevel(state.colour)) void colourMap(context).catch(context.problem);
+  });
   store.on(["filters"], () => void filterMap(context, status).catch(context.problem));
   const reset = button(
     t("clear"),
@@ -121,11 +126,14 @@ export function themeOf(): Theme {
 }
 
 /** Give the map a colour for every row, by the column that was chosen. */
-async function colourMap({ store, tiles, map }: Context): Promise<void> {
+async function colourMap(context: Context): Promise<void> {
+  const { store, tiles, map } = context;
+  map?.labels.colour(null);
+  if (map && clusterLevel(store.state.colour)) return colourByCluster(context, themeOf());
   const name = store.state.colour;
   const column = tiles!.info.columns.find((each) => each.name === name);
   if (!map) return;
-  if (!column || name === "category") return map.colourBy(null, "code");
+  if (!column || column.kind === "cluster" || name === "category") return map.colourBy(null, "code");
   const codes = await tiles!.column(name);
   if (store.state.colour !== name) return;
   const rows = new Uint8Array(codes.length);
