@@ -7,6 +7,9 @@ const MOST = 26;
 // pixels of a cluster's radius on the screen above which its parts are named instead, and below which it is again
 const OPENS = 150;
 const CLOSES = 110;
+// names farther away than so many times the distance of those in front belong to what is behind
+const FAR = 3;
+const FRONT = 3;
 // a name that is shown may be covered by so many pixels more than one that is not
 const SLACK = 5;
 
@@ -24,6 +27,8 @@ export interface Seen {
   x: number;
   y: number;
   ahead: boolean;
+  /** Distance from the camera. */
+  away: number;
   /** Pixels of the cluster's radius. */
   radius: number;
 }
@@ -69,10 +74,16 @@ export function declutter(
     else named.shown = false;
   };
   tops.forEach(visit);
-  candidates.sort((one, other) => Number(other.named.shown) - Number(one.named.shown) || other.named.label.rows - one.named.label.rows);
+  const distances = candidates.map(({ seen: at }) => at.away).sort((one, other) => one - other);
+  const farthest = FAR * (distances[Math.min(FRONT, distances.length) - 1] ?? 0);
+  candidates.sort((one, other) => Number(other.named.shown) - Number(one.named.shown) || other.seen.radius - one.seen.radius || other.named.label.rows - one.named.label.rows);
   const kept: { named: Named; seen: Seen }[] = [];
   for (const candidate of candidates) {
     const { named, seen: at } = candidate;
+    if (at.away > farthest) {
+      named.shown = false;
+      continue;
+    }
     const slack = named.shown ? SLACK : 0;
     const [half, high] = [named.width / 2 - slack, 13 - slack];
     const box: Box = [at.x - half, at.y - high, at.x + half, at.y + high];

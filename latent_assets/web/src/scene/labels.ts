@@ -84,7 +84,7 @@ export class Labels {
     const away = place.distanceTo(camera.position);
     place.project(camera);
     const radius = (this.tiles!.length(named.label.radius) / Math.max(away, 1e-6)) * pixels;
-    return { x: ((place.x + 1) / 2) * width, y: ((1 - place.y) / 2) * height, ahead: place.z < 1 && place.z > -1, radius };
+    return { x: ((place.x + 1) / 2) * width, y: ((1 - place.y) / 2) * height, ahead: place.z < 1 && place.z > -1, away, radius };
   }
 
   private write(named: Named): HTMLElement {
