@@ -20,16 +20,16 @@ def test_arrow_types_of_a_whole_atlas() -> None:
     assert schema.field("thumbnail").type == pa.binary()
     nullable = {name for name in schema.names if schema.field(name).nullable}
     assert nullable == {"path", "source_url", "caption", "category", "source_hash"} | {
-        "aesthetic", "similarity", "punsafe", "pwatermark",
+        "aesthetic", "similarity", "punsafe", "pwatermark", "cluster_clip", "cluster_vae", "cluster_joint",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("dims", "spaces", "absent"),
     [
-        ({"clip": 8}, ("clip",), {"vae", "xyz_vae", "xyz_joint"}),
-        ({"vae": 8}, ("vae",), {"clip", "xyz_clip", "xyz_joint"}),
-        ({"clip": 8, "vae": 8}, ("clip",), {"xyz_vae", "xyz_joint"}),
+        ({"clip": 8}, ("clip",), {"vae", "xyz_vae", "xyz_joint", "cluster_vae", "cluster_joint"}),
+        ({"vae": 8}, ("vae",), {"clip", "xyz_clip", "xyz_joint", "cluster_clip", "cluster_joint"}),
+        ({"clip": 8, "vae": 8}, ("clip",), {"xyz_vae", "xyz_joint", "cluster_vae", "cluster_joint"}),
     ],
 )
 def test_columns_of_absent_models_and_spaces_are_absent(
@@ -40,13 +40,20 @@ def test_columns_of_absent_models_and_spaces_are_absent(
 
 def test_a_registered_embedding_has_its_column_and_its_map(third: spaces.Embedding) -> None:
     names = [field.name for field in table_fields()]
-    assert names[-7:] == ["clip", "vae", "hue", "xyz_clip", "xyz_vae", "xyz_joint", "xyz_hue", "shard"][-7:]
+    maps = ["clip", "vae", "joint", "hue"]
+    assert names[-9:] == [*(f"xyz_{name}" for name in maps), "shard", *(f"cluster_{name}" for name in maps)]
     assert names[names.index("vae") + 1] == "hue"
     schema = arrow_schema({"clip": 8, "hue": 12}, ("clip", "hue"))
     assert schema.field("hue").type == pa.list_(pa.float32(), 12) and "xyz_vae" not in schema.names
     assert schema.field("hue").metadata[b"description"] == b"histogram of hues; compare by L2"
     assert schema.field("xyz_hue").metadata[b"description"] == b"place on the map of colours alone, map units"
     assert "| `hue` | `fixed_size_list<float32>[hue dims]` | no |" in schema_markdown()
+
+
+def test_a_release_without_labels_has_no_clusters() -> None:
+    assert not [
+        name for name in arrow_schema({"clip": 8}, ("clip",), labels=False).names if name.startswith("cluster_")
+    ]
 
 
 def test_each_column_carries_its_description() -> None:

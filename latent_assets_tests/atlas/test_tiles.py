@@ -112,8 +112,8 @@ def test_a_label_stands_where_most_of_its_category_are(storage: Storage, templat
     rows = rows_of(places)
     category = Codes(np.array([1] * 30 + [2] * 10 + [2] * 20 + [1]), [("cat", 31), ("dog", 30)])
     tiles = write(storage, replace(rows, codes={**rows.codes, "category": category}), template.release)
-    labels = {label["text"]: label for label in tiles.about["spaces"]["clip"]["labels"]}
-    assert labels["cat"] == {"text": "cat", "position": [0, 0, 0], "rows": 31}
+    labels = {label["text"]: label for label in tiles.labels("clip")}
+    assert labels["cat"] == {"text": "cat", "level": 1, "position": [0, 0, 0], "radius": 0, "rows": 31}
     assert labels["dog"]["position"] == [8, 8, 8]
 
 

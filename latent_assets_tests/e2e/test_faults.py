@@ -31,6 +31,7 @@ STAGES = [
     "embedding_manifest",
     "umap_model",
     "umap_projection",
+    "atlas_labels",
     "atlas_table",
 ]
 

@@ -24,11 +24,12 @@ from latent_assets_tests.small_models import write_clip, write_vae
 
 WHOLE = [
     *("laion_metadata", "embedding_manifest", "umap_model"),
-    *("atlas_table", "atlas_tiles", "placement_calibration"),
+    *("atlas_labels", "atlas_table", "atlas_tiles", "placement_calibration"),
 ]
 SHARDED = ["shard_catalog", "image_shards", "vae_latents", "clip_embeddings", "thumbnails", "umap_projection"]
 RELEASE = {("atlas_table", "all"), ("atlas_tiles", "all"), ("placement_calibration", "all")}
-AFTER_EMBEDDINGS = {("embedding_manifest", "all"), ("umap_model", "all"), *RELEASE}
+REFIT = {("umap_model", "all"), ("atlas_labels", "all"), *RELEASE}
+AFTER_EMBEDDINGS = {("embedding_manifest", "all"), *REFIT}
 
 
 def shards(stage: str, *keys: str) -> set[tuple[str, str]]:
@@ -136,7 +137,7 @@ def test_a_removed_row_touches_its_shard_only(atlas: SmallAtlas, gallery: Galler
 def test_changed_map_settings_redo_the_map_only(atlas: SmallAtlas, small_profile: Callable[..., Profile]) -> None:
     atlas.rebuild()
     atlas.profile = small_profile(projection={"min_dist": 0.5})
-    assert atlas.rebuild() == {("umap_model", "all"), *RELEASE} | shards("umap_projection")
+    assert atlas.rebuild() == REFIT | shards("umap_projection")
 
 
 def test_a_seeded_build_repeats_exactly(small_profile: Callable[..., Profile], tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_a_refit_with_the_same_result_can_still_be_published(
     before = table(atlas).sort("id")
     # above the number of rows: the same fit under another fingerprint, stored in another place
     atlas.profile = small_profile(projection={"fit_rows": 999})
-    assert atlas.rebuild() == {("umap_model", "all"), *RELEASE} | shards("umap_projection")
+    assert atlas.rebuild() == REFIT | shards("umap_projection")
     atlas.profile = small_profile(projection={"fit_rows": 999}, table={"thumbnail_quality": 30})
     assert atlas.rebuild() == shards("thumbnails") | RELEASE
     after = table(atlas).sort("id")

@@ -116,6 +116,20 @@ def test_an_image_and_what_is_near_it(served: Running, atlas: Atlas) -> None:
     problem(served.http.get("/api/images/x"), 422)
 
 
+def test_labels_are_the_clients(served: Running, atlas: Atlas) -> None:
+    for space in atlas.info.spaces:
+        answer = served.get("/api/labels", space=space).json()
+        expected = atlas.labels(space)
+        assert (answer["release"], answer["space"], answer["rows"]) == (atlas.version, space, len(atlas))
+        found = [(label["id"], label["text"], label["rows"], label["image"]) for label in answer["labels"]]
+        assert found == [(label.id, label.name, label.rows, label.representative) for label in expected]
+    assert answer["labels"], "the emoji have clusters"
+    coarse = served.get("/api/labels", level=1).json()["labels"]
+    assert coarse and {label["level"] for label in coarse} == {1}
+    assert served.get("/api/labels", space="nowhere").status_code == 422
+    assert served.get("/api/labels", level=4).status_code == 422
+
+
 def test_a_thumbnail_is_kept_by_browsers(served: Running, atlas: Atlas) -> None:
     row = atlas.row(atlas.to_polars(["id"], 1)["id"][0])
     address = served.http.get(f"/api/images/{row.id}").json()["thumbnail"]

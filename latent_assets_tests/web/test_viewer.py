@@ -341,22 +341,28 @@ def test_the_tree_leads_from_a_map_to_an_image(visit: Open, known: Atlas) -> Non
     expect(regions.first).to_be_visible()
     page.keyboard.press("ArrowRight")
     expect(regions.first).to_be_focused()
-    category = (regions.first.text_content() or "").partition(",")[0]
+    coarse = known.labels("clip", level=1)
+    assert [(text or "").strip() for text in regions.all_text_contents()][: len(coarse)] == [
+        f"{label.name}, {label.rows:,} images" for label in coarse
+    ]
     page.keyboard.press("ArrowRight")
-    images = tree.locator("[aria-level='3']")
-    expect(images.first).to_be_visible()
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowDown")
-    expect(images.nth(1)).to_be_focused()
-    page.keyboard.press("Enter")
-    selected = page.evaluate("() => window.latentAtlas.store.state.selected")
-    assert known.row(selected).category == category
-    expect(images.nth(1)).to_have_text(known.row(selected).caption or "")
-    page.locator("[role=treeitem][tabindex='0']").focus()
+    below = tree.locator("[aria-level='3']")
+    expect(below.first).to_be_visible()
+    parts = [label for label in known.labels("clip") if label.parent == coarse[0].id]
+    # its parts come first, then its images, the one that stands for it before the others
+    image = below.nth(len(parts))
+    expect(image).to_have_text(known.row(coarse[0].representative).caption or "")
+    image.click()
+    assert page.evaluate("() => window.latentAtlas.store.state.selected") == coarse[0].representative
+    expect(image.locator("[aria-level='4']").first).to_be_visible()
+    near = page.evaluate("(id) => window.latentAtlas.context.image(id)", coarse[0].representative)["neighbours"]["clip"]
+    expect(image.locator("[aria-level='4']")).to_have_count(len(near))
+    page.keyboard.press("ArrowLeft")
+    expect(image.locator("[aria-level='4']").first).to_be_hidden()
     page.keyboard.press("ArrowLeft")
     expect(regions.first).to_be_focused()
     page.keyboard.press("ArrowLeft")
-    expect(images.first).to_be_hidden()
+    expect(below.first).to_be_hidden()
 
 
 def test_an_image_that_is_dropped_gets_its_place(visit: Open, picture: Path) -> None:

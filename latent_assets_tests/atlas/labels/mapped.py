@@ -37,7 +37,7 @@ class Mapped:
 
 
 def places_of(town: np.ndarray, seed: int) -> np.ndarray:
-    """Places of rows, float32 [n, 3]: continents 100 apart, towns 20 apart, rows half of 1; those of no town anywhere."""
+    """Places of rows, float32 [n, 3]: continents 100 apart, towns 20, rows 1; those of no town anywhere."""
     drawn = np.random.default_rng(seed)
     corners = np.array([[0, 0, 0], [100, 0, 0], [0, 100, 0], [0, 0, 100]], float)
     within = np.array([[0, 0, 0], [20, 0, 0], [0, 20, 0]], float)

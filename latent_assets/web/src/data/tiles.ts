@@ -20,15 +20,29 @@ export interface SpaceInfo {
   depth: number;
   shows: string;
   quality: Record<string, number | string>;
-  labels: { text: string; position: Point; rows: number }[];
+}
+
+/** A name over the map. A cluster has an id; the largest categories stand for clusters where there are none. */
+export interface Label {
+  text: string;
+  level: number;
+  position: Point;
+  radius: number;
+  rows: number;
+  id?: string;
+  parent?: string | null;
+  code?: number;
+  image?: string;
 }
 
 export interface Column {
   name: string;
-  kind: "number" | "code";
+  kind: "number" | "code" | "cluster";
   low?: number;
   high?: number;
   values?: number;
+  space?: string;
+  level?: number;
 }
 
 export interface TilesInfo {
@@ -97,6 +111,7 @@ export class Tiles {
   private readonly idPages = new Recent<number, Promise<ArrayBuffer>>(ID_PAGES);
   private readonly columns = new Map<string, Promise<Uint16Array>>();
   private readonly values = new Map<string, Promise<[string, number][]>>();
+  private readonly named = new Map<string, Promise<Label[]>>();
 
   private constructor(
     readonly base: string,
@@ -118,7 +133,24 @@ export class Tiles {
 
   async space(name: string): Promise<SpaceTiles> {
     const info = this.info.spaces[name]!;
-    return new SpaceTiles(name, info, await whole(`${this.base}${name}/nodes.bin`), `${this.base}${name}/points.bin`);
+    const [nodes, labels] = await Promise.all([whole(`${this.base}${name}/nodes.bin`), this.labels(name)]);
+    return new SpaceTiles(name, info, nodes, `${this.base}${name}/points.bin`, labels);
+  }
+
+  /** What is written over the map of a space, coarse ones first; nothing where the file is missing. */
+  labels(space: string): Promise<Label[]> {
+    let found = this.named.get(space);
+    if (!found) {
+      found = whole(`${this.base}${space}/labels.json`).then(
+        (data) => JSON.parse(new TextDecoder().decode(data)) as Label[],
+        () => {
+          this.named.delete(space);
+          return [];
+        },
+      );
+      this.named.set(space, found);
+    }
+    return found;
   }
 
   /** Id of a row: 32 hexadecimal digits. Ids are read a page at a time. */
@@ -187,6 +219,7 @@ export class SpaceTiles {
     readonly info: SpaceInfo,
     nodes: ArrayBuffer,
     points: string,
+    readonly labels: Label[],
   ) {
     this.file = new RangeFile(points);
     const view = new DataView(nodes);

@@ -8,6 +8,7 @@ import { number, t } from "../text";
 import type { Context } from "./context";
 import { button, h } from "./dom";
 import { unreached } from "./unreached";
+import { clusterLevel, clusterOptions, colourByCluster } from "./labels";
 
 const LISTED = 12;
 const SITES = 200;
@@ -21,7 +22,8 @@ export function looks(context: Context): HTMLElement {
   const colour = h(
     "select",
     { id: "colour", onchange: () => store.set({ colour: colour.value }) },
-    ...columns.map(({ name }) => h("option", { value: name, selected: name === store.state.colour }, name === "category" ? t("category") : name)),
+    ...columns.filter(({ kind }) => kind !== "cluster").map(({ name }) => h("option", { value: name, selected: name === store.state.colour }, name === "category" ? t("category") : name)),
+    ...clusterOptions(context),
     live && h("option", { value: SIMILARITY, selected: store.state.colour === SIMILARITY }, t("similarityToQuery")),
   );
   const status = h("p", { class: "note", role: "status", id: "filter-count" });
@@ -66,6 +68,9 @@ export function looks(context: Context): HTMLElement {
   store.on(["colour", "theme", "query"], (state, before) => {
     if (state.query !== before.query && state.colour !== SIMILARITY) return;
     void colourMap(context).then(drawLegend, context.problem);
+  });
+  store.on(["space"], (state) => {
+    if (clusterLevel(state.colour)) void colourMap(context).catch(context.problem);
   });
   store.on(["filters"], () => void filterMap(context, status).catch(context.problem));
   const reset = button(
@@ -127,9 +132,11 @@ function scaleLegend({ low, high }: { low: number; high: number }): HTMLElement[
 let similar: { low: number; high: number } | null = null;
 
 /** Give the map a colour for every row, by the column that was chosen; a comparison has colours of its own. */
-export async function colourMap({ store, tiles, map }: Context): Promise<void> {
+export async function colourMap(context: Context): Promise<void> {
+  const { store, tiles, map } = context;
   const { colour: name, comparison, query } = store.state;
   if (!map) return;
+  map.labels.colour(null);
   if (comparison) return map.colourBy(comparison.kinds.map((kind) => [0, 1, 3][kind]!), "code");
   if (name === SIMILARITY) {
     const found = query ? await api.similarities(query) : null;
@@ -137,8 +144,9 @@ export async function colourMap({ store, tiles, map }: Context): Promise<void> {
     similar = found;
     return found ? map.colourBy(found.rows, "number") : map.colourBy(null, "code");
   }
+  if (clusterLevel(name)) return colourByCluster(context, themeOf());
   const column = tiles!.info.columns.find((each) => each.name === name);
-  if (!column || name === "category") return map.colourBy(null, "code");
+  if (!column || column.kind === "cluster" || name === "category") return map.colourBy(null, "code");
   const codes = await tiles!.column(name);
   if (store.state.colour !== name) return;
   const rows = new Uint8Array(codes.length);

@@ -1,11 +1,14 @@
-// The map as a tree for keyboard and screen reader: spaces, their regions, the images of a region.
+// The map as a tree for keyboard and screen reader: spaces, their clusters level by level, images, their neighbours.
 
-import { api } from "../data/api";
+import { api, type ImageFacts } from "../data/api";
+import type { Label } from "../data/tiles";
 import { number, t } from "../text";
 import { spaceName, type Context } from "./context";
 import { h } from "./dom";
+import { rowsOf } from "./labels";
 
-const IMAGES = 40;
+const IMAGES = 40; // of a search
+const AT_ONCE = 12; // images of a cluster
 
 interface Item {
   element: HTMLElement;
@@ -33,24 +36,54 @@ export function tree(context: Context): HTMLElement {
   });
   if (!tiles) return section;
 
-  const top: Item[] = Object.entries(tiles.info.spaces).map(([space, info]) => {
-    const regions = async (parent: Item): Promise<Item[]> =>
-      info.labels.map((label) => item(`${label.text}, ${number(label.rows)} ${t("images")}`, 2, parent, live ? (own) => images(space, label.text, own) : null, () => {
-        store.set({ space });
-        context.flyTo({ [space]: label.position });
-      }));
-    return item(`${t("spaces")} ${spaceName(context, space)}`, 1, null, regions, () => store.set({ space }));
-  });
+  const top: Item[] = Object.keys(tiles.info.spaces).map((space) =>
+    item(`${t("spaces")} ${spaceName(context, space)}`, 1, null, async (own) => parts(space, await tiles.labels(space), null, own), () => store.set({ space })),
+  );
 
-  async function images(space: string, category: string, parent: Item): Promise<Item[]> {
+  /** The clusters that are part of one, or of none. */
+  function parts(space: string, labels: Label[], whole: Label | null, parent: Item): Item[] {
+    return labels
+      .filter((label) => (label.parent ?? null) === (whole?.id ?? null) && label !== whole)
+      .map((label) => {
+        const open = async (own: Item): Promise<Item[]> => {
+          const finer = label.id ? parts(space, labels, label, own) : [];
+          return [...finer, ...(label.id ? await members(space, label, own, 0) : await ofCategory(space, label.text, own))];
+        };
+        const known = label.id !== undefined || live;
+        return item(`${label.text}, ${number(label.rows)} ${t("images")}`, parent.level + 1, parent, known ? open : null, () => {
+          store.set({ space });
+          context.flyTo({ [space]: label.position }, label.radius);
+        });
+      });
+  }
+
+  /** Images of a cluster, some at a time. */
+  async function members(space: string, label: Label, parent: Item, from: number): Promise<Item[]> {
+    const ids = await rowsOf(context, space, label, from, from + AT_ONCE);
+    const found = await Promise.all(ids.map((id) => context.image(id)));
+    const items = found.map((facts) => image(space, facts.id, facts.caption, facts.positions, parent, facts));
+    if (from + ids.length < label.rows && ids.length) {
+      items.push(item(t("moreImages"), parent.level + 1, parent, (own) => members(space, label, own, from + AT_ONCE), () => undefined));
+    }
+    return items;
+  }
+
+  async function ofCategory(space: string, category: string, parent: Item): Promise<Item[]> {
     const { results } = await api.search({ q: category, mode: "meaning", k: String(IMAGES), category });
-    return results.map(({ id, caption, positions }) =>
-      item(caption ?? t("caption_none"), 3, parent, null, () => {
-        store.set({ space });
-        context.select(id);
-        context.flyTo(positions);
-      }),
-    );
+    return results.map(({ id, caption, positions }) => image(space, id, caption, positions, parent));
+  }
+
+  /** An image, which opens to its neighbours on the map. */
+  function image(space: string, id: string, caption: string | null, positions: ImageFacts["positions"] | null, parent: Item, facts?: ImageFacts): Item {
+    const neighbours = async (own: Item): Promise<Item[]> => {
+      const near = (facts ?? (await context.image(id))).neighbours[space] ?? [];
+      return near.map((other) => image(space, other.id, other.caption, null, own));
+    };
+    return item(caption ?? t("caption_none"), parent.level + 1, parent, live ? neighbours : null, () => {
+      store.set({ space });
+      context.select(id, positions === null);
+      if (positions) context.flyTo(positions);
+    });
   }
 
   function item(label: string, level: number, parent: Item | null, open: ((own: Item) => Promise<Item[]>) | null, act: () => void): Item {
