@@ -274,15 +274,26 @@ class Atlas:
         )
 
     @_in_one_release
-    def search_vector(self, vector: np.ndarray, k: int = 10, space: str = "clip") -> list[Hit]:
-        """The `k` images nearest to a vector of the space's own column (`clip`, `vae`, ...), best first."""
+    def search_vector(
+        self,
+        vector: np.ndarray,
+        k: int = 10,
+        space: str = "clip",
+        *,
+        category: str | None = None,
+        domain: str | None = None,
+    ) -> list[Hit]:
+        """The `k` images nearest to a vector of the space's own column (`clip`, `vae`, ...), best first.
+
+        category, domain: as `search_text` has them.
+        """
         import numpy as np
 
         wide = np.asarray(vector, dtype=np.float32)
         dims = self._dims(space)
         if wide.shape != (dims,) or not np.isfinite(wide).all():
             raise QueryError(f"A {space} vector has {dims} finite values; this one has the shape {wide.shape}.")
-        return self._nearest(space, wide, k)
+        return self._nearest(space, wide, k, where=row_filter(category, domain))
 
     @_in_one_release
     def neighbors(self, id: str, k: int = 10, space: str = "clip") -> list[Hit]:

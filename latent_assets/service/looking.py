@@ -10,7 +10,7 @@ import numpy as np
 
 from latent_assets.atlas.schema import PLACE
 from latent_assets.atlas.table import row_filter
-from latent_assets.client import Hit
+from latent_assets.client import Hit, checked_text
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.service.answers import Found, ImageAnswer, Measure, Mode, NeighbourGroup, SearchAnswer
 from latent_assets.service.placements import groups, thumbnail_address
@@ -80,6 +80,9 @@ def image(release: OpenRelease, row_id: str) -> ImageAnswer:
 
 def thumbnail(release: OpenRelease, row_id: str) -> bytes:
     """The bytes of a row's thumbnail, WebP or JPEG. Raises NotBuiltError for an unknown id."""
+    held = release.placer.resident
+    if held is not None and (at := held.position(row_id)) is not None:
+        return held.thumbnail(at)
     found = release.table.search().where(f"id = '{row_id}'").select(["thumbnail"]).limit(1).to_arrow()
     if not len(found):
         raise NotBuiltError(f"The atlas {release.atlas.info.profile} (version {release.version}) has no row {row_id}.")
@@ -91,8 +94,18 @@ def thumbnail(release: OpenRelease, row_id: str) -> bytes:
 
 
 def _meaning(release: OpenRelease, question: Question, most: int) -> list[Found]:
-    hits = release.atlas.search_text(question.text, most, category=question.category, domain=question.domain)
-    return _found(release, hits)
+    row_filter(question.category, question.domain)  # refuses what is no domain
+    vector = release.texts.vector(checked_text(question.text))
+    held = release.placer.resident
+    if held is None or "clip" not in held.vectors:
+        hits = release.atlas.search_vector(vector, most, category=question.category, domain=question.domain)
+        return _found(release, hits)
+    among = release.words.among(question.category, question.domain)
+    rows, distances = held.nearest("clip", vector, most, among)
+    return [
+        _of_row(release, held.row(at), 1.0 - distance, "cosine similarity")
+        for at, distance in zip(rows.tolist(), distances.tolist(), strict=True)
+    ]
 
 
 def _words(release: OpenRelease, question: Question, most: int) -> list[Found]:
@@ -122,6 +135,9 @@ def _both(release: OpenRelease, question: Question, most: int) -> list[Found]:
 def _take(release: OpenRelease, rows: np.ndarray) -> Sequence[Mapping[str, Any]]:
     """Rows by their positions, in that order."""
     places = [f"{PLACE}{space}" for space in release.atlas.info.spaces]
+    held = release.placer.resident
+    if held is not None:
+        return [held.row(at) for at in rows.tolist()]
     if not len(rows):
         return []
     # what is taken comes in the order of the table

@@ -19,6 +19,7 @@ from latent_assets.errors import LatentAssetsError, NotBuiltError
 from latent_assets.generated.placement.calibration import calibration_version
 from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
 from latent_assets.images.decode.image import load_decoders
+from latent_assets.service.texts import TextVectors
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
@@ -49,6 +50,11 @@ class OpenRelease:
         """The captions, by their words."""
         return WordIndex.of(self.table)
 
+    @cached_property
+    def texts(self) -> TextVectors:
+        """The vectors of what is searched for, by the CLIP model of the release."""
+        return TextVectors(lambda texts: self.atlas.clip.encode_text(texts))
+
     @classmethod
     def open(cls, storage: Storage, tag: str) -> OpenRelease:
         """Open the release that a tag names. Raises NotBuiltError when it is not there."""
@@ -66,7 +72,7 @@ class OpenRelease:
         blank = Image.new("RGB", (64, 64), "white")
         self.placer.place(blank)
         if "clip" in self.placer.encoders:
-            self.atlas.search_text("blank", k=1)
+            self.texts.vector("blank")
         self.words  # noqa: B018
 
 
