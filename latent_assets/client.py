@@ -348,11 +348,19 @@ class Atlas:
 
     @_in_one_release
     def search_vector(
-        self, vector: np.ndarray, k: int = 10, space: str = "clip", *, offset: int = 0, where: str | None = None
+        self,
+        vector: np.ndarray,
+        k: int = 10,
+        space: str = "clip",
+        *,
+        offset: int = 0,
+        where: str | None = None,
+        category: str | None = None,
+        domain: str | None = None,
     ) -> list[Hit]:
         """The `k` images nearest to a vector of the space's own column (`clip`, `vae`, ...), best first.
 
-        offset, where: as for `search_text`.
+        offset, where, category, domain: as for `search_text`.
         """
         import numpy as np
 
@@ -361,7 +369,7 @@ class Atlas:
         if wide.shape != (dims,) or not np.isfinite(wide).all():
             raise QueryError(f"A {space} vector has {dims} finite values; this one has the shape {wide.shape}.")
         k, offset = _checked_range(k, offset)
-        return self._nearest(space, wide, k + offset, self._filter(where))[offset:]
+        return self._nearest(space, wide, k + offset, self._filter(where, category, domain))[offset:]
 
     @_in_one_release
     def neighbors(

@@ -96,9 +96,20 @@ class ClipEncoder:
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [n, d] of texts; longer ones are cut at the model's context length."""
+        tokens = self._tokens(texts).to(self.device)
         with torch.inference_mode():
-            vectors = self.model.encode_text(self.tokenizer(list(texts)).to(self.device))  # type: ignore[operator]
+            vectors = self.model.encode_text(tokens)  # type: ignore[operator]
             return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
+
+    def _tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Of a Hugging Face encoder, which is told what is padding, without what pads all of them: a search of two
+        words is a sixth of the context, and costs as little."""
+        tokens: torch.Tensor = self.tokenizer(list(texts))
+        tower = getattr(self.model, "text", None)
+        if not isinstance(tower, HFTextEncoder) or not len(tokens):
+            return tokens
+        longest = int((tokens != tower.config.pad_token_id).sum(dim=1).max())
+        return tokens[:, : max(1, longest)]
 
 
 def load_clip(spec: ClipModel, device: torch.device | None = None) -> ClipEncoder:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from latent_assets.atlas.resident import matrix
+from latent_assets.atlas.schema import PLACE
 from latent_assets.client import Hit, checked_text
 from latent_assets.errors import NotBuiltError, QueryError
 from latent_assets.service.answers import (
@@ -50,20 +51,13 @@ class Question:
 def search(release: OpenRelease, question: Question) -> SearchAnswer:
     """Images whose meaning or caption fits a text. Raises QueryError for what cannot be asked."""
     most = question.offset + question.k
-    hits = release.atlas.search_text(
-        question.text,
-        most,
-        mode=MODES[question.mode],
-        where=question.where,
-        category=question.category,
-        domain=question.domain,
-    )
-    kept = [hit for hit in hits if question.min_score is None or hit.score >= question.min_score]
+    found = _meaning(release, question, most) if question.mode == "meaning" else _words(release, question, most)
+    kept = [hit for hit in found if question.min_score is None or hit.similarity >= question.min_score]
     return SearchAnswer(
         query=question.text,
         mode=question.mode,
         release=release.version,
-        results=_found(release, kept[question.offset : most]),
+        results=kept[question.offset : most],
         notice=release.atlas.info.notice,
     )
 
@@ -132,6 +126,9 @@ def labels(release: OpenRelease, space: str, level: int | None) -> Labels:
 
 def thumbnail(release: KeptRelease, row_id: str) -> bytes:
     """The bytes of a row's thumbnail, WebP or JPEG. Raises NotBuiltError for an unknown id."""
+    held = release.placer.resident if isinstance(release, OpenRelease) else None
+    if held is not None and (at := held.position(row_id)) is not None:
+        return held.thumbnail(at)
     found = release.table.search().where(f"id = '{row_id}'").select(["thumbnail"]).limit(1).to_arrow()
     if not len(found):
         name, version = release.atlas.info.profile, release.atlas.version
@@ -149,7 +146,7 @@ def similarities(release: OpenRelease, text: str) -> tuple[bytes, float, float]:
             f"Every image is compared in atlases of at most {MOST_COMPARED:,} images; this one has "
             f"{release.atlas.info.rows:,}. Search instead: the nearest are found in any."
         )
-    query = release.atlas.clip.encode_text([checked_text(text)])[0].astype(np.float32)
+    query = release.texts.vector(checked_text(text)).astype(np.float32)
     batches = release.table.search().select(["clip"]).to_batches(_BATCH_ROWS)
     parts = [matrix(pa.chunked_array([batch.column("clip")])).astype(np.float32) @ query for batch in batches]
     found = np.concatenate(parts) if parts else np.zeros(0, np.float32)
@@ -158,6 +155,42 @@ def similarities(release: OpenRelease, text: str) -> tuple[bytes, float, float]:
     low, high = float(found.min()), float(found.max())
     share = (found - low) / ((high - low) or 1.0)
     return (1 + np.rint(share * 254)).astype(np.uint8).tobytes(), low, high
+
+
+def _meaning(release: OpenRelease, question: Question, most: int) -> list[Found]:
+    vector = release.texts.vector(checked_text(question.text))
+    held, filters = release.placer.resident, (question.where, question.category, question.domain)
+    if held is None or "clip" not in held.vectors or any(each is not None for each in filters):
+        where, category, domain = filters
+        hits = release.atlas.search_vector(vector, most, where=where, category=category, domain=domain)
+        return _found(release, hits)
+    rows, distances = held.nearest("clip", vector, most)
+    return [
+        _of_row(release, held.row(at), 1.0 - distance)
+        for at, distance in zip(rows.tolist(), distances.tolist(), strict=True)
+    ]
+
+
+def _words(release: OpenRelease, question: Question, most: int) -> list[Found]:
+    hits = release.atlas.search_text(
+        question.text,
+        most,
+        mode=MODES[question.mode],
+        where=question.where,
+        category=question.category,
+        domain=question.domain,
+    )
+    return _found(release, hits)
+
+
+def _of_row(release: OpenRelease, row: Mapping[str, Any], similarity: float) -> Found:
+    return Found(
+        **{name: row[name] for name in _COLUMNS},
+        similarity=similarity,
+        measure="cosine similarity",
+        thumbnail=thumbnail_address(row["id"], release.version),
+        positions={space: tuple(row[f"{PLACE}{space}"]) for space in release.atlas.info.spaces},
+    )
 
 
 def _found(release: OpenRelease, hits: Iterable[Hit]) -> list[Found]:

@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from latent_assets.atlas.history import find_release
@@ -19,6 +20,7 @@ from latent_assets.errors import LatentAssetsError, NotBuiltError
 from latent_assets.generated.placement.calibration import calibration_version
 from latent_assets.generated.placement.placing import ImagePlacer, calibration_key
 from latent_assets.images.decode.image import load_decoders
+from latent_assets.service.texts import TextVectors
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
@@ -50,6 +52,11 @@ class OpenRelease(KeptRelease):
         """Version of the table."""
         return self.placer.version
 
+    @cached_property
+    def texts(self) -> TextVectors:
+        """The vectors of what is searched for, by the CLIP model of the release."""
+        return TextVectors(lambda texts: self.atlas.clip.encode_text(texts))
+
     @classmethod
     def open(cls, storage: Storage, tag: str) -> OpenRelease:
         """Open the release that a tag names. Raises NotBuiltError when it is not there."""
@@ -67,7 +74,7 @@ class OpenRelease(KeptRelease):
         blank = Image.new("RGB", (64, 64), "white")
         self.placer.place(blank)
         if "clip" in self.placer.encoders:
-            self.atlas.search_text("blank", k=1)
+            self.texts.vector("blank")
         if has_words(self.table):
             self.atlas.search_text("blank", k=1, mode="words")
 

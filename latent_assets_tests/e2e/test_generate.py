@@ -231,7 +231,7 @@ def test_points_come_while_the_image_is_drawn(shared: ImageGenerator) -> None:
     assert [point for _, point in seen] == list(made.path[:-1])
     assert seen[0][0] == 1 and seen[0][1].step == 1, "the first at once"
     assert [at for at, _ in seen] == sorted(at for at, _ in seen) and seen[-3][0] < calls
-    assert len(made.path) == len(chosen_steps(21)) + 1 == 7
+    assert len(made.path) == len(chosen_steps(21)) + 1 == 6
     steps = [point.step for point in made.path]
     assert steps == sorted(set(steps)) and steps[-1] == 20 == made.path[0].steps
     for point in made.path:
@@ -313,7 +313,7 @@ def test_a_prompt_that_is_cut_is_noted(shared: ImageGenerator) -> None:
     assert (read_generation(made.written.png).prompt or "").endswith("apple")
 
 
-@pytest.mark.parametrize(("calls", "chosen"), [(1, 0), (2, 1), (4, 2), (20, 6), (21, 6), (39, 12), (1_000, 12)])
+@pytest.mark.parametrize(("calls", "chosen"), [(1, 0), (2, 1), (4, 2), (20, 5), (21, 5), (39, 10), (1_000, 12)])
 def test_chosen_steps_are_the_first_and_even_and_not_the_last(calls: int, chosen: int) -> None:
     found = sorted(chosen_steps(calls))
     assert len(found) == chosen and calls - 1 not in found

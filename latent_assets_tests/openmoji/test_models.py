@@ -75,6 +75,27 @@ def test_clip_vectors_follow_the_text_only_through_the_shipped_projection() -> N
     assert torch.allclose(text[0], text[1]), "the encoder does not tell case apart"
 
 
+def test_a_search_without_its_padding_has_the_vector_of_the_whole_context() -> None:
+    import numpy as np
+    import torch
+
+    from latent_assets.models.clip import load_clip as load_encoder
+    from latent_assets.profile import load_profile
+
+    encoder = load_encoder(load_profile("demo").models.clip, torch.device("cpu"))
+    texts = ["sad face", "a red apple on a green tree beside the house", "x", "word " * 200, ""]
+    with torch.inference_mode():
+        whole = encoder.model.encode_text(encoder.tokenizer(texts), normalize=True).float().numpy()  # type: ignore[operator]
+    seen: list[int] = []
+    handle = encoder.model.text.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[1]))  # type: ignore[union-attr]
+    try:
+        alone = np.concatenate([encoder.encode_text([text]) for text in texts])
+    finally:
+        handle.remove()
+    assert np.abs(encoder.encode_text(texts) - whole).max() < 1e-5 and np.abs(alone - whole).max() < 1e-5
+    assert seen[0] == 4 and seen[3] == 48
+
+
 def test_clip_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

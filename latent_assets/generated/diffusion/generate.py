@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 Xyz = tuple[float, float, float]
 
 # of the steps are placed, besides the finished image: more cost more than they show (infra/bench/generate.py)
-_SHARE, _FEWEST, _MOST = 0.3, 2, 12
-_TOGETHER = 3  # decoded and encoded at once; the first alone, so that it is seen at once
+_SHARE, _FEWEST, _MOST = 0.25, 2, 12
+_TOGETHER = 2  # decoded and encoded at once; the first alone, so that it is seen at once
 
 
 class GenerationCancelledError(LatentAssetsError):

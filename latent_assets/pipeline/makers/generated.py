@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CalibrationDetails:
     """release: version of the table. held_out: images that the fit did not see. radius: by embedding, within which
-    two images are near-duplicates. nearest: by space the quartiles of held-out images' nearest distances."""
+    two images are near-duplicates; alike: the correlation of pixels from which they are too. nearest: by space the
+    quartiles of held-out images' nearest distances."""
 
     release: int = 0
     held_out: int = 0
     key: str = ""
     radius: dict[str, float] = field(default_factory=dict)
+    alike: float = 1.0
     nearest: dict[str, Sequence[float]] = field(default_factory=dict)
 
 
@@ -48,6 +50,7 @@ def make_calibration(
         held_out=len(calibration.detail),
         key=name,
         radius=dict(calibration.radii),
+        alike=calibration.alike,
         nearest={
             space: np.quantile(item.nearest, [0.25, 0.5, 0.75]).tolist()
             for space, item in found.items()
@@ -93,6 +96,8 @@ def describe_calibration(lineage: Lineage, manifest: Manifest) -> Mapping[str, A
     facts: dict[str, Any] = {"release": details.release, "images held out": details.held_out}
     for name, radius in details.radius.items():
         facts[f"{name}: copies within"] = round(radius, 5)
+    if details.held_out:
+        facts["copies correlate at least"] = round(details.alike, 5)
     for name, quartiles in details.nearest.items():
         facts[f"{name}: usual distance (quartiles)"] = ", ".join(f"{value:.4f}" for value in quartiles)
     return facts
