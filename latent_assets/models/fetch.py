@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ class HubFile:
 
 def repositories(profile: Profile) -> list[Repository]:
     """What of the hub a profile's models need; nothing for models that lie on this machine."""
-    found = []
+    found: list[Repository] = []
     for row in profile.embeddings:
         spec = profile.models.of(row.name)
         if row.name == "clip":
@@ -148,14 +147,14 @@ def fetch(file: HubFile) -> None:
             f"{file.repository}/{file.name} has the SHA-256 {digest}, the hub says {file.sha256}: it is deleted. Fetch "
             "it again; if that does not help, something between here and the hub changes files."
         )
-    os.replace(file.partial, file.place)
+    file.partial.replace(file.place)
 
 
 def _download(file: HubFile) -> None:
     """Append what is missing to the partial file. Raises OSError, also for what HTTP clients raise."""
-    import httpx
+    import httpx2
     from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     have = file.partial.stat().st_size if file.partial.is_file() else 0
     if have > file.bytes:
@@ -176,7 +175,7 @@ def _download(file: HubFile) -> None:
                     target.write(chunk)
                     done += len(chunk)
                     report(label, done, file.bytes, "bytes")
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
     if done != file.bytes:
         raise OSError(f"{done:,} of {file.bytes:,} bytes came")
