@@ -116,7 +116,10 @@ def _tell_rest(lineage: Lineage, key: str, stages: Sequence[str], report: EmbedR
     made = [lineage.manifests.all(stage) for stage in vectors]
     models = [model_fingerprint(lineage, embedding_of(stage)) for stage in vectors]
     for shard in list(wanted):
-        if all(shard in each and lineage.details(each[shard]).model == model for each, model in zip(made, models, strict=True)):
+        if all(
+            shard in each and lineage.details(each[shard]).model == model
+            for each, model in zip(made, models, strict=True)
+        ):
             del wanted[shard]
     if wanted:
         rows = sum(wanted.values())
