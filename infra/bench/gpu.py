@@ -3,8 +3,8 @@
     .venv/bin/python -m infra.bench.gpu [--seconds 10] [--images 20000] [--rows 635000 1000000] [--small]
 
 Random weights at the real architectures: ViT-L-14 at 224 px, Stable Diffusion's autoencoder at 512 px. To reach on one
-H100, end to end: 3,000 images a second for CLIP, 400 for the autoencoder. `--small` takes architectures and numbers that
-a CPU ends in seconds; without CUDA everything runs on the CPU and what needs CUDA says so instead of a figure.
+H100, end to end: 3,000 images a second for CLIP, 400 for the autoencoder. `--small` takes architectures and numbers
+that a CPU ends in seconds; without CUDA everything runs on the CPU and what needs CUDA says so instead of a figure.
 """
 
 from __future__ import annotations

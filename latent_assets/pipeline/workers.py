@@ -1,8 +1,8 @@
 """Several devices in one machine: a process for each encodes the shards of a run, and the run records what they made.
 
 Which devices there are is said by $LATENT_ASSETS_DEVICES (`cuda:0,cuda:1`), else all CUDA GPUs are taken. A worker
-makes whole shards as any process does, with their claims and manifests; so it does not matter for the result which of them
-made which, nor how many there are.
+makes whole shards as any process does, with their claims and manifests; so it does not matter for the result which of
+them made which, nor how many there are.
 """
 
 from __future__ import annotations
