@@ -17,7 +17,6 @@ from latent_assets.progress import report
 if TYPE_CHECKING:
     from latent_assets.profile import ClipModel, Profile
 
-_CHUNK = 1 << 20
 _ATTEMPTS = 5
 _ROOM = 1.02  # times what is missing
 
@@ -171,7 +170,7 @@ def _download(file: HubFile) -> None:
             goes_on = have > 0 and response.status_code == 206
             with file.partial.open("ab" if goes_on else "wb") as target:
                 done = have if goes_on else 0
-                for chunk in response.iter_bytes(_CHUNK):
+                for chunk in response.iter_bytes():  # as it comes: what a buffer holds would be lost
                     target.write(chunk)
                     done += len(chunk)
                     report(label, done, file.bytes, "bytes")

@@ -87,6 +87,15 @@ def test_weights_trained_with_quick_gelu_get_it_whatever_the_model_is_called() -
     assert clip_config(ClipModel(name="ViT-B-32", pretrained="datacomp_xl_s13b_b90k"))["quick_gelu"] is False
 
 
+def test_a_model_whose_vectors_were_wrong_before_is_another_model(tmp_path: Path) -> None:
+    from latent_assets.models.weights import _corrected
+
+    assert _corrected(ClipModel(name="ViT-L-14", pretrained="openai")) == "/quick_gelu"
+    assert _corrected(ClipModel(name="ViT-L-14-quickgelu", pretrained="openai")) == ""
+    assert _corrected(ClipModel(name="ViT-B-32", pretrained="datacomp_xl_s13b_b90k")) == ""
+    assert _corrected(ClipModel(name="ViT-B-16-SigLIP", pretrained="webli")) == "/squash"
+
+
 def test_a_tokenizer_that_is_not_here_is_named(
     small_models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
