@@ -1,10 +1,12 @@
 """Throughput of the embeddings pass: images a second and memory, for the demo's or the real architectures.
 
-    .venv/bin/python infra/bench/encode.py [--architecture demo|laion] [--images N]
+    .venv/bin/python -m infra.bench.encode [--architecture demo|laion] [--images N] [--dtype auto]
+    .venv/bin/python -m infra.bench.encode --compare ViT-L-14 "VAE 512" [--seconds 8] [--ways eager OpenVINO]
 
 `laion` is ViT-L-14 at 224 px and Stable Diffusion's autoencoder at 512 px with random weights (speed does not
 depend on them). Decoding, encoding and writing run as in a build. "Shared cores allow" is what the same work takes
-when its parts run one after the other, each as it is in the pass but alone on all cores.
+when its parts run one after the other, each as it is in the pass but alone on all cores. `--compare` prints how fast
+models are by number format, layout, batch, threads and library (`ways`), and how their outputs agree with float32's.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ import torch
 from PIL import Image
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
     from latent_assets.models.encoder import Encoder
+    from latent_assets.profile import ClipModel, VaeModel
 
 
 def jpegs(count: int, size: int) -> Iterator[tuple[str, bytes]]:
@@ -40,30 +45,58 @@ def jpegs(count: int, size: int) -> Iterator[tuple[str, bytes]]:
         yield f"{row:08}", files[row % len(files)]
 
 
-def random_models(folder: Path) -> tuple[object, object]:
-    """Profile sections of the real architectures with random weights, written below `folder`."""
+def clip_section(folder: Path, name: str = "ViT-L-14") -> ClipModel:
+    """[models.clip] of a named architecture with random weights, written below `folder` once."""
     import open_clip
-    from diffusers import AutoencoderKL
     from safetensors.torch import save_file
 
-    from latent_assets.profile import ClipModel, VaeModel
+    from latent_assets.profile import ClipModel
 
-    model = open_clip.create_model("ViT-L-14")
-    save_file(
-        {key: value.half().contiguous() for key, value in model.state_dict().items()}, folder / "clip.safetensors"
-    )
-    AutoencoderKL(
+    file = folder / f"{name}.safetensors"
+    if not file.is_file():
+        state = open_clip.create_model(name).state_dict()
+        save_file({key: value.half().contiguous() for key, value in state.items()}, file)
+    return ClipModel(name=name, pretrained=str(file), batch_size=256)
+
+
+def stable_diffusion(channels: Sequence[int] = (128, 256, 512, 512)) -> AutoencoderKL:
+    """Stable Diffusion's autoencoder (or a narrower one) with random weights."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 4,
         up_block_types=["UpDecoderBlock2D"] * 4,
-        block_out_channels=[128, 256, 512, 512],
+        block_out_channels=list(channels),
         layers_per_block=2,
         latent_channels=4,
         sample_size=256,
-    ).save_pretrained(folder / "vae")
-    return (
-        ClipModel(name="ViT-L-14", pretrained=str(folder / "clip.safetensors"), batch_size=256),
-        VaeModel(model=str(folder / "vae"), size=512, batch_size=16),
     )
+
+
+def vae_section(folder: Path, size: int = 512, channels: Sequence[int] = (128, 256, 512, 512)) -> VaeModel:
+    """[models.vae] of `stable_diffusion`, written below `folder` once."""
+    from latent_assets.profile import VaeModel
+
+    if not (folder / "vae").is_dir():
+        stable_diffusion(channels).save_pretrained(folder / "vae")
+    return VaeModel(model=str(folder / "vae"), size=size, batch_size=16, feature_dim=64)
+
+
+def table(models: Sequence[str], seconds: float, wanted: Sequence[str]) -> None:
+    """Print how each way to run each model does."""
+    from infra.bench.ways import compare
+
+    print(
+        f"{'model':<10}{'format':<10}{'batch':>5}  {'way':<24}{'images/s':>9}{'per CPU s':>10}{'cosine':>9}{'start':>8}"
+    )
+    for name in models:
+        for row in compare(name, seconds, list(wanted)):
+            head = f"{row['model']:<10}{row['dtype']:<10}{row['batch']:>5}  {row['way']:<24}"
+            if "failed" in row:
+                print(f"{head}{row['failed']}", flush=True)
+                continue
+            rates = f"{row['images/s']:>9.3g}{row['images/CPU s']:>10.3g}"
+            print(f"{head}{rates}{row['cosine']:>9.6f}{row['start']:>6.1f} s", flush=True)
 
 
 def main() -> None:
@@ -71,7 +104,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", choices=("demo", "laion"), default="demo")
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--compare", nargs="+", metavar="MODEL", help="ViT-B-32, ViT-L-14, VAE 256, VAE 512, ...")
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--ways", nargs="*", default=[])
     arguments = parser.parse_args()
+    if arguments.compare:
+        table(arguments.compare, arguments.seconds, arguments.ways)
+        return
 
     from latent_assets.embeddings.shard import ThumbnailOutput, VectorOutput, embed_shard
     from latent_assets.images.decode.image import decode_image
@@ -87,9 +127,9 @@ def main() -> None:
             models = load_profile("demo").models
             clip_spec, vae_spec, size = models.clip, models.vae, 256
         else:
-            clip_spec, vae_spec = random_models(Path(folder))  # type: ignore[assignment]
-            size = 512
+            clip_spec, vae_spec, size = clip_section(Path(folder)), vae_section(Path(folder)), 512
         assert clip_spec and vae_spec
+        clip_spec, vae_spec = (spec.model_copy(update={"dtype": arguments.dtype}) for spec in (clip_spec, vae_spec))
         clip, vae = load_clip(clip_spec), load_vae(vae_spec)
         vectors = [
             VectorOutput(clip, "embeddings/c/0.arrow", clip_spec.batch_size),

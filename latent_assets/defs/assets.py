@@ -25,6 +25,7 @@ from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.pipeline.lineage import Lineage, MakeOptions, Materialized
 from latent_assets.pipeline.manifests import WHOLE
 from latent_assets.pipeline.stages import Check, Finding, Stage
+from latent_assets.pipeline.workers import BATCH, make_on_devices
 from latent_assets.profile import Profile
 from latent_assets.progress import Progress, current_listener, listening
 
@@ -193,6 +194,7 @@ class _Run:
         provenance = {name: Provenance(self._context.instance, self._lineage, name) for name in names}
         options = MakeOptions(force=self._config.force, retry=tuple(self._config.retry))
         unchanged = 0
+        elsewhere = make_on_devices(self._lineage, names, keys, options) if self._batch == BATCH else set()
         for key in keys:
             if (limit := self._lineage.exhausted) is not None:  # it would fail as well, after as long a wait
                 failed |= {_named(name, key): str(limit) for name in names}
@@ -204,7 +206,7 @@ class _Run:
                     failed[_named(name, key)] = str(result)
                     yield from self._failed_checks(stage, key, result)
                     continue
-                unchanged += result.unchanged
+                unchanged += result.unchanged and key not in elsewhere
                 yield from self._made_events(stage, key, result, provenance[name])
         if unchanged:
             total = len(keys) * len(names)

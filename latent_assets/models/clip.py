@@ -65,11 +65,11 @@ class ClipEncoder:
     @cached_property
     def cpu_batch(self) -> int:
         """Images that a CPU encodes at once: a large model fills it with the 200 patches of one or a few."""
-        visual = self.model.visual
-        if sum(value.numel() for value in visual.parameters()) < LARGE:  # type: ignore[union-attr]
+        visual: Any = self.model.visual
+        if sum(value.numel() for value in visual.parameters()) < LARGE:
             return SMALL_BATCH
         patch = getattr(visual, "patch_size", None) or (16, 16)
-        return max(1, min(SMALL_BATCH, 200 // max(1, (self.size // patch[0]) ** 2)))  # type: ignore[index]
+        return max(1, min(SMALL_BATCH, 200 // max(1, (self.size // patch[0]) ** 2)))
 
     @cached_property
     def tokenizer(self) -> Any:

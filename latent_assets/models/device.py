@@ -5,6 +5,7 @@ Importing this module is cheap; torch is loaded by the functions that need it.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import lru_cache
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import torch
 
     from latent_assets.profile import Dtype
+
+DEVICE_VARIABLE = "LATENT_ASSETS_DEVICE"  # of one process
+DEVICES_VARIABLE = "LATENT_ASSETS_DEVICES"  # of a machine, with commas
 
 _DRIVERS = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 
@@ -59,10 +63,26 @@ def native_bfloat16() -> str | None:
 
 
 def best_device() -> torch.device:
-    """The first device of `device_kind`."""
+    """The device that this process works on: $LATENT_ASSETS_DEVICE, else the first of `device_kind`."""
     import torch
 
-    return torch.device(device_kind())
+    return torch.device(os.environ.get(DEVICE_VARIABLE) or device_kind())
+
+
+def devices() -> list[str]:
+    """The devices that shards can be divided among: those of $LATENT_ASSETS_DEVICES, else all CUDA GPUs.
+
+    One, or none, means that this process does the work; so does being a worker itself.
+    """
+    if os.environ.get(DEVICE_VARIABLE):
+        return []
+    if listed := os.environ.get(DEVICES_VARIABLE):
+        return [name.strip() for name in listed.split(",") if name.strip()]
+    if device_kind() != "cuda":
+        return []
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
 def dtype_on(device: torch.device, wanted: Dtype, accelerated: torch.dtype) -> torch.dtype:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from latent_assets.progress import report
 if TYPE_CHECKING:
     from latent_assets.profile import ClipModel, Profile
 
-_CHUNK = 1 << 20
 _ATTEMPTS = 5
 _ROOM = 1.02  # times what is missing
 
@@ -53,7 +51,7 @@ class HubFile:
 
 def repositories(profile: Profile) -> list[Repository]:
     """What of the hub a profile's models need; nothing for models that lie on this machine."""
-    found = []
+    found: list[Repository] = []
     for row in profile.embeddings:
         spec = profile.models.of(row.name)
         if row.name == "clip":
@@ -148,14 +146,14 @@ def fetch(file: HubFile) -> None:
             f"{file.repository}/{file.name} has the SHA-256 {digest}, the hub says {file.sha256}: it is deleted. Fetch "
             "it again; if that does not help, something between here and the hub changes files."
         )
-    os.replace(file.partial, file.place)
+    file.partial.replace(file.place)
 
 
 def _download(file: HubFile) -> None:
     """Append what is missing to the partial file. Raises OSError, also for what HTTP clients raise."""
-    import httpx
+    import httpx2
     from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     have = file.partial.stat().st_size if file.partial.is_file() else 0
     if have > file.bytes:
@@ -172,11 +170,11 @@ def _download(file: HubFile) -> None:
             goes_on = have > 0 and response.status_code == 206
             with file.partial.open("ab" if goes_on else "wb") as target:
                 done = have if goes_on else 0
-                for chunk in response.iter_bytes(_CHUNK):
+                for chunk in response.iter_bytes():  # as it comes: what a buffer holds would be lost
                     target.write(chunk)
                     done += len(chunk)
                     report(label, done, file.bytes, "bytes")
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
     if done != file.bytes:
         raise OSError(f"{done:,} of {file.bytes:,} bytes came")

@@ -46,12 +46,28 @@ class ModelFiles:
 def clip_files(spec: ClipModel) -> ModelFiles:
     """Files of a CLIP model; a named one is downloaded to the hub's cache when it is not there yet."""
     if spec.name is not None:
-        found = _digest(f"{spec.name}/{spec.pretrained}", [clip_weights(spec)], salt=spec.name)
+        found = _digest(f"{spec.name}/{spec.pretrained}", [clip_weights(spec)], salt=f"{spec.name}{_corrected(spec)}")
         return replace(found, trained_on=data_of_tag(spec.pretrained or ""))
     paths = [_existing(spec.config, "models.clip.config"), _existing(spec.weights, "models.clip.weights")]
     if spec.text_encoder:
         paths += directory_files(spec.text_encoder, "models.clip.text_encoder")
-    return replace(_digest(paths[1].parent.name, paths), trained_on=data_of_card(paths[1].parent))
+    found = _digest(paths[1].parent.name, paths, salt=_corrected(spec))
+    return replace(found, trained_on=data_of_card(paths[1].parent))
+
+
+def _corrected(spec: ClipModel) -> str:
+    """What makes a model another than it was when open_clip's warning about it was not heeded; "" for most.
+
+    An activation that its weights were not trained with, and images cropped that are to be squashed.
+    """
+    if spec.name is None:
+        values = json.loads(_existing(spec.config, "models.clip.config").read_text(encoding="utf-8"))
+        mode = values.get("preprocess_cfg", {}).get("resize_mode")
+        return "" if mode in (None, "shortest") else f"/{mode}"
+    mode = (tag_of(spec) or {}).get("resize_mode")
+    own = json.loads((_configs() / f"{spec.name.replace('/', '-')}.json").read_text(encoding="utf-8"))
+    activation = "/quick_gelu" if clip_config(spec)["quick_gelu"] != bool(own.get("quick_gelu")) else ""
+    return activation + ("" if mode in (None, "shortest") else f"/{mode}")
 
 
 def check_clip(spec: ClipModel) -> None:

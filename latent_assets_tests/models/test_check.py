@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,9 @@ def test_nearest_of_a_few_images_are_those_that_look_alike() -> None:
 
 
 def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["--debug", *arguments] if False else list(arguments))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["latent-assets", *arguments])
+        cli.main()
     return int(ended.value.code or 0)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
+from latent_assets import cli
 from latent_assets.errors import ModelError, ResourceError
 from latent_assets.models import fetch as fetching
 from latent_assets.models.hub import Repository, local_copy, models_folder, snapshot
@@ -34,19 +35,39 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield found
 
 
-def run(hub: Hub, folder: Path, *arguments: str, profile: str = "photos") -> subprocess.CompletedProcess[str]:
-    """`latent-assets models ARGUMENTS` in a process that takes `hub` for the hub."""
-    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "LATENT_ASSETS_MODELS": str(folder)}
-    environment |= {"HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-m", "latent_assets.cli", "models", *arguments, "-p", profile]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=environment)
+@dataclass(frozen=True)
+class Run:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], Run]:
+    """`latent-assets models fetch -p photos` into a folder, with `hub` where the hub stands."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def call(folder: Path) -> Run:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", ["latent-assets", "models", "fetch", "-p", "photos"])
+            patch.setenv("LATENT_ASSETS_MODELS", str(folder))
+            cli.main()
+        said = capsys.readouterr()
+        return Run(int(ended.value.code or 0), said.out, said.err)
+
+    return call
 
 
 def test_all_that_a_profile_needs_is_fetched_and_nothing_twice(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, run: Callable[[Path], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "models"
-    done = run(hub, folder, "fetch")
+    done = run(folder)
     assert done.returncode == 0, done.stderr
     assert "open_clip_model.safetensors  3.0 MB" in done.stdout and f"into {folder}" in done.stdout
     assert "pytorch_model.bin" not in done.stdout and "README" not in done.stdout
@@ -56,35 +77,35 @@ def test_all_that_a_profile_needs_is_fetched_and_nothing_twice(
     assert spec.clip and clip_weights(spec.clip) == folder / CLIP / "open_clip_model.safetensors"
     assert spec.vae and vae_files(spec.vae.model_copy(update={"size": 32, "feature_dim": 16})).files == 2
     sent = hub.sent
-    again = run(hub, folder, "fetch")
+    again = run(folder)
     assert again.returncode == 0 and "0.0 MB to come" in again.stdout and hub.sent == sent
 
 
-def test_a_download_goes_on_where_it_ended(hub: Hub, tmp_path: Path) -> None:
+def test_a_download_goes_on_where_it_ended(hub: Hub, run: Callable[[Path], Run], tmp_path: Path) -> None:
     folder = tmp_path / "models"
     hub.cut_after, hub.cuts = 400_000, 9  # one more than a run tries, in all
-    broken = run(hub, folder, "fetch")
+    broken = run(folder)
     assert broken.returncode != 0 and "goes on from there" in broken.stderr
     kept = sum(path.stat().st_size for path in folder.rglob("*.partial"))
     assert kept >= 1_500_000, "what came is kept"
     hub.cuts = 0
     sent = hub.sent
-    assert run(hub, folder, "fetch").returncode == 0
+    assert run(folder).returncode == 0
     assert (folder / CLIP / "open_clip_model.safetensors").read_bytes() == WEIGHTS
     assert hub.sent - sent < len(WEIGHTS) - 1_000_000, "and not fetched again"
     assert not list(folder.rglob("*.partial"))
 
 
-def test_a_server_without_ranges_starts_anew(hub: Hub, tmp_path: Path) -> None:
+def test_a_server_without_ranges_starts_anew(hub: Hub, run: Callable[[Path], Run], tmp_path: Path) -> None:
     folder = tmp_path / "models"
     hub.ranges, hub.cut_after, hub.cuts = False, 100_000, 2
-    assert run(hub, folder, "fetch").returncode == 0
+    assert run(folder).returncode == 0
     assert (folder / CLIP / "open_clip_model.safetensors").read_bytes() == WEIGHTS
 
 
-def test_other_bytes_than_the_hub_says_are_not_kept(hub: Hub, tmp_path: Path) -> None:
+def test_other_bytes_than_the_hub_says_are_not_kept(hub: Hub, run: Callable[[Path], Run], tmp_path: Path) -> None:
     hub.lies = {"open_clip_model.safetensors"}
-    done = run(hub, tmp_path / "models", "fetch")
+    done = run(tmp_path / "models")
     assert done.returncode != 0 and "the hub says" in done.stderr
     assert not list((tmp_path / "models" / CLIP).iterdir())
 

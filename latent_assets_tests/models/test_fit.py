@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def test_the_demos_models_are_refused_for_other_images(tmp_path: Path, place: st
 
 
 def test_a_link_to_them_is_them(tmp_path: Path) -> None:
-    os.symlink(_DEMO, tmp_path / "mine")
+    (tmp_path / "mine").symlink_to(_DEMO)
     with pytest.raises(ProfileError, match="OpenMoji"):
         load(tmp_path, _CLIP.format("mine"))
 

@@ -1,4 +1,4 @@
-"""Number formats: `auto` is the fastest that a processor computes and the vectors bear; which one is known everywhere."""
+"""Number formats: `auto` is the fastest that a processor computes and the vectors bear, and it is known everywhere."""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
+from latent_assets import progress
 from latent_assets.pipeline.manifests import Manifest, Recipe
 from latent_assets.pipeline.stages import Finding, Output, embedding_of
 from latent_assets.spaces import resolve
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from latent_assets.pipeline.lineage import Lineage, MakeOptions
     from latent_assets.profile import Profile
     from latent_assets.spaces import Embedding
+
+
+_told: WeakSet[Lineage] = WeakSet()  # whose builds have said how long they will take
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,45 @@ def make_embeddings(
         outputs.append(ThumbnailOutput(where.thumbnails, profile.table))
     total = lineage.manifest("image_shards", key).rows
     report = embed_shard(storage, read_images(storage, key), total, outputs)
+    _tell_rest(lineage, key, list(recipes), report)
     return {stage: _output(lineage, stage, where, report, recipe) for stage, recipe in recipes.items()}
+
+
+def _tell_rest(lineage: Lineage, key: str, stages: Sequence[str], report: EmbedReport) -> None:
+    """After the first shard that a process encodes: how long the others will take at its rate."""
+    if lineage in _told or not report.rows:
+        return
+    _told.add(lineage)
+    metadata = lineage.manifests.get("laion_metadata")
+    vectors = [stage for stage in stages if stage != "thumbnails"]
+    if metadata is None or not vectors:
+        return
+    wanted = {shard: rows for shard, (rows, _) in lineage.details(metadata).shards.items() if shard != key}
+    made = [lineage.manifests.all(stage) for stage in vectors]
+    models = [model_fingerprint(lineage, embedding_of(stage)) for stage in vectors]
+    for shard in list(wanted):
+        if all(
+            shard in each and lineage.details(each[shard]).model == model
+            for each, model in zip(made, models, strict=True)
+        ):
+            del wanted[shard]
+    if wanted:
+        rows = sum(wanted.values())
+        progress.tell(
+            "embeddings",
+            f"{report.rows:,} images in {duration(report.seconds)}, {report.rate:,.1f} a second; the other "
+            f"{len(wanted):,} shards ({rows:,} rows at most) will take about {duration(rows / report.rate)}",
+        )
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it: 45 s, 12 min, 3.5 h, 2.1 days."""
+    for limit, unit, name in ((100, 1, "s"), (5_400, 60, "min"), (172_800, 3_600, "h")):
+        if seconds < limit:
+            return (
+                f"{seconds / unit:.0f} {name}" if seconds / unit >= 10 or unit == 1 else f"{seconds / unit:.1f} {name}"
+            )
+    return f"{seconds / 86_400:.1f} days"
 
 
 def _output(lineage: Lineage, stage: str, where: ShardEmbeddings, report: EmbedReport, recipe: Recipe) -> Output:
