@@ -15,6 +15,8 @@ import argparse
 import resource
 import tempfile
 import time
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -123,15 +125,14 @@ def compare(arguments: argparse.Namespace) -> None:
         started = time.perf_counter()
         found = PLSCAN(min_samples=5, base_min_cluster_size=smallest, reproducible=True, max_layers=12).fit(places)
         tell(f"PLSCAN, map {space}", found.cluster_layers_, truth, time.perf_counter() - started)
-    try:
-        from evoc import EVoC
-    except ImportError:
+    if find_spec("evoc") is None:
         print("EVoC is not installed: pip install evoc")
         return
+    evoc = import_module("evoc").EVoC
     for name in atlas.info.dims:
         vectors = np.ascontiguousarray(frame[name].to_numpy(), np.float32)
         started = time.perf_counter()
-        layers = EVoC(random_state=1, base_min_cluster_size=smallest).fit(vectors).cluster_layers_
+        layers = evoc(random_state=1, base_min_cluster_size=smallest).fit(vectors).cluster_layers_
         tell(f"EVoC, vectors {name}", layers, truth, time.perf_counter() - started)
 
 

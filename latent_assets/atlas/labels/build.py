@@ -97,8 +97,10 @@ def describe_anew(
     before = read_labels(storage, made)
     rows = read_map_rows(storage, projection, shards, spaces)
     captions = read_captions(storage, rows, boilerplate)
-    parts = [read_clusters(storage, made, shard) for shard in shards]
-    of_rows = rows.ids.to_frame().join(pl.concat(parts), on="id", how="left", maintain_order="left")
+    schema = {"id": pl.String, **{f"{CLUSTER}{space}": pl.String for space in spaces}}
+    parts = [read_clusters(storage, made, shard).cast(schema) for shard in shards]  # type: ignore[arg-type]
+    listed = pl.concat([pl.DataFrame(schema=schema), *parts])
+    of_rows = rows.ids.to_frame().join(listed, on="id", how="left", maintain_order="left")
     found: dict[str, tuple[Clusters, list[str]]] = {}
     for space in spaces:
         ids = [label.id for label in before[space].labels]
