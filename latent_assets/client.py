@@ -238,6 +238,8 @@ class Atlas:
         profile. Credentials for S3 come from the usual AWS variables. A tag that moved is followed within half a
         second. Raises NotBuiltError when there is no such atlas or release, QueryError for a version to follow.
         """
+        if not isinstance(tag, str) and _whole(tag) is None:
+            raise QueryError(f"tag = {tag!r}: give the name of a tag, for example `live`, or the number of a version.")
         if follow and not isinstance(tag, str):
             raise QueryError(f"tag = {tag!r}: a version stays what it is; follow a tag, for example `live`.")
         text = str(uri).rstrip("/").removesuffix(f"/{table_folder(ATLAS_TABLE)}")
@@ -364,8 +366,16 @@ class Atlas:
         """
         import numpy as np
 
-        wide = np.asarray(vector, dtype=np.float32)
         dims = self._dims(space)
+        try:
+            given = np.asarray(vector)
+            given = given.astype(np.float64) if given.dtype == object else given
+        except (TypeError, ValueError):
+            given = np.asarray("")
+        if given.dtype.kind not in "fiu":
+            raise QueryError(f"A {space} vector has {dims} numbers; this is none: {str(vector)[:80]!r}.")
+        with np.errstate(over="ignore"):
+            wide = given.astype(np.float32)
         if wide.shape != (dims,) or not np.isfinite(wide).all():
             raise QueryError(f"A {space} vector has {dims} finite values; this one has the shape {wide.shape}.")
         k, offset = _checked_range(k, offset)
@@ -661,6 +671,10 @@ def _reading(image: str | Path | bytes | Image.Image) -> Iterator[bytes | Image.
     from latent_assets.images.outcome import FetchError
 
     where = str(image) if isinstance(image, str | os.PathLike) else "The picture"
+    if not isinstance(image, str | os.PathLike | bytes | Image.Image):
+        raise QueryError(f"A {type(image).__name__} is no picture: give a path, the bytes of a file, or a PIL image.")
+    if isinstance(image, str) and re.match(r"(?i)(https?|data):", image):
+        raise QueryError(f"{image[:80]} is fetched by nobody here: give a path, the bytes of a file, or a PIL image.")
     try:
         if not isinstance(image, str | os.PathLike):
             yield image
@@ -675,8 +689,8 @@ def _reading(image: str | Path | bytes | Image.Image) -> Iterator[bytes | Image.
 
 def _checked_columns(columns: Sequence[str] | None, known: Sequence[str], what: str) -> list[str]:
     """Names of columns, all without. Raises QueryError for none, for one twice and for one that is not there."""
-    names = list(known) if columns is None else list(columns)
-    if isinstance(columns, str) or not names:
+    names = list(known) if columns is None else list(columns) if isinstance(columns, Iterable) else []
+    if isinstance(columns, str | bytes) or not names or not all(isinstance(name, str) for name in names):
         raise QueryError(f"columns = {columns!r}: give a list of at least one name.")
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise QueryError(f"The column {', '.join(twice)} is asked for twice: name each once.")
@@ -697,4 +711,8 @@ def _whole(value: object) -> int | None:
     """A number that counts something, of Python's or NumPy's integers; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
-    return number if (number := index(value)) >= 0 else None
+    try:
+        number = index(value)
+    except TypeError:  # arrays of more than one number
+        return None
+    return number if number >= 0 else None

@@ -154,6 +154,9 @@ def row_filter(category: str | None = None, domain: str | None = None) -> str | 
     None for all rows. Both come from strangers: what is no domain is refused with a QueryError, quotes are doubled.
     """
     parts = []
+    for name, value in (("category", category), ("domain", domain)):
+        if value is not None and not isinstance(value, str):
+            raise QueryError(f"{name} = {value!r}: give one name, or None for all.")
     if category is not None:
         parts.append(f"category = '{category.replace(chr(39), chr(39) * 2)}'")
     if domain is not None:

@@ -25,11 +25,12 @@ from latent_assets.catalog.columns import (
     missing_column,
     uncast_columns,
 )
+from latent_assets.catalog.csv_reader import CsvReader
 from latent_assets.catalog.filters import required_columns
 from latent_assets.catalog.findings import Findings
 from latent_assets.catalog.hashing import row_ids
 from latent_assets.catalog.links import is_plain, requested
-from latent_assets.catalog.lists import CsvReader, json_batches, json_column, opened_list, url_batches
+from latent_assets.catalog.lists import json_batches, json_column, opened_list, url_batches
 from latent_assets.catalog.names import whole
 from latent_assets.catalog.schema import CATALOG_COLUMNS, SOURCE_COLUMNS
 from latent_assets.catalog.source import METADATA_SUFFIXES, Listing, SourceFile, list_files, list_source, local_copy

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from latent_assets.catalog.categories import folder_categories
-from latent_assets.catalog.lists import CsvReader, json_batches, opened_list
+from latent_assets.catalog.csv_reader import CsvReader
+from latent_assets.catalog.lists import json_batches, opened_list
 from latent_assets.catalog.names import path_of_name, whole
 from latent_assets.catalog.sidecars import (
     LONGEST_SIDECAR,

@@ -14,8 +14,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import polars as pl
 
+from latent_assets.catalog.csv_reader import CsvReader
 from latent_assets.catalog.findings import Findings
-from latent_assets.catalog.lists import CsvReader, opened_list
+from latent_assets.catalog.lists import opened_list
 from latent_assets.errors import SourceError
 from latent_assets.text import MARK, decode_text, open_text
 
@@ -145,7 +146,7 @@ def _of_csv(stream: BinaryIO, path: str, separator: str | None) -> Iterator[Entr
     reader = CsvReader(stream, path, _Strict(), separator)
     names = reader.names
     if not reader.has_header:
-        (first,) = reader.sample(0)
+        (first,) = reader.sample(1)
         names = ["url" if cell.strip().lower().startswith(_LINK) else "" for cell in first]
     known = _known(names, path)
     for line, row in reader.rows():

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latent_assets.catalog import csv_reader
+from latent_assets.catalog.csv_reader import CsvReader
 from latent_assets.catalog.findings import Findings
-from latent_assets.catalog.lists import CsvReader
 from latent_assets.errors import SourceError
 from latent_assets_tests.catalog.conftest import Collection, aesthetics
 
@@ -224,6 +225,60 @@ def test_whatever_python_writes_as_csv_is_read_as_it_was(rows: list[list[str]], 
     frames = list(reader.batches(reader.names))
     assert [list(row) for frame in frames for row in frame.rows()] == [[cell or None for cell in row] for row in rows]
     assert not findings.dropped
+
+
+LINES = st.one_of(
+    st.text(st.sampled_from("ab, ;'#ü"), max_size=8),
+    st.sampled_from(["a,b", "https://e.com/1,x", ",", "", "a,ü", ",b"]),
+    st.text(st.sampled_from('ab,"\r\0\udcff\ufeff'), max_size=8),
+)
+ENDS = st.sampled_from(["\n", "\n", "\n", "\r\n", "\r"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.tuples(LINES, ENDS), max_size=40),
+    st.integers(1, 60),
+    st.booleans(),
+    st.sampled_from([["u"], ["t", "u"]]),
+)
+def test_blocks_that_are_parsed_as_a_whole_give_what_each_line_gives(
+    lines: list[tuple[str, str]], block: int, ends: bool, wanted: list[str]
+) -> None:
+    text = "u,t\n" + "".join(line + end for line, end in lines)
+    data = (text if ends else text.rstrip("\r\n")).encode("utf-8", "surrogateescape")
+
+    def read(plain: bool) -> tuple[list[tuple[str | None, ...]], dict[str, tuple[int, str]]]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(csv_reader, "_BEGINNING", 1)
+            patch.setattr(csv_reader, "_BLOCK", block if plain else 1 << 20)
+            patch.setattr(csv_reader, "_FIRST", 4)
+            if not plain:
+                patch.setattr(csv_reader, "_plain", lambda *_: None)
+            findings = Findings(skip_bad_rows=True)
+            reader = CsvReader(io.BytesIO(data), "a.csv", findings, ",")
+            frames = list(reader.batches(wanted))
+        assert all(frame.columns == wanted for frame in frames)
+        return [row for frame in frames for row in frame.rows()], findings.noted
+
+    assert read(True) == read(False)
+
+
+def test_most_blocks_of_a_usual_file_are_parsed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f"https://e.com/für/{n},picture {n},{n}\n" for n in range(200_000)]
+    rows[60_000] = 'https://e.com/q,"quoted, and\nof two lines",7\n'
+    rows[150_000] = "https://e.com/ragged,x\n"
+    careful: list[int] = []
+    read = csv_reader._lines
+    monkeypatch.setattr(csv_reader, "_lines", lambda block: careful.append(len(block)) or read(block))
+    monkeypatch.setattr(csv_reader, "_BLOCK", 1 << 18)
+    findings = Findings(skip_bad_rows=True)
+    data = ("url,text,n\n" + "".join(rows)).encode()
+    reader = CsvReader(io.BytesIO(data), "a.csv", findings)
+    frame = pl.concat(reader.batches(["n", "url"]))
+    assert frame.height == 199_999 and frame["n"].head(3).to_list() == ["0", "1", "2"]
+    assert findings.noted["rows could not be read and were left out"][1].startswith("a.csv, line 150003: 2 fields")
+    assert sum(careful) < len(data) / 5
 
 
 @settings(max_examples=150, deadline=None)
