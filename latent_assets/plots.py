@@ -118,9 +118,11 @@ def moves_picture(
         panels[1, column].plot(
             np.stack([from_x, to_x]), np.stack([from_y, to_y]), color=_COLOURS[1], linewidth=0.7, alpha=0.8
         )
-        for row in range(2):  # the same frame, so that a row is found again
-            panels[row, column].set_xlim(panels[1, column].get_xlim())
-            panels[row, column].set_ylim(panels[1, column].get_ylim())
+        x, y, _ = oblique(np.concatenate([before[shown], after[shown]]))
+        for panel in panels[:, column]:  # the same frame, so that a row is found again
+            panel.set_aspect("equal", adjustable="box")
+            panel.set_xlim(x.min(initial=0.0), x.max(initial=0.0))
+            panel.set_ylim(y.min(initial=0.0), y.max(initial=0.0))
     if not states:
         for panel in panels.reshape(-1):
             panel.set_axis_off()

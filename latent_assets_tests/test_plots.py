@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latent_assets.plots import histogram_picture, map_picture
+from latent_assets.plots import histogram_picture, map_picture, moves_picture
 from latent_assets_tests.projection import synthetic
 
 
@@ -70,3 +70,21 @@ def test_no_global_state_of_matplotlib_is_used() -> None:
         [sys.executable, "-c", code], cwd=synthetic.REPOSITORY, capture_output=True, text=True, check=True, timeout=120
     )
     assert found.stdout.split() == ["False", "True", "False"]
+
+
+def test_moves_are_drawn_from_where_rows_were_to_where_they_are() -> None:
+    import warnings
+
+    before = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    after = before.copy()
+    after[7] += [3, 0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved, still = (moves_picture({"clip": (before, state)}, "Moves") for state in (after, before))
+        assert moves_picture({})[:4] == b"\x89PNG"
+    # a line of the second colour: much red, little blue
+    orange = []
+    for png in (moved, still):
+        red, _, blue = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int).transpose(2, 0, 1)
+        orange.append(int((red - blue > 60).sum()))
+    assert orange[0] > 30 and orange[1] == 0

@@ -1,6 +1,6 @@
-"""What a fit takes and how good its maps are: by size, with landmarks and with all rows; drift; umap-learn's settings.
+"""What a fit takes and how good its maps are: by size, with landmarks and with all rows; drift; settings of umap-learn.
 
-    .venv/bin/python infra/bench/fit.py [--rows N] [--fit-rows N ...]  # clustered synthetic embeddings, 768 and 256 wide
+    .venv/bin/python infra/bench/fit.py [--rows N] [--fit-rows N ...]  # synthetic embeddings, 768 and 256 wide
     .venv/bin/python infra/bench/fit.py --atlas ROOT [--times N]       # embeddings of a built atlas, N times enlarged
     .venv/bin/python infra/bench/fit.py --drift ROOT                   # a tenth more rows: displacement, noise floor
     .venv/bin/python infra/bench/fit.py --settings ROOT                # n_neighbors, min_dist, densmap, init

@@ -57,24 +57,44 @@ def first_frame(coords: np.ndarray) -> Frame:
     return _frame(rotation, MAP_RADIUS / radius if radius > 0 else 1.0, centre, np.zeros(3))
 
 
-def aligning_frame(coords: np.ndarray, onto: np.ndarray, keep_scale: bool = False) -> Frame:
+def aligning_frame(coords: np.ndarray, onto: np.ndarray, groups: np.ndarray | None = None) -> Frame:
     """The frame that brings `coords` float [n, 3] closest to `onto` float [n, 3], the places of the same rows.
 
     Least squares (Umeyama, 1991) over the three quarters of the rows that fit best, found by repetition: rows that
-    moved far do not turn the map. Raises ValueError for fewer than three rows.
+    moved far do not turn the map. groups: int64 [n], 0 is the largest. Only how rows lie in their own group turns and
+    scales then, and group 0 alone moves: where a group lies as a whole may be chance (`islands`). Raises ValueError for
+    fewer than three rows.
     """
     if len(coords) < 3:
         raise ValueError(f"{len(coords)} shared rows: a map is aligned by three at least")
     source, target = np.asarray(coords, np.float64), np.asarray(onto, np.float64)
+    of = np.zeros(len(source), np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
     used = np.ones(len(source), dtype=bool)
     for _ in range(_ROUNDS):
-        frame = _least_squares(source[used], target[used], keep_scale)
-        rest = np.linalg.norm(frame.apply(source) - target, axis=1)
-        limit = np.quantile(rest, 1.0 - _TRIMMED)
-        used = rest <= limit
-        if used.sum() < 3:
+        from_centres, to_centres = _centres(source, of, used), _centres(target, of, used)
+        turn, scale = _least_squares((source - from_centres[of])[used], (target - to_centres[of])[used])
+        rest = np.linalg.norm(scale * (source - from_centres[of]) @ turn - (target - to_centres[of]), axis=1)
+        kept = rest <= np.quantile(rest, 1.0 - _TRIMMED)
+        if kept.sum() < 3:
             break
-    return frame
+        used = kept
+    return _frame(turn, scale, from_centres[0], to_centres[0])
+
+
+def _centres(coords: np.ndarray, of: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """The mean of the `used` rows of each group, float64 [g, 3]; of a group without any, of all its rows."""
+    count = int(of.max()) + 1
+    some = np.bincount(of[used], minlength=count) > 0
+    weights = np.where(some[of], used, True).astype(np.float64)
+    total = np.bincount(of, weights, minlength=count)
+    return np.stack([np.bincount(of, weights * axis, minlength=count) / total for axis in coords.T], axis=1)
+
+
+def _least_squares(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
+    """The rotation, mirrored if that is nearer, and the scale that bring `source` onto `target`, both centred."""
+    u, spectrum, vt = np.linalg.svd(source.T @ target)
+    extent = float((source**2).sum())
+    return u @ vt, float(spectrum.sum()) / extent if extent > 0 and spectrum.sum() > 0 else 1.0
 
 
 def _middle(wide: np.ndarray) -> np.ndarray:
@@ -84,15 +104,6 @@ def _middle(wide: np.ndarray) -> np.ndarray:
         distance = np.linalg.norm(wide - centre, axis=1)
         centre = wide[distance <= np.quantile(distance, RADIUS_SHARE)].mean(axis=0)
     return np.asarray(centre)
-
-
-def _least_squares(source: np.ndarray, target: np.ndarray, keep_scale: bool) -> Frame:
-    from_centre, to_centre = source.mean(axis=0), target.mean(axis=0)
-    centred, wanted = source - from_centre, target - to_centre
-    u, spectrum, vt = np.linalg.svd(centred.T @ wanted)
-    extent = float((centred**2).sum())
-    scale = 1.0 if keep_scale or extent <= 0 or spectrum.sum() <= 0 else float(spectrum.sum()) / extent
-    return _frame(u @ vt, scale, from_centre, to_centre)
 
 
 def _frame(rotation: np.ndarray, scale: float, centre: np.ndarray, offset: np.ndarray) -> Frame:

@@ -59,13 +59,18 @@ def find_islands(coords: np.ndarray, gap: float) -> np.ndarray:
 
 
 def pull_in(
-    coords: np.ndarray, islands: np.ndarray, nearest: float, keep: np.ndarray | None = None
+    coords: np.ndarray,
+    islands: np.ndarray,
+    nearest: float,
+    keep: np.ndarray | None = None,
+    farthest: float = np.inf,
 ) -> tuple[np.ndarray, list[Shift]]:
     """Move far islands towards the middle, each as it is: moved coordinates, and what was moved.
 
     Nearest first, each island slides along its way to the middle until its gap to all that stand already, g, is
     nearest * (1 + log(g / nearest)): order and direction stay, emptiness does not. Islands with a gap below `nearest`
-    stay. keep: bool by island, those that stay whatever their gap is; the largest always does.
+    stay. keep: bool by island, those that stay unless their gap to the others that stay is above `farthest`; the
+    largest always does.
     """
     moved = np.array(coords, dtype=np.float64)
     count = int(islands.max(initial=-1)) + 1
@@ -76,6 +81,12 @@ def pull_in(
     middle = np.median(moved[members[0]], axis=0)
     standing = [0, *(i for i in range(1, count) if keep is not None and keep[i])]
     placed = [_Placed(moved[members[i]]) for i in standing]
+    near = [
+        at == 0 or _gap(moved[members[i]], [*placed[:at], *placed[at + 1 :]], farthest) < farthest
+        for at, i in enumerate(standing)
+    ]
+    standing = [i for i, stays in zip(standing, near, strict=True) if stays]
+    placed = [island for island, stays in zip(placed, near, strict=True) if stays]
     shifts = []
     rest = [i for i in range(1, count) if i not in set(standing)]
     distance = {i: float(np.linalg.norm(moved[members[i]].mean(axis=0) - middle)) for i in rest}

@@ -22,6 +22,7 @@ from latent_assets.spaces import Metric
 # in UMAP's own distances (spread 1): beyond one, two points of a layout hardly attract each other
 _ISLAND_GAP = 1.0
 _NEAREST_ISLAND = 0.5
+_FARTHEST_ISLAND = 3.0  # that an island of the release before may be away; pulled in they lie nearer
 _SMALLEST = 5  # fewer rows are laid out by their principal axes, in other units
 
 
@@ -86,12 +87,13 @@ def finish(raw: np.ndarray) -> Map:
 
 def _later(backend: Backend, prepared: Prepared, settings: Projection, before: Shared, seed: int) -> Map:
     """A warm fit, turned onto the release before; its islands stay where they were, new ones are pulled in."""
-    start = warm_start(prepared.graph, before.known, before.places, settings.min_dist, seed)
+    start, factor = warm_start(prepared.graph, before.known, before.places, settings.min_dist, seed)
     raw = _finite(backend, prepared.layout(start, seed, warm=True))
-    frame = aligning_frame(raw[before.known], before.places[before.known])
     islands = find_islands(raw, _ISLAND_GAP)
+    frame = aligning_frame(raw[before.known], before.places[before.known], islands[before.known])
     put_back, anchored, kept = anchor(frame.apply(raw), islands, before.known, before.places)
-    moved, shifts = pull_in(put_back, islands, _NEAREST_ISLAND * frame.scale, kept)
+    # by the earlier map's units: this layout may have grown since
+    moved, shifts = pull_in(put_back, islands, _NEAREST_ISLAND / factor, kept, _FARTHEST_ISLAND / factor)
     pulled = tuple(shift.scaled(1.0 / frame.scale) for shift in shifts)
     record = Transformation(frame, pulled, tuple(anchored), before.release)
     return Map(moved.astype(np.float32), record)

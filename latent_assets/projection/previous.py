@@ -60,8 +60,11 @@ def enough(shared: int, rows: int) -> bool:
     return shared >= _LEAST_SHARED and shared >= _LEAST_SHARE * rows
 
 
-def warm_start(graph: Graph, known: np.ndarray, places: np.ndarray, min_dist: float, seed: int) -> np.ndarray:
-    """A start for `graph` from `places` float [n, 3] of the rows `known` bool [n], in UMAP's own distances, float32.
+def warm_start(
+    graph: Graph, known: np.ndarray, places: np.ndarray, min_dist: float, seed: int
+) -> tuple[np.ndarray, float]:
+    """A start for `graph` from `places` float [n, 3] of the rows `known` bool [n], float32 [n, 3], and the factor that
+    brings places to UMAP's own distances.
 
     Other rows begin at the mean of their neighbours in the graph, by its weights; those of no known row, in the middle.
     """
@@ -80,7 +83,8 @@ def warm_start(graph: Graph, known: np.ndarray, places: np.ndarray, min_dist: fl
     start[~reached] = np.median(start[known], axis=0)
     inside = known[graph.head] & known[graph.tail]
     kept = Graph(graph.rows, graph.head[inside], graph.tail[inside], graph.weights[inside])
-    start *= natural_scale(kept, start, min_dist)
+    factor = natural_scale(kept, start, min_dist)
+    start *= factor
     # equal rows that are new stand in one point, which nothing would drive apart
     start += 1e-3 * np.random.default_rng(seed).normal(size=start.shape)
-    return start.astype(np.float32)
+    return start.astype(np.float32), factor

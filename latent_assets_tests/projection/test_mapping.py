@@ -10,6 +10,7 @@ from latent_assets.projection.frame import aligning_frame, first_frame
 from latent_assets.projection.islands import anchor, find_islands, pull_in
 from latent_assets.projection.layout import natural_scale
 from latent_assets.projection.mapping import Map, make_map
+from latent_assets.projection.neighbors import unit
 from latent_assets.projection.previous import Shared
 from latent_assets.projection.quality import measure
 from latent_assets_tests.projection import synthetic
@@ -96,6 +97,13 @@ def test_far_islands_come_nearer_each_as_it_is() -> None:
     assert np.linalg.norm(coords, axis=1).max() > 70 and np.linalg.norm(moved, axis=1).max() < 13
 
 
+def test_an_island_that_is_kept_stays_unless_it_is_too_far_off() -> None:
+    coords, islands = archipelago()
+    moved, _ = pull_in(coords, islands, 1.0, np.array([True, True, True, False]), farthest=50.0)
+    stays = (moved == coords).all(axis=1)
+    assert stays[islands == 1].all() and not stays[islands == 2].any()
+
+
 def test_an_island_that_was_there_before_goes_back_and_new_ones_do_not() -> None:
     coords, islands = archipelago()
     known = islands != 2
@@ -113,7 +121,12 @@ def test_an_island_that_was_there_before_goes_back_and_new_ones_do_not() -> None
 @pytest.fixture(scope="module")
 def grown() -> tuple[np.ndarray, np.ndarray, Map, Map, Map]:
     """Features, which of them are old, the map of the old ones, its later state with all, and a cold map of all."""
-    features, _ = synthetic.clip_vectors(1_100, dims=24, clusters=12)
+    rng = np.random.default_rng(4)
+    # twelve sheets, bent by being brought to unit length: inside of one, places mean something
+    sheet = np.arange(1_100) % 12
+    inside = rng.uniform(-1, 1, (1_100, 2))
+    values = rng.normal(size=(12, 24))[sheet] + np.einsum("ni,nij->nj", inside, rng.normal(size=(12, 2, 24))[sheet])
+    features = unit((values + 0.02 * rng.normal(size=values.shape)).astype(np.float32))
     old = np.arange(1_100) % 11 != 5
     first = make_map(backend.UmapLearn(), features[old], "cosine", SETTINGS)
     places = np.full((1_100, 3), np.nan, np.float32)
