@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import unicodedata
 from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
@@ -22,7 +23,7 @@ _HOSTS = 10_000  # whose encoding is remembered: most links of a shard are to fe
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,62}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
 _IPV4 = re.compile(r"(?:.*\.)?(?:0x[0-9a-f]*|[0-9]+)")  # by its last part, as browsers decide it
-_LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class UrlError(ValueError):
@@ -89,8 +90,8 @@ def encode_host(host: str) -> str:
     name = host
     if not name.isascii():
         try:
-            name = idna.encode(name, uts46=True).decode("ascii")
-        except idna.IDNAError as error:
+            name = _encoded_name(name)
+        except (idna.IDNAError, UnicodeError) as error:
             raise ValueError(f"the host {host!r} is no name ({error})") from error
     name = name.lower().removesuffix(".")
     if not _NAME.fullmatch(name):
@@ -103,6 +104,17 @@ def encode_host(host: str) -> str:
     return name
 
 
+def _encoded_name(name: str) -> str:
+    """A name by IDNA 2008; emoji and the like, which it does not allow and browsers ask for, by Punycode."""
+    try:
+        return idna.encode(name, uts46=True).decode("ascii")
+    except idna.InvalidCodepoint:
+        if any(unicodedata.category(letter)[0] in "PZC" and letter not in "_-.。．｡" for letter in name):
+            raise
+        labels = idna.uts46_remap(name, std3_rules=False, transitional=False).split(".")
+        return ".".join(label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels)
+
+
 def _quoted(text: str, safe: str) -> str:
     # surrogates stand for bytes of a header that were no UTF-8: those bytes are meant
-    return quote(_LONE_PERCENT.sub("%25", text), safe=safe, errors="surrogateescape")
+    return quote(LONE_PERCENT.sub("%25", text), safe=safe, errors="surrogateescape")

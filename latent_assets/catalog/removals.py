@@ -6,33 +6,27 @@ understood is refused with its line: an entry that is taken for something else w
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from pathlib import Path
-from typing import NamedTuple
+from decimal import Decimal
 
 import polars as pl
 from yarl import URL
 
 from latent_assets.catalog.links import hosts, is_plain, removal_keys, requested
+from latent_assets.catalog.names import is_whole, whole
+from latent_assets.catalog.removal_lists import ID, SHA256, Entry, entries_of
+from latent_assets.catalog.sidecars import is_image
 from latent_assets.catalog.source import SourceFile, local_copy
 from latent_assets.errors import SourceError
-from latent_assets.text import MARK, decode_text, utf8_file
 from latent_assets.urls import UrlError, request_url
 
-_KINDS = ("url", "domain", "hash", "id", "sha256")
-_TABLES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
-_ID = re.compile(r"[0-9a-f]{32}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_NUMBER = re.compile(r"[-+]?(?:[0-9]{4,}|[0-9]+\.[0-9]*(?:e[-+]?[0-9]+)?|[0-9]+e[-+]?[0-9]+)", re.IGNORECASE)
-_COMMENT = re.compile(r"(?:^|\s)#.*|^!.*|^\[Adblock.*\]$")
-_ADBLOCK = re.compile(r"\|\|([^|^$/]+)[\^/]?\|?")  # a whole domain; rules with options say something else
+_HASH = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?(?:e[-+]?[0-9]+)?", re.IGNORECASE)
 _TWO_LINKS = re.compile(r"\shttps?://", re.IGNORECASE)
-_WITHOUT_SCHEME = re.compile(r"(?://)?[^/\s]+\.[^/\s]+/(?!\*?$)")
+_HOST_FIRST = re.compile(r"(?://)?[^/\s]+\.[^/\s.:][^/\s]*(?:/|$)")
 _SITE = r"^[^/]+/\*?$"  # the key of a link without a path
+_PATTERN = r"\*$|/\*\.[^/]*$"  # how the key of one ends: `/images/*`, `/*.gif`
 _EXACT = 2**53  # the whole numbers up to here have a float each
 
 
@@ -51,26 +45,20 @@ class Removals:
     images: frozenset[str] = frozenset()
 
 
-class _Entry(NamedTuple):
-    kind: str
-    value: str
-    place: str
-
-
 def read_removals(paths: Iterable[str], images: bool = False) -> Removals:
     """Read the removal lists: one URL, domain, LAION hash or row id per line, or a column named so.
 
     Text files hold one entry per line (`#` starts a comment), also in the forms of ad blockers (`||domain^`) and of
-    hosts files (`0.0.0.0 domain`); csv, tsv and parquet files columns named `url`, `domain`, `hash` or `id`. A URL
-    without a path means its domain. With `images` also the SHA-256 of images' bytes. Raises SourceError, with file and
-    line, for what is none of these: an entry that is taken for something else would remove nothing.
+    hosts files (`0.0.0.0 domain`); csv, tsv, jsonl and parquet files columns named `url`, `domain`, `hash` or `id`. A
+    URL without a path means its domain. With `images` also the SHA-256 of images' bytes. Raises SourceError, with file
+    and line, for what is none of these: an entry that is taken for something else would remove nothing.
     """
     found = _Collected()
     for path in paths:
         with local_copy(SourceFile(path, path.rsplit("/", 1)[-1], -1, "")) as file:
             if not file.is_file():
                 raise SourceError(f"The removal list {path} is not there: correct the path.")
-            found.add(_entries(file, path), images)
+            found.add(entries_of(file, path), images)
     return found.removals()
 
 
@@ -80,7 +68,7 @@ def removals_of(
     """What is named by hand, read as a list's entries are. Raises SourceError for what is none of its kind."""
     found = _Collected()
     named = (("url", urls), ("domain", domains), ("id", ids), ("sha256", images))
-    found.add((_Entry(kind, value.strip(), f"--{kind}") for kind, values in named for value in values), images=True)
+    found.add((Entry(kind, value.strip(), f"--{kind}") for kind, values in named for value in values), images=True)
     return found.removals()
 
 
@@ -105,12 +93,14 @@ class _Collected:
         self._ids: list[str] = []
         self._images: set[str] = set()
 
-    def add(self, entries: Iterable[_Entry], images: bool) -> None:
-        links: list[_Entry] = []
+    def add(self, entries: Iterable[Entry], images: bool) -> None:
+        links: list[Entry] = []
         for entry in entries:
             value = entry.value.lower()
+            if not is_whole(value):
+                raise _refusal(entry, "is not in UTF-8")
             if entry.kind == "url":
-                links.append(entry)
+                links += (entry, *_without_scheme(entry))
             elif entry.kind == "domain":
                 self._domains.add(_domain(entry))
             elif entry.kind == "hash":
@@ -119,9 +109,9 @@ class _Collected:
                 raise _refusal(
                     entry, "is the SHA-256 of an image, which is known only once it was fetched: take it down"
                 )
-            elif entry.kind == "sha256" and _SHA256.fullmatch(value):
+            elif entry.kind == "sha256" and SHA256.fullmatch(value):
                 self._images.add(value)
-            elif entry.kind == "id" and _ID.fullmatch(value):
+            elif entry.kind == "id" and ID.fullmatch(value):
                 self._ids.append(value)
             else:
                 raise _refusal(entry, "is no row id" if entry.kind == "id" else "is no SHA-256 (64 hexadecimal digits)")
@@ -144,61 +134,7 @@ def is_listed(host: str, domains: frozenset[str]) -> bool:
     return any(".".join(parts[start:]) in domains for start in range(len(parts)))
 
 
-def _entries(file: Path, path: str) -> Iterator[_Entry]:
-    if file.name.lower().endswith(_TABLES):
-        yield from _of_table(file, path)
-        return
-    for number, text in enumerate(decode_text(file.read_bytes(), path).splitlines(), 1):
-        if line := _COMMENT.sub("", text.replace(MARK, "").strip()).strip():
-            yield from _of_line(line, f"{path}, line {number}")
-
-
-def _of_line(line: str, place: str) -> Iterator[_Entry]:
-    """What a line of a text lists."""
-    words = line.split()
-    if "://" in line:
-        yield _Entry("url", line, place)
-    elif _SHA256.fullmatch(line.lower()):
-        yield _Entry("sha256", line, place)
-    elif _ID.fullmatch(line.lower()):
-        yield _Entry("id", line, place)
-    elif _NUMBER.fullmatch(line):
-        yield _Entry("hash", line, place)
-    elif rule := _ADBLOCK.fullmatch(line):
-        yield _Entry("domain", rule[1], place)
-    elif len(words) > 1 and _is_address(words[0]):
-        yield from (_Entry("domain", name, place) for name in words[1:] if "." in name)
-    elif _WITHOUT_SCHEME.match(line):
-        yield _Entry("url", f"http://{line.lstrip('/')}", place)
-    else:
-        yield _Entry("domain", line, place)
-
-
-def _of_table(file: Path, path: str) -> Iterator[_Entry]:
-    name = file.name.lower()
-    try:
-        if name.endswith(".parquet"):
-            frame = pl.read_parquet(file, glob=False)
-        else:
-            with utf8_file(file, path) as text:
-                frame = pl.read_csv(text, infer_schema=False, separator="\t" if ".tsv" in name else ",", glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise SourceError(f"The removal list {path} cannot be read ({error}): write it again.") from error
-    known = {kind: column for column in frame.columns if (kind := column.strip().lower()) in _KINDS}
-    if not known:
-        raise SourceError(
-            f"The removal list {path} has the columns {', '.join(frame.columns)}: "
-            "name those that count `url`, `domain`, `hash` or `id`."
-        )
-    for kind, column in known.items():
-        if kind == "hash" and frame[column].dtype == pl.Float32:
-            raise SourceError(f"{path}: the column `{column}` is of type Float32, which holds no hash: write integers.")
-        for number, value in enumerate(frame[column].cast(pl.String).str.strip_chars(), 1):
-            if value:
-                yield _Entry(kind, value, f"{path}, row {number}")
-
-
-def _keys(links: list[_Entry]) -> tuple[pl.Series, set[str]]:
+def _keys(links: list[Entry]) -> tuple[pl.Series, set[str]]:
     """The `removal_keys` of links, and the hosts of those that name nothing else."""
     written = pl.Series("url", [link.value for link in links], pl.String)
     plain = written.to_frame().select(is_plain("url")).to_series()
@@ -209,24 +145,36 @@ def _keys(links: list[_Entry]) -> tuple[pl.Series, set[str]]:
     urls = requested(written, plain)
     keys = removal_keys(urls)
     sites = keys.str.contains(_SITE) & urls.str.contains("://", literal=True)
-    for row in (keys.str.ends_with("/*") & ~sites).arg_true():
-        raise _refusal(links[row], "is a pattern, and only whole domains and single URLs are understood")
+    for row in (keys.str.contains(_PATTERN) & ~sites).arg_true():
+        if not links[row].value.lower().endswith("%2a"):
+            raise _refusal(
+                links[row],
+                "is a pattern, and only whole domains and single URLs are understood (a star that is meant is %2A)",
+            )
     return keys.filter(~sites), set(hosts(urls.filter(sites)))
 
 
+def _without_scheme(entry: Entry) -> Iterator[Entry]:
+    """The link that an entry means besides the path of an image, if it may be one: `example.com/a.jpg`."""
+    if _HOST_FIRST.match(entry.value) and not ("/" not in entry.value and is_image(entry.value)):
+        link = entry._replace(value=f"http://{entry.value.lstrip('/')}")
+        if _problem(link.value) is None:
+            yield link
+
+
 def _problem(url: str) -> str | None:
-    if _TWO_LINKS.search(url):
-        return "has several URLs"
     try:
         request_url(url)
     except UrlError as error:
         return f"is no URL to be asked for ({error})"
-    return None
+    return "has several URLs" if _TWO_LINKS.search(url) else None
 
 
-def _domain(entry: _Entry) -> str:
+def _domain(entry: Entry) -> str:
     """A domain as `hosts` gives it, whether written as `domain`, `.domain`, `*.domain`, `domain/` or `domain:80`."""
     name = re.sub(r"^(?:\*\.|\.)", "", entry.value)
+    if sum("." in word for word in name.split()) > 1:
+        raise _refusal(entry, "has several domains: write one a line")
     try:
         url = URL(request_url(name if "://" in name else f"http://{name}"), encoded=True)
     except UrlError:
@@ -239,12 +187,9 @@ def _domain(entry: _Entry) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _hash(entry: _Entry) -> int:
+def _hash(entry: Entry) -> int:
     """A hash as the signed 64-bit integer that the catalog has, also of an unsigned one or of a float that is exact."""
-    try:
-        number = Decimal(entry.value)
-    except InvalidOperation:
-        number = Decimal("nan")
+    number = Decimal(entry.value if _HASH.fullmatch(entry.value) else "nan")
     if not number.is_finite() or not -(2**63) <= number < 2**64 or number % 1:
         raise _refusal(entry, "is no hash of 64 bits")
     if not entry.value.lstrip("+-").isdecimal() and abs(number) >= _EXACT:
@@ -252,13 +197,5 @@ def _hash(entry: _Entry) -> int:
     return int(number) - (2**64 if number >= 2**63 else 0)
 
 
-def _is_address(word: str) -> bool:
-    try:
-        ipaddress.ip_address(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _refusal(entry: _Entry, problem: str) -> SourceError:
-    return SourceError(f"{entry.place}: {entry.value[:80]!r} {problem}. Correct it, or start a comment with #.")
+def _refusal(entry: Entry, problem: str) -> SourceError:
+    return SourceError(f"{entry.place}: {whole(entry.value[:80])!r} {problem}. {entry.remedy}")

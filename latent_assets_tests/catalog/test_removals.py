@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 from pathlib import Path
 
 import polars as pl
@@ -123,6 +124,7 @@ ONE_DOMAIN = [
     "example.com", "EXAMPLE.com.", "*.example.com", ".example.com", "example.com/", "example.com:80", "example.com/*",
     "https://example.com", "http://example.com/", "https://EXAMPLE.com:8080/*", "||example.com^", "||example.com",
     "0.0.0.0 example.com", "127.0.0.1\tlocalhost example.com # ads", "::1 example.com", "ｅｘａｍｐｌｅ．ｃｏｍ",
+    "exa\tmple.com", "||*.example.com^", "||example.com:8080^", "\u200bexample.com\u00a0", "ex\u00adample.com",
     "example.com  # on request", "! a list\n[Adblock Plus 2.0]\nexample.com",
 ]  # fmt: skip
 
@@ -144,6 +146,81 @@ def test_foreign_domains_in_both_directions(collection: Collection, listed: str,
     assert remaining(collection, [link], listed)[0] == set()
 
 
+@pytest.mark.parametrize(
+    ("written", "ascii"),
+    [("faß.de", "xn--fa-hia.de"), ("i❤.ws", "xn--i-7iq.ws"), ("I❤️.WS.", "xn--i-7iq.ws"),
+     ("bücher_x.de", "xn--bcher_x-n2a.de"), ("bu\u0308cher.de", "xn--bcher-kva.de")],
+)  # fmt: skip
+def test_domains_of_every_alphabet(collection: Collection, written: str, ascii: str) -> None:
+    for listed, link in [(written, ascii), (ascii, written), (written, written)]:
+        assert remaining(collection, [f"https://{link}/a"], listed)[0] == set()
+
+
+@pytest.mark.parametrize("listed", ["2606:2800::1", "[2606:2800:0::1]", "[2606:2800::1]:80", "||[2606:2800::1]^"])
+def test_addresses_of_ipv6_are_domains(collection: Collection, listed: str) -> None:
+    left, funnel = remaining(collection, ["https://[2606:2800:0:0::1]/a", "http://[2606:2800::1]:80/b"], listed)
+    assert (left, funnel["removed_domain"]) == (set(), 2)
+
+
+def test_a_column_beside_a_link_is_no_part_of_it(collection: Collection) -> None:
+    links = ["https://example.com/a", "https://example.com/b", "https://example.com/c"]
+    listed = "https://example.com/a\t2030-01-01\nhttps://exa\tmple.com/\tb\n"
+    assert remaining(collection, links, listed)[0] == {"https://example.com/c"}
+
+
+TABLES: list[tuple[str, str | bytes]] = [
+    ("a.csv", "domain;why\nexample.com;on request\n"),
+    ("b.csv", "https://example.com/1,x\nhttps://example.com/2,y\n"),
+    ("c.csv", "url,URL\nhttps://example.com/1,https://example.com/2\n"),
+    ("d.csv", "url\nexample.com\n"),
+    ("e.csv", "url\nEXAMPLE.com/1\n//example.com/2\n"),
+    ("f.csv", "url\rhttps://example.com/1\rhttps://example.com/2\r"),
+    ("g.jsonl", '{"url": "https://example.com/1"}\n\n{"id": null, "domain": "example.com"}\n'),
+    ("h.ndjson.gz", gzip.compress(b'{"URL": "https://example.com"}\n')),
+    ("i.txt.gz", gzip.compress(b"example.com\n")),
+    ("j.tsv.gz", gzip.compress(b"domain\twhy\nexample.com\tx\n")),
+    ("K.CSV", "URL\r\nhttps://example.com/1\r\nhttps://example.com/2\r\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), TABLES, ids=[name for name, _ in TABLES])
+def test_tables_of_every_kind(collection: Collection, name: str, content: str | bytes) -> None:
+    path = collection.folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    links = ["https://example.com/1", "https://example.com/2", OTHER]
+    collection.write("links.parquet", pl.DataFrame({"url": links, "text": list("abc")}))
+    collection.filters = {"remove": (str(path),)}
+    collection.build()
+    assert set(collection.shard_of()) == {OTHER}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.csv", 'url\nhttps://a.b/1\n"https://a.b/2\n', "line 3: a quote is not closed"),
+        ("b.csv", "url,why\nhttps://a.b/1\n", "line 2: 1 fields where there have to be 2"),
+        ("c.csv", 'domain\n"a.com\nb.com"\n', "line 2: .*has several domains"),
+        ("d.csv", "hash\n5\n1_000\n", "line 3: '1_000' is no hash"),
+        ("e.csv", b"url\nhttps://a.b/\xfc\n", "line 2: .*not in UTF-8"),
+        ("f.csv", "link\nhttps://a.b\n", "has the columns link: name those"),
+        ("g.jsonl", '{"url": "https://a.b/1"}\n{"url": ', "line 2: it is not valid JSON"),
+        ("h.jsonl", '{"url": "https://a.b/1"}\n{"link": "x"}', "line 2 has the columns link"),
+        ("i.jsonl", '["https://a.b/1"]', "line 1: it holds a list"),
+        ("j.jsonl", '{"hash": 1.5e18}', "line 1: .*float"),
+        ("k.jsonl", '{"url": "https://a.b/\\ud83d"}', "line 1: .*not in UTF-8"),
+        ("l.txt.gz", gzip.compress(b"a.com\n" * 1000)[:-9], "cannot be read"),
+        ("m.csv", "", "is empty"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_named_by_line(
+    tmp_path: Path, name: str, content: str | bytes, problem: str
+) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SourceError, match=problem) as caught:
+        read_removals([str(tmp_path / name)])
+    assert name in str(caught.value) and "skip_bad_rows" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("listed", ["93.184.216.34", "0x5db8d822.", "http://93.184.216.34/"])
 def test_addresses_are_domains(collection: Collection, listed: str) -> None:
     if listed.startswith("0x"):
@@ -163,8 +240,10 @@ def test_a_url_without_its_scheme(collection: Collection) -> None:
         "*", "exam*.com", "*example.com", "https://example.com/images/*", "someone@example.com", "https://",
         "ftp://a.b/c", "htp://example.com/a", '"https://example.com/a"', "https://exa mple.com/a", "http://[::1/a",
         "localhost", "12:30",
-        "https://a.b/c https://a.b/d", "12.5", "0x12ab", "36893488147419103232", "1.2345678901234567e18",
-        "-1e400000000", "what is this", "see a.b/c",
+        "a.com\tb.com", "a.com b.com", "a.com,b.com", "192.0.2.0/24", "2001:db8::/32", "http://a.b/*.gif", "http://a.b/c*",
+        "URL: https://a.b/c", "“example.com”", "address=/example.com/0.0.0.0", "example.com CNAME .", "|https://a.b/c|",
+        "||example.*^", "1_000_000", "https://a.b/c https://a.b/d", "12.5", "0x12ab", "36893488147419103232",
+        "1.2345678901234567e18", "-1e400000000", "what is this", "see a.b/c",
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_refused_by_line(tmp_path: Path, line: str) -> None:

@@ -181,20 +181,19 @@ class HttpClient:
         """
         redirects = 0
         seen: set[str] = set()
-        said: Headers = ()  # by the redirects of the host that is asked
+        said: dict[str, Headers] = {}  # by each host, also on its redirects
         while True:
             async with self._hosts.slot(target.origin) if polite and redirects else nullcontext():
                 if polite:
                     await self._ask_robots(target, redirects)
                 async with await self._open(target, redirects) as answer:
-                    said = (*said, *answer.headers.items())
+                    host = target.url.raw_host or ""
+                    said[host] = (*said.get(host, ()), *answer.headers.items())
                     if answer.status not in _REDIRECTS:
-                        return await read(answer, redirects, said)
+                        return await read(answer, redirects, said[host])
                     location = answer.headers.get("Location", "")
             seen.add(str(target.url))
-            before, target = target, self._redirected(target, location, answer.status, redirects, seen)
-            if target.url.raw_host != before.url.raw_host:
-                said = ()
+            target = self._redirected(target, location, answer.status, redirects, seen)
             redirects += 1
 
     async def _ask_robots(self, target: Target, redirects: int) -> None:

@@ -6,18 +6,29 @@ Downloading it safely is the business of `http_client`, which passes its own `ge
 from __future__ import annotations
 
 import asyncio
+import fnmatch
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from protego import Protego
+from yarl import URL
 
 from latent_assets.images.outcome import NETWORK, FetchError, Reason
+from latent_assets.urls import LONE_PERCENT
 
 MAX_BYTES = 512 * 1024
 _REMEMBERED_SECONDS = 24 * 3600.0
 _UNREACHABLE_SECONDS = 60.0
 _MOST_REMEMBERED = 100_000
+
+# at the beginning or the end of words they are seen by no editor: zero-width characters and soft hyphens
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060"))
+_USER_AGENT = re.compile(r"\s*user[- ]?agent(?:\s*:|\s)(.*)", re.IGNORECASE)
+_DISALLOW = re.compile(r"\s*diss?all?ow(?:\s*:|\s)(.*)", re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://[^/]*", re.IGNORECASE)
+_QUOTES = "\"'`“”‘’"
 
 # gets the text at a URL, at most MAX_BYTES of it; raises FetchError
 Get = Callable[[str], Awaitable[str]]
@@ -55,7 +66,7 @@ class Robots:
             raise found.problem
         if found.rules is None:
             return 0.0
-        if not found.rules.can_fetch(url, self._agent):
+        if not all(found.rules.can_fetch(form, self._agent) for form in _forms(url)):
             raise FetchError(Reason.ROBOTS, f"{origin}/robots.txt disallows this path for {self._agent}")
         return float(found.rules.crawl_delay(self._agent) or 0.0)
 
@@ -82,7 +93,7 @@ class Robots:
     async def _ask(self, origin: str) -> Rules:
         now = time.time()
         try:
-            rules = Rules(now + _REMEMBERED_SECONDS, _parsed(await self._get(f"{origin}/robots.txt")))
+            rules = Rules(now + _REMEMBERED_SECONDS, _parsed(await self._get(f"{origin}/robots.txt"), self._agent))
         except FetchError as problem:
             rules = _without_file(now, origin, problem)
         if len(_remembered) >= _MOST_REMEMBERED:
@@ -91,11 +102,44 @@ class Robots:
         return rules
 
 
-def _parsed(text: str) -> Protego | None:
+def _parsed(text: str, agent: str) -> Protego | None:
     try:
-        return Protego.parse(text)
+        return Protego.parse("\n".join(_plain(line, agent) for line in text.translate(_INVISIBLE).splitlines()))
     except Exception:  # what breaks the parser forbids nothing
         return None
+
+
+def _plain(line: str, agent: str) -> str:
+    """A line of a robots.txt as the parser knows it: what its writer meant, where it would be taken for nothing.
+
+    Of an agent the product counts, not its version (RFC 9309, 2.2.1); a path begins with a slash, stands in no quotes,
+    and a percent sign that begins no escape is one.
+    """
+    if named := _USER_AGENT.match(line):
+        return f"User-agent: {_agent_meant(named[1].partition('#')[0], agent)}"
+    if (rule := _DISALLOW.match(line)) is None:
+        return line
+    written = LONE_PERCENT.sub("%25", rule[1].partition("#")[0].strip().strip(_QUOTES).strip())
+    path = _ORIGIN.sub("", written)
+    return f"Disallow: {path if not written or path[:1] in ('/', '*', '$') else f'/{path}'}"
+
+
+def _agent_meant(value: str, agent: str) -> str:
+    """`agent` when a value means it, `*` when it means all, else an agent that nobody is."""
+    names = [name.strip(_QUOTES).partition("/")[0].lower() for name in re.split(r"[\s,;]+", value)]
+    if any(name != "*" and fnmatch.fnmatchcase(agent.lower(), name.replace("[", "")) for name in names):
+        return agent
+    return "*" if "*" in names else "another"
+
+
+def _forms(url: str) -> set[str]:
+    """A URL as it is asked for, and as servers read it: without dots in its path, with single slashes."""
+    try:
+        plain = URL(url)
+        path, query = re.sub("/{2,}", "/", plain.raw_path), plain.raw_query_string
+    except ValueError:
+        return {url}
+    return {url, str(plain), str(plain.with_path(path, encoded=True)) + (f"?{query}" if query else "")}
 
 
 def _without_file(now: float, origin: str, problem: FetchError) -> Rules:

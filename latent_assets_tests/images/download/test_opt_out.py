@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from latent_assets.images.download.optout import opt_out
@@ -59,6 +61,60 @@ def test_opt_out_is_recorded_and_the_bytes_are_not_kept(
 )
 def test_what_is_no_opt_out(headers: list[tuple[str, str]]) -> None:
     assert opt_out(headers, "latent-assets") is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "noai/noimageai", "noai|noimageai", "noai: true", "noai=1", "[noai]", "(noindex)", "noai.", "noindex:",
+        "robots: noai", "*: noimageai", "noai googlebot: all", "nofollow latent-assets: noai",
+        "latent-assets/0.1 (+https://example.com/bot): noai", "otherbot (a: b): all, latent-assets (us): noai",
+        "max-image-preview: none, noai", "max-snippet: 20 noai", "max-image-preview : large; noai",
+        "unavailable_after: Friday, 25 Nov 2030 15:00:00 PST, noai",
+        "unavailable_after: 25-Nov-2030 15:00:00 GMT noimageai", "unavailable_after: 2030-11-25T15:00:00Z; noai",
+    ],
+)  # fmt: skip
+def test_directives_among_whatever_stands_around_them(value: str) -> None:
+    assert opt_out([("X-Robots-Tag", value)], "latent-assets") == (Reason.X_ROBOTS_TAG, f"X-Robots-Tag: {value}")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "max-image-preview: none", "max-image-preview:none, otherbot: noai", "noai: false", "noindex=no",
+        "otherbot (latent-assets): noai", "otherbot/2.0: noai", "nofollow otherbot: noai", "no-ai-policy",
+        "unavailable_after: Friday, 25 Nov 2030 15:00:00 PST", "otherbot: noindex, max-snippet: 20, noai",
+    ],
+)  # fmt: skip
+def test_values_and_others_agents_are_no_directives(value: str) -> None:
+    assert opt_out([("X-Robots-Tag", value)], "latent-assets") is None
+
+
+@pytest.mark.parametrize("value", ["01", "+1", "=1", "[1]", "(1)", "1|0", "1 (all rights)", "on", '0, "1"'])
+def test_reservations_however_they_are_written(value: str) -> None:
+    assert opt_out([("TDM-Reservation", value)], "latent-assets") is not None
+
+
+@pytest.mark.parametrize("value", ["0", "10", "1.5", "-1", "no", "none", "0; tdm-policy=1", "11"])
+def test_reservations_that_are_none(value: str) -> None:
+    assert opt_out([("tdm-reservation", value)], "latent-assets") is None
+
+
+@pytest.mark.parametrize("value", ["a" * 8000 + "!:", "x: " * 2700, "(," * 4000, "unavailable_after: " * 420])
+def test_headers_made_to_take_long_do_not(value: str) -> None:
+    began = time.perf_counter()
+    for name in ("X-Robots-Tag", "tdm-reservation"):
+        opt_out([(name, value)], "latent-assets")
+    assert time.perf_counter() - began < 0.5
+
+
+def test_what_a_host_said_holds_when_another_leads_back_to_it(world: World, site: Site) -> None:
+    elsewhere = site.origin.replace("127.0.0.1", "localhost")
+    world.settings |= {"allow_origins": (site.origin, elsewhere)}
+    site.add("/a", status=302, location=f"{elsewhere}/b", x_robots_tag="noai")
+    site.add("/b", status=302, location=site.url("/c.jpg"))
+    site.add("/c.jpg", JPEG)
+    assert world.fetch_one(site.url("/a"))["reason"] == "x_robots_tag"
 
 
 def test_second_header_and_second_agent_count() -> None:

@@ -140,3 +140,54 @@ def test_robots_txt_that_declares_nothing_is_read_as_far_as_it_goes(world: World
     world.settings |= {"robots": True}
     site.add("/robots.txt", text, content_type="text/plain")
     assert world.fetch_one(site.add("/private/a.jpg", JPEG))["reason"] == "robots_txt"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "User-agent: latent-assets/0.1\nDisallow: /a/",  # RFC 9309: the product counts, not its version
+        "User-agent: Latent-Assets/9 (all)\nDisallow: /a/\n\nUser-agent: *\nDisallow:",
+        "User-agent: googlebot, latent-assets\nDisallow: /a/",
+        "User-agent: latent-*\nDisallow: /a/",
+        "User-agent: latent\nDisallow:\n\nUser-agent: *\nDisallow: /a/",  # somebody else
+        'User-agent: "*"\nDisallow: "/a/"',
+        "\u200bUser-agent: *\n\u00a0Disallow: /a\u00ad/",
+        "User-agent : *\nDissallow /a/",
+        "User-agent: *\nDisallow: a/",
+        "User-agent: *\nDisallow: https://example.com/a/",
+        "User-agent: *\nDisallow: https://example.com",
+        "User-agent: *\nContent-Signal: ai-train=no\nSitemap: https://example.com/s.xml\nDisallow: /%61/ # all",
+        "User-agent: *\u2028Disallow: /a/\u2028",
+        "User-agent: *\nDisallow: /*.jpg$",
+    ],
+)
+def test_what_the_writer_of_a_robots_txt_meant(text: str) -> None:
+    rules = robots._parsed(text, "latent-assets")
+    assert rules is not None
+    assert not rules.can_fetch("https://example.com/a/1.jpg", "latent-assets")
+    assert "https" in text or rules.can_fetch("https://example.com/b/1.png", "latent-assets")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["User-agent: otherbot\nDisallow: /", "User-agent: latent-assets-2\nDisallow: /", "User-agent: *\nDisallow:",
+     "User-agent-policy: *\nDisallow: /", "User-agent: assets\nDisallow: /"],
+)  # fmt: skip
+def test_what_is_meant_for_others_forbids_nothing(text: str) -> None:
+    rules = robots._parsed(text, "latent-assets")
+    assert rules is None or rules.can_fetch("https://example.com/a/1.jpg", "latent-assets")
+
+
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [
+        ("/a/", "/b/../a/1.jpg"), ("/a/", "/./a/1.jpg"), ("/a/", "/b/%2e%2E/a/1.jpg"), ("/a/", "//a/1.jpg"),
+        ("/a/b", "/a//b"), ("/50%/", "/50%25/1.jpg"), ("/50%/", "/50%/1.jpg"), ("/~me/", "/%7Eme/1.jpg"),
+        ("/a b/", "/a%20b/1.jpg"), ("/a+b", "/a%2Bb"), ("/x?b=1", "/x?b=1&c"), ("/a|b", "/a%7Cb"), ("/x", "/x?y=//z"),
+    ],
+)  # fmt: skip
+def test_paths_are_compared_as_servers_read_them(world: World, site: Site, rule: str, path: str) -> None:
+    world.settings |= {"robots": True}
+    site.add("/robots.txt", f"User-agent: *\nDisallow: {rule}\n".encode())
+    assert world.fetch_one(site.url(path))["reason"] == "robots_txt"
+    assert [request.path for request in site.requests] == ["/robots.txt"]
