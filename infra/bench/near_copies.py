@@ -164,15 +164,15 @@ def photograph_atlas(photographs: Path, folder: Path) -> str:
 
 
 def cut(photograph: Image.Image, folder: Path) -> None:
-    """Tiles of two sizes that do not overlap, those with something to see, at 256 pixels."""
-    for side in (480, 320):
+    """Tiles that do not overlap, large ones of the left half, smaller ones of the right half, those with something to
+    see; at 256 pixels."""
+    half = photograph.width // 2
+    for side, begin, end in ((320, 0, half), (200, half, photograph.width)):
         for top in range(0, photograph.height - side + 1, side):
-            for left in range(0, photograph.width - side + 1, side):
-                tile = photograph.crop((left, top, left + side, top + side)).resize(
-                    (256, 256), Image.Resampling.LANCZOS
-                )
-                if np.asarray(tile.convert("L")).std() >= _CONTRAST and (side == 320) == ((top // side) % 2 == 0):
-                    tile.save(folder / f"{side}-{top}-{left}.png")
+            for left in range(begin, end - side + 1, side):
+                tile = photograph.crop((left, top, left + side, top + side))
+                if np.asarray(tile.convert("L")).std() >= _CONTRAST:
+                    tile.resize((256, 256), Image.Resampling.LANCZOS).save(folder / f"{side}-{top}-{left}.png")
 
 
 def sampled(placer: ImagePlacer, count: int, seed: int) -> list[str]:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import signal
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
 
-from latent_assets.defs.instance import instance_home, limit_pools
+from latent_assets.defs import tags
+from latent_assets.defs.instance import instance_home, limit_pools, open_instance
 from latent_assets.generated import inbox
 from latent_assets.generated.table import GeneratedTable
+from latent_assets.processes import Process
 from latent_assets.storage import Storage
 from latent_assets_tests.conftest import Built
 from latent_assets_tests.e2e.dagster_ui import serving_ui, wait_until
 from latent_assets_tests.e2e.small_atlas import small_atlas, write_profile
 from latent_assets_tests.e2e.test_generated import picture
 
-FILES, LATE, CORRUPT = 160, 6, 2
+FILES, LATE, CORRUPT = 320, 6, 2
 
 
 def drop(root: Path, name: str, data: bytes) -> str:
@@ -42,17 +45,15 @@ def rows(storage: Storage) -> Counter[str]:
     return Counter(found)
 
 
-def runs() -> list[psutil.Process]:
-    """The processes of runs that the daemon below this one has started."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if "execute_run" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """As `kill -9` does."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_daemon_and_a_killed_run_lose_and_double_nothing(built: Built, tmp_path: Path) -> None:
     shutil.copytree(built.profile.root, tmp_path / "root")
     profile = built.profile.model_copy(update={"root": str(tmp_path / "root")})
@@ -64,11 +65,13 @@ def test_a_killed_daemon_and_a_killed_run_lose_and_double_nothing(built: Built, 
     with serving_ui(str(instance_home(profile)), str(file), daemon=True):
         # taken, noted, and being placed: the worst of moments
         wait_until(lambda: inbox.accepted_names(storage) and rows(storage), 300)
-        (going,) = runs()
-        others = psutil.Process().children(recursive=True)
-        for process in (going, *others):
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+        # whoever works on the run, then the daemon and all that it started
+        everybody = psutil.Process().children(recursive=True)
+        kill(reversed(everybody))
+        with open_instance(profile) as instance:
+            (run,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        working = Process.parse(run.tags[tags.PROCESS])
+        assert working is not None and working.number in {process.pid for process in everybody}
     assert inbox.accepted_names(storage) and 0 < len(rows(storage)) < FILES, "the run was not killed in the middle"
     ids |= {drop(tmp_path / "root", f"late {seed}.png", picture(1_000 + seed)) for seed in range(LATE)}
     with serving_ui(str(instance_home(profile)), str(file), daemon=True):
