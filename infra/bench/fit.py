@@ -174,7 +174,7 @@ def _figures(quality: Any) -> dict[str, float]:
 
 def table(root: Path, sizes: Sequence[int], projection: dict[str, Any]) -> None:
     """One line for each number of fitted rows, each in a process of its own."""
-    print(f"{'rows':>9} {'fitted':>9} {'fit s':>7} {'place s':>8} {'all s':>7} {'CPU s':>7} {'GB':>6}  whole: drawn rows of all")
+    print(f"{'rows':>9} {'fitted':>9} {'fit s':>7} {'place s':>8} {'all s':>7} {'CPU s':>7} {'GB':>6}  layouts")
     for size in sizes:
         call = [sys.executable, __file__, "--line", str(root), str(size), json.dumps(projection)]
         done = subprocess.run(call, capture_output=True, text=True)
