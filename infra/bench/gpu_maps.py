@@ -1,6 +1,6 @@
 """Maps on whatever this machine has: fit, quality, warm start and placement, by cuML on a GPU, by umap-learn without.
 
-    .venv/bin/python infra/bench/gpu_maps.py [--rows N]
+    .venv/bin/python -m infra.bench.gpu_maps [--rows N]
 
 Prints one JSON. On clustered synthetic embeddings, as `fit.py` makes them.
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fit import EMBEDDINGS, profile, synthetic_rows, write
+
+from infra.bench.fit import EMBEDDINGS, profile, synthetic_rows, write
 
 
 def measure(rows: int, fit_rows: int | None = None) -> dict[str, Any]:

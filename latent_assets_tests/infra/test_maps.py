@@ -8,7 +8,7 @@ from latent_assets_tests.projection.synthetic import REPOSITORY
 
 
 def test_maps_are_measured_in_one_command() -> None:
-    call = [sys.executable, "infra/bench/gpu_maps.py", "--rows", "900", "--fit-rows", "500"]
+    call = [sys.executable, "-m", "infra.bench.gpu_maps", "--rows", "900", "--fit-rows", "500"]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
