@@ -138,6 +138,7 @@ def measure_fit(root: Path, fit_rows: int, projection: dict[str, Any]) -> dict[s
         "placed": placed,
         "place_s": round(ended - fitted, 1),
         "all_s": round(ended - started, 1),
+        "cpu_s": round(time.process_time(), 1),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "quality": {name: _figures(space.quality) for name, space in report.spaces.items()},
         "placed_quality": {name: _figures(space.placed) for name, space in report.spaces.items() if space.placed},
@@ -173,7 +174,7 @@ def _figures(quality: Any) -> dict[str, float]:
 
 def table(root: Path, sizes: Sequence[int], projection: dict[str, Any]) -> None:
     """One line for each number of fitted rows, each in a process of its own."""
-    print(f"{'rows':>9} {'fitted':>9} {'fit s':>7} {'place s':>8} {'all s':>7} {'GB':>6}  whole: drawn rows of all")
+    print(f"{'rows':>9} {'fitted':>9} {'fit s':>7} {'place s':>8} {'all s':>7} {'CPU s':>7} {'GB':>6}  layouts")
     for size in sizes:
         call = [sys.executable, __file__, "--line", str(root), str(size), json.dumps(projection)]
         done = subprocess.run(call, capture_output=True, text=True)
@@ -181,7 +182,7 @@ def table(root: Path, sizes: Sequence[int], projection: dict[str, Any]) -> None:
             print(done.stderr[-2000:])
             continue
         found = json.loads(done.stdout.splitlines()[-1])
-        seconds = f"{found['fit_s']:>7} {found['place_s']:>8} {found['all_s']:>7}"
+        seconds = f"{found['fit_s']:>7} {found['place_s']:>8} {found['all_s']:>7} {found['cpu_s']:>7}"
         print(f"{found['rows']:>9,} {found['fitted']:>9,} {seconds} {found['peak_gb']:>6}  layouts {found['layout_s']}")
         for which in ("whole", "quality", "placed_quality"):
             for space, figures in found[which].items():

@@ -14,7 +14,7 @@ import pytest
 from latent_assets.defs.build import Builder
 from latent_assets.defs.instance import instance_home
 from latent_assets.defs.partitions import asset_key
-from latent_assets.pipeline.lineage import Lineage
+from latent_assets.pipeline.lineage import Lineage, MakeOptions, Materialized
 from latent_assets.pipeline.states import State
 from latent_assets.profile import Profile
 from latent_assets_tests.conftest import Gallery, drawing
@@ -171,14 +171,34 @@ def test_failed_rows_fail_their_shard_and_the_others_go_on(atlas: SmallAtlas, ga
     assert states == {"00000": State.CURRENT, "00001": State.FAILED, "00002": State.CURRENT}
 
 
+def test_a_refit_continues_the_maps_that_readers_see_and_nothing_is_due_then(
+    atlas: SmallAtlas, small_profile: Callable[..., Profile]
+) -> None:
+    atlas.rebuild()
+    first = atlas.lineage.manifest("umap_model")
+    assert first.recipe.inputs["continues"] is None
+    # above the number of rows: as good as the same settings, under another fingerprint
+    atlas.profile = small_profile(projection={"fit_rows": 999})
+    assert atlas.rebuild() == REFIT | shards("umap_projection")
+    second = atlas.lineage.manifest("umap_model")
+    assert second.recipe.inputs["continues"].startswith("release-")
+    # its own release is the one readers see now, and it is not due for that
+    assert atlas.rebuild() == set()
+    # nor when the release that it continues is gone; made anew, it continues what is there
+    atlas.lineage.storage.delete("lance")
+    again = Lineage(atlas.profile)
+    assert again.artifact("umap_model").state is State.CURRENT
+    forced = again.ensure(["umap_model"], options=MakeOptions(force=True))["umap_model"]
+    assert isinstance(forced, Materialized) and forced.manifest.recipe.inputs["continues"] is None
+
+
 def test_a_refit_with_the_same_result_can_still_be_published(
     atlas: SmallAtlas, small_profile: Callable[..., Profile]
 ) -> None:
     atlas.rebuild()
-    before = table(atlas).sort("id")
-    # above the number of rows: the same fit under another fingerprint, stored in another place
     atlas.profile = small_profile(projection={"fit_rows": 999})
     assert atlas.rebuild() == REFIT | shards("umap_projection")
+    before = table(atlas).sort("id")
     atlas.profile = small_profile(projection={"fit_rows": 999}, table={"thumbnail_quality": 30})
     assert atlas.rebuild() == shards("thumbnails") | RELEASE
     after = table(atlas).sort("id")
