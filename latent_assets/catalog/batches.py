@@ -5,6 +5,7 @@ Which file is which column's is decided in `columns`, which rows stay in `filter
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -149,7 +150,8 @@ class _MetadataFile:
             else:
                 mapping = map_unnamed(self._profile.source, reader.names, reader.sample(_SAMPLE), self._file.path)
             self._require(mapping.columns, found)
-            self._findings.unused("columns", found.keys() - mapping.columns.values())
+            twice = [name for name, count in Counter(reader.names).items() if count > 1]  # the first is read
+            self._findings.unused("columns", [*(found.keys() - mapping.columns.values()), *twice])
             for batch in reader.batches(list(dict.fromkeys(mapping.columns.values()))):
                 yield self._completed(_cast(batch.lazy(), mapping, found).collect(), mapping)
 

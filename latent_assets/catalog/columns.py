@@ -208,7 +208,7 @@ def cast_columns(mapping: ColumnMap, found: Mapping[str, pl.DataType]) -> list[p
 
 
 UNCAST = "uncast_"
-_NOTHING = ("", "nan", "none", "null", "na", "n/a", "-")
+_NOTHING = ("", "nan", "none", "null", "na", "n/a", "-", "\\n")  # the last as MySQL writes it
 
 
 def says_nothing(value: object) -> bool:
@@ -264,6 +264,10 @@ def _cast_hash(column: pl.Expr, found: pl.DataType) -> pl.Expr:
         unsigned = number.cast(pl.UInt64, strict=False).reinterpret(signed=True)
         exact = _cast_hash(number.cast(pl.Float64, strict=False), pl.Float64())
         return pl.coalesce(number.cast(pl.Int64, strict=False), unsigned, exact)
+    if found.is_decimal() or found == pl.Int128:
+        whole = pl.when(column == column.cast(pl.Decimal(38, 0), strict=False)).then(column)
+        unsigned = whole.cast(pl.UInt64, strict=False).reinterpret(signed=True)
+        return pl.coalesce(whole.cast(pl.Int64, strict=False), unsigned)
     return column.cast(pl.Int64, strict=False)
 
 

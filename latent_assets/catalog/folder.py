@@ -7,7 +7,6 @@ Sidecars are `NAME.json`, `NAME.txt`, `NAME.cls` and, per directory, a table `me
 from __future__ import annotations
 
 import posixpath
-import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from latent_assets.catalog.sidecars import (
     catalog_values,
     described,
     file_hash,
+    folded,
     is_image,
     key_of,
 )
@@ -116,12 +116,8 @@ class _Lookup:
                 return found
         if not self._alike:
             # composed or decomposed letters (macOS), what is no UTF-8, capitals: rarer, and looked at last
-            self._alike = {_folded(name): name for name in sorted(self._names, reverse=True)}
-        return self._alike.get(_folded(posixpath.normpath(written.replace("\\", "/"))))
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", whole(name)).casefold()
+            self._alike = {folded(name): name for name in sorted(self._names, reverse=True)}
+        return self._alike.get(folded(posixpath.normpath(written.replace("\\", "/"))))
 
 
 def _table_lines(

@@ -222,7 +222,7 @@ def json_column(rows: Sequence[dict[str, Any]], keys: Sequence[str], refused: Ca
 def url_batches(stream: BinaryIO, name: str, findings: Findings) -> Iterator[pl.DataFrame]:
     """A column `url`, one for each line that is neither empty nor a comment (`#`); a first line `url` is a header."""
     urls: list[str] = []
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(_lines(stream), 1):
         try:
             text = line.decode().strip()
         except UnicodeDecodeError:
@@ -230,9 +230,18 @@ def url_batches(stream: BinaryIO, name: str, findings: Findings) -> Iterator[pl.
             continue
         if not text or text.startswith("#") or (number == 1 and text.lower() in ("url", "urls", "image_url")):
             continue
+        if "\t" in text:
+            findings.bad_row(f"{name}, line {number}: a tab, and what is no link behind it: a table is named .tsv")
+            continue
         urls.append(text)
         if len(urls) == BATCH_ROWS:
             yield pl.DataFrame({"url": urls})
             urls = []
     if urls:
         yield pl.DataFrame({"url": urls})
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines, also those that end as they did on old Macs."""
+    for line in stream:
+        yield from line.rstrip(b"\r\n").split(b"\r")

@@ -10,6 +10,7 @@ import json
 import math
 import posixpath
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -45,10 +46,15 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
+def folded(name: str) -> str:
+    """A name by which those are alike that differ in capitals, or in how accents are composed."""
+    return unicodedata.normalize("NFC", whole(name)).casefold()
+
+
 def key_of(name: str) -> tuple[str, str]:
     """(key, extension in small letters) of an image or a sidecar: the key ends at the last dot."""
     key, _, extension = name.rpartition(".")
-    return posixpath.normpath(key), extension.lower()
+    return posixpath.normpath(key).lstrip("/"), extension.lower()
 
 
 class Sidecars(Generic[Place]):
@@ -56,43 +62,43 @@ class Sidecars(Generic[Place]):
 
     Those of its key (`v1.5_0.txt` of `v1.5_0.png`) come before those of its whole name (`v1.5_0.png.txt`), then those
     of the key up to an earlier dot, which several images share (`7.txt` of `7.0.jpg` and `7.1.jpg`) when there is no
-    image of that key (`7.jpg`). Capitals make a difference only where both ways of writing are there.
+    image of that key (`7.jpg`). Capitals, and whether accents are letters of their own (macOS), make a difference only
+    where both ways of writing are there.
     """
 
     def __init__(self, images: Iterable[str]) -> None:
         self._images = {key_of(name)[0] for name in images}
         self._places: dict[str, dict[str, Place]] = {}
-        self._names: dict[str, list[str]] = {}
+        self._names: dict[tuple[str, str], list[str]] = {}  # by key and extension
         self._folded: dict[str, str] = {}
-        self._used: set[str] = set()
+        self._used: set[tuple[str, str]] = set()
 
     def add(self, name: str, place: Place) -> None:
         """A sidecar; of two of one key and extension the first stays."""
         key, extension = key_of(name)
         self._places.setdefault(key, {}).setdefault(extension, place)
-        self._names.setdefault(key, []).append(name)
+        self._names.setdefault((key, extension), []).append(name)
         if key not in self._images:
-            self._folded.setdefault(key.casefold(), key)
+            self._folded.setdefault(folded(key), key)
 
     def of(self, image: str) -> dict[str, Place]:
         """The sidecars of an image, by extension."""
         found: dict[str, Place] = {}
         for key in self._keys(image):
             if places := self._places.get(key):
-                self._used.add(key)
+                self._used.update((key, extension) for extension in places.keys() - found.keys())
                 found = {**places, **found}
         return found
 
     def unused(self) -> Iterator[str]:
-        """Names of the sidecars that no image asked for."""
+        """Names of the sidecars that no image took: none asked for them, or there was another in their place."""
         for key, names in self._names.items():
-            if key not in self._used:
-                yield from names
+            yield from names[1:] if key in self._used else names
 
     def _keys(self, image: str) -> Iterator[str]:
         key = key_of(image)[0]
         for exact in (key, posixpath.normpath(image)):
-            yield exact if exact in self._places else self._folded.get(exact.casefold(), exact)
+            yield exact if exact in self._places else self._folded.get(folded(exact), exact)
         if key not in self._places:
             folder, slash, base = key.rpartition("/")
             while "." in base.strip("."):

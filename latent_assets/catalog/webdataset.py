@@ -110,6 +110,7 @@ class _TarReader:
         self._place = whole(file.path)
         self._members: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # as it is written, by its `_path`
 
     def rows(self, seen: list[int]) -> Iterator[dict[str, Any]]:
         """A row for each image, in the order of the tar. `seen[0]` counts the members."""
@@ -133,25 +134,43 @@ class _TarReader:
     def _index(self, seen: list[int], spool: IO[bytes] | None) -> dict[tuple[int, int], int]:
         """Take all headers; where in `spool` the content of a sidecar is, by its place in the tar."""
         spooled: dict[tuple[int, int], int] = {}
-        with tarfile.open(fileobj=cast(BinaryIO, self._stream), mode="r:") as tar:
-            for info in tar:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
-                self._take(info)
-                seen[0] += 1
-                place = (info.offset_data, info.size)
-                if (
-                    spool is not None
-                    and info.isreg()
-                    and key_of(info.name)[1] in SIDECARS
-                    and info.size <= LONGEST_SIDECAR
-                ):
-                    self._stream.seek(info.offset_data)
-                    spooled[place] = spool.tell()
-                    spool.write(self._stream.read(info.size))
-            self._stream.seek(tar.offset)
-            if self._stream.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
-                raise tarfile.ReadError("a damaged header")
+        start: int | None = 0
+        while start is not None:
+            self._stream.seek(start)
+            with tarfile.open(fileobj=cast(BinaryIO, self._stream), mode="r:") as tar:
+                for info in tar:
+                    tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
+                    self._take(info)
+                    seen[0] += 1
+                    place = (info.offset_data, info.size)
+                    if (
+                        spool is not None
+                        and info.isreg()
+                        and key_of(info.name)[1] in SIDECARS
+                        and info.size <= LONGEST_SIDECAR
+                    ):
+                        self._stream.seek(info.offset_data)
+                        spooled[place] = spool.tell()
+                        spool.write(self._stream.read(info.size))
+                start = self._another(tar.offset)
         return spooled
+
+    def _another(self, end: int) -> int | None:
+        """Where behind the end of a tar another begins, as `cat a.tar b.tar` puts it there; None without one."""
+        self._stream.seek(end)
+        if self._stream.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
+            raise tarfile.ReadError("a damaged header")
+        while block := self._stream.read(tarfile.BLOCKSIZE):
+            if block.strip(b"\0"):
+                start = self._stream.tell() - len(block)
+                try:
+                    tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+                except tarfile.HeaderError:
+                    what = "tars have something behind their end that is no tar: it was left out"
+                    self._findings.note(what, 1, f"{self._place}, at byte {start:,}")
+                    return None
+                return start
+        return None
 
     def _take(self, info: tarfile.TarInfo) -> None:
         name = info.name
@@ -160,30 +179,34 @@ class _TarReader:
         if any(part.startswith(".") for part in posixpath.normpath(name).split("/") if part != ".."):
             self._findings.dropped[HIDDEN] += 1  # of macOS: `._photo.jpg` beside `photo.jpg`
         elif info.issym():
-            self._links[name] = posixpath.join(posixpath.dirname(name), info.linkname)
+            self._links[self._names.setdefault(_path(name), name)] = posixpath.join(
+                posixpath.dirname(name), info.linkname
+            )
         elif info.islnk():
-            self._links[name] = info.linkname
+            self._links[self._names.setdefault(_path(name), name)] = info.linkname
         elif info.issparse():
             self._findings.dropped[SPARSE] += 1
             self._findings.note(f"members were left out: {SPARSE}", 1, f"{name} in {self._place}")
         elif info.isreg():
             if 0 <= self._file.bytes < info.offset_data + info.size:
                 raise tarfile.ReadError(f"it ends within {name}")
-            if name in self._members:  # `tar -r` puts a newer file of the same name behind
+            # `tar -r` puts a newer file of the same name behind; `./a.jpg` is that of `a.jpg`
+            if (before := self._names.get(path := _path(name))) in self._members:
                 self._findings.dropped[REPLACED] += 1
-                self._findings.note(f"members were left out: {REPLACED}", 1, f"{name} in {self._place}")
-                del self._members[name]
-            self._links.pop(name, None)
+                self._findings.note(f"members were left out: {REPLACED}", 1, f"{before} in {self._place}")
+                del self._members[before]
+            self._links.pop(before or name, None)
+            self._names[path] = name
             self._members[name] = (info.offset_data, info.size)
         else:
             self._findings.dropped[NO_FILE] += 1
 
     def _follow_links(self) -> None:
         """Give links the place of the member they lead to, over other links if need be."""
-        by_path = {posixpath.normpath(name): place for name, place in self._members.items()}
-        links = {posixpath.normpath(name): posixpath.normpath(target) for name, target in self._links.items()}
+        by_path = {_path(name): place for name, place in self._members.items()}
+        links = {_path(name): _path(target) for name, target in self._links.items()}
         for name in self._links:
-            target, passed = posixpath.normpath(name), set[str]()
+            target, passed = _path(name), set[str]()
             while target in links and target not in passed:
                 passed.add(target)
                 target = links[target]
@@ -219,3 +242,8 @@ class _TarReader:
             "path": Member(path_of_name(self._file.name), whole(image), offset, size).path(),
             "source_hash": file_hash(self._file.bytes, self._file.mark),
         }
+
+
+def _path(name: str) -> str:
+    """The path at which a member is unpacked."""
+    return posixpath.normpath(name).lstrip("/")

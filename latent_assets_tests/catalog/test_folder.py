@@ -195,6 +195,9 @@ BESIDE = [
     ("photo.JPG", "photo.jpg.txt"),
     ("7.0.jpg", "7.txt"),
     ("d.e/7.0.jpg", "d.e/7.txt"),
+    ("Zo\u00eb.jpg", "Zoe\u0308.txt"),
+    ("Zoe\u0308/a.jpg", "Zo\u00eb/A.txt"),
+    ("I\u0307stanbul.jpg", "i\u0307stanbul.txt"),
 ]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -88,6 +89,11 @@ def dropped(collection: Collection) -> dict[str, int]:
         ["x.webp", "./x.txt"],
         ["x.jpg", "x.jpg.txt"],
         ["d/x..jpg", "d/x..txt"],
+        ["Zo\u00eb.jpg", "Zoe\u0308.txt"],
+        ["Zoe\u0308.JPG", "zo\u00eb.txt"],
+        ["abs/y.jpg", "/abs/y.txt"],
+        ["../y.jpg", "../y.txt"],
+        ["a.tar.gz.jpg", "a.tar.gz.txt"],
     ],
 )
 def test_a_key_ends_at_the_last_dot_before_its_extension(tars: Collection, names: list[str]) -> None:
@@ -205,6 +211,52 @@ def test_a_later_member_of_the_same_name_holds_and_the_earlier_is_counted(tars: 
     report = tars.build()
     assert dict(report.funnel)["replaced_by_a_later_member_of_its_name"] == 2
     assert captions(tars) == {"a.jpg": "new caption"} and content(tars, "a.jpg") == b"new"
+
+
+def test_another_way_to_write_a_name_is_the_same_member(tars: Collection) -> None:
+    put(
+        tars,
+        [("a.jpg", b"old"), ("./a.jpg", b"new"), ("d/b.jpg", b"old"), ("/d/./b.jpg", b"new"), link("c.jpg", "/a.jpg")],
+    )
+    assert dropped(tars) == {"replaced_by_a_later_member_of_its_name": 2}
+    assert {content(tars, name) for name in rows(tars)} == {b"new"} and len(rows(tars)) == 3
+
+
+def test_of_two_sidecars_of_a_kind_the_other_is_counted(tars: Collection) -> None:
+    put(tars, [("a.jpg", b"x"), ("a.txt", b"first"), ("a.TXT", b"other"), ("b.jpg", b"x"), ("b.txt", b"of its key"),
+               ("b.jpg.txt", b"of its name"), ("b.jpg.json", b'{"width": 3}')])  # fmt: skip
+    assert dropped(tars) == {"not_an_image (.txt)": 2}
+    assert captions(tars) == {"a.jpg": "first", "b.jpg": "of its key"} and rows(tars)["b.jpg"]["width"] == 3
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+@pytest.mark.parametrize("remote", [False, True])
+def test_tars_that_were_joined_are_read_to_the_end(tars: Collection, format: int, remote: bool) -> None:
+    """`cat a.tar b.tar c.tar`: whoever stops at the first end loses the others."""
+    folder, joined = tars.folder / "source", b""
+    for name in "abc":
+        write_tar(folder / "x", [(f"{name}.jpg", name.encode()), (f"{name}.txt", f"of {name}".encode())], format)
+        joined += (folder / "x").read_bytes()
+    (folder / "x").unlink()
+    (folder / "joined.tar").write_bytes(joined)
+    if remote:
+        fsspec.filesystem("memory").pipe("/joined/joined.tar", joined)
+        tars.source |= {"path": "memory://joined"}
+    assert not dropped(tars)
+    assert captions(tars) == {f"{name}.jpg": f"of {name}" for name in "abc"}
+    if not remote:
+        assert [content(tars, f"{name}.jpg") for name in "abc"] == [b"a", b"b", b"c"]
+
+
+def test_what_stands_behind_the_end_of_a_tar_is_named(tars: Collection) -> None:
+    put(tars, [("a.jpg", b"x")])
+    path = tars.folder / "source" / "a.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0" * 4096)
+    assert tars.build().notes == ()
+    path.write_bytes(whole + b"something else" * 100)
+    (note,) = tars.build().notes
+    assert "behind their end" in note and f"a.tar, at byte {len(whole):,}" in note and list(rows(tars)) == ["a.jpg"]
 
 
 def test_sparse_members_are_counted(tars: Collection) -> None:
