@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from latent_assets.projection.between import between
 from latent_assets.projection.distances import compiled
 from latent_assets.projection.neighbors import Neighbors
 from latent_assets.projection.placement import membership
@@ -75,7 +76,7 @@ def _descend(start: Any, indices: Any, weights: Any, coords: Any, a: float, b: f
 
 
 def weighted_mean(found: Neighbors, drawn: Map) -> np.ndarray:
-    """The mean of the neighbours' places by UMAP's membership weights: what `Placer` does for rows that are new."""
+    """The mean of the neighbours' places by UMAP's membership weights: where `transform` begins."""
     weights = membership(found.distances)
     weights /= weights.sum(axis=1, keepdims=True)
     return np.asarray((weights[:, :, None] * drawn.coords[found.indices]).sum(axis=1))
@@ -113,7 +114,18 @@ def _descended(found: Neighbors, drawn: Map, negatives: int) -> np.ndarray:
     return out
 
 
+def geometric_median(found: Neighbors, drawn: Map) -> np.ndarray:
+    """The place with the least weighted sum of distances to the neighbours' places: what `Placer` does."""
+    weights = membership(found.distances)
+    weights /= weights.sum(axis=1, keepdims=True)
+    coords, count = np.empty((len(weights), 3)), len(weights)
+    kept = np.zeros((0, weights.shape[1]), dtype=bool)
+    between(weights, drawn.coords[found.indices], kept, coords, np.empty(count), np.empty(count))
+    return coords
+
+
 METHODS: dict[str, Callable[[Neighbors, Map], np.ndarray]] = {
+    "geometric median": geometric_median,
     "weighted mean": weighted_mean,
     "plain mean": plain_mean,
     "median": median,

@@ -43,7 +43,7 @@ def quality(options: argparse.Namespace) -> None:
     drawn = Map(reducer.embedding_.astype(np.float64), reducer._a, reducer._b)
     index = make_index(landmarks, metric)
     if len(landmarks) < len(fitted):
-        others = METHODS["weighted mean"](index.search(fitted[len(landmarks) :], k), drawn)
+        others = METHODS["geometric median"](index.search(fitted[len(landmarks) :], k), drawn)
         drawn, index = Map(np.concatenate([drawn.coords, others]), drawn.a, drawn.b), make_index(fitted, metric)
     diameter = 2 * float(np.percentile(np.linalg.norm(drawn.coords - drawn.coords.mean(axis=0), axis=1), 99))
     print(f"{len(fitted):,} images on the map after {time.perf_counter() - begun:.0f} s, {len(held)} held out, k {k}")
@@ -72,13 +72,6 @@ def quality(options: argparse.Namespace) -> None:
         print(f"{name:<27} {recall:12.4f} {away}   {' / '.join(f'{value:.1f}' for value in times)}")
     if refits:
         print(f"{'another refit':<27} {'':12} {_share(refits[1], refits[0], diameter)}")
-        own = _aligned_recall(near, refits[0], drawn)
-        print(f"{'the refit itself':<27} {own:12.4f}")
-
-
-def _aligned_recall(near: np.ndarray, places: np.ndarray, drawn: Map) -> float:
-    there = make_index(drawn.coords.astype(np.float32), "euclidean").search(places.astype(np.float32), 15).indices
-    return float((near[:, :, None] == there[:, None, :]).any(axis=2).mean())
 
 
 def _share(places: np.ndarray, refit: np.ndarray, diameter: float) -> str:

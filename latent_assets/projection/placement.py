@@ -1,7 +1,8 @@
-"""Placing rows that were not in the fit: the mean of their neighbours' places by UMAP's membership weights.
+"""Placing rows that were not in the fit: drawn to the places of their neighbours by UMAP's membership weights.
 
-A row's coordinates depend on that row and the fitted model alone, never on the batch it came in. Why nothing is added
-to the mean (attraction, repulsion) is measured by infra/bench/placement.py.
+A row's coordinates depend on that row and the fitted model alone, never on the batch it came in. Nothing pushes a row
+away. The weighted geometric median keeps more of its neighbours around it than their weighted mean, and as many as
+UMAP's own attraction, without knowing the map's scale: infra/bench/placement.py compares them with `transform`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from functools import cached_property
 import numpy as np
 
 from latent_assets.errors import DataError
-from latent_assets.projection.distances import Points
+from latent_assets.projection.between import between, halves
+from latent_assets.projection.distances import Points, in_threads
 from latent_assets.projection.index import make_index
 from latent_assets.projection.inverted import InvertedIndex
 from latent_assets.projection.neighbors import Index, Neighbors
-from latent_assets.projection.uncertainty import LocalTrust, halves, interpolate
+from latent_assets.projection.trust import LocalTrust
 from latent_assets.spaces import Metric
 
 _BISECTIONS = 64
@@ -33,9 +35,9 @@ class Placement:
     spread: float32 [m], weighted standard deviation of the neighbours' coordinates around `coords` (map units):
         how far apart the row's neighbours lie, hence how uncertain its place is.
     jitter: float32 [m], standard error of the place (map units): how far it moves when half of the neighbours are left
-        out (`uncertainty.interpolate`).
+        out (`between.between`).
     trust: float32 [m], 0 to 1: whether what is drawn around the place is near in the space as well
-        (`uncertainty.LocalTrust`).
+        (`trust.LocalTrust`).
     distance: float32 [m], distance to the nearest fitted row in the space's own metric.
     neighbors: int64 [m, k], indices of the fitted rows used, nearest first.
     """
@@ -132,10 +134,10 @@ class Placer:
 
     def coordinates(self, features: np.ndarray) -> np.ndarray:
         """The places float32 [m, 3] of `features` float32 [m, d], as `place` gives them, without what else it tells."""
-        return self.between(self._found(features))[0]
+        return self.between(self._found(features), alone=True)[0]
 
     def place(self, features: np.ndarray) -> Placement:
-        """Place `features` float32 [m, d]. A row equal to fitted rows is put where they are (their mean).
+        """Place `features` float32 [m, d]. A row equal to fitted rows is put where they are (their median).
 
         Raises DataError when a value is not finite.
         """
@@ -148,7 +150,7 @@ class Placer:
     def leave_one_out(self, rows: np.ndarray) -> np.ndarray:
         """How far fitted rows (int64 [m]) would be placed from where they lie, were they not there: float64 [m]."""
         found = self.index.search(self.points.rows(rows), min(self._k, len(self.points) - 1), rows)
-        apart = self.between(found)[0].astype(np.float64) - self.coords[rows]
+        apart = self.between(found, alone=True)[0].astype(np.float64) - self.coords[rows]
         return np.asarray(np.sqrt((apart**2).sum(axis=1)))
 
     def figures(self) -> PlacementFigures:
@@ -172,14 +174,19 @@ class Placer:
             return Neighbors(np.zeros((0, self._k), np.int64), np.zeros((0, self._k)))
         return self.index.search(features, self._k)
 
-    def between(self, found: Neighbors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Coordinates, spread and jitter, float32, of rows between their neighbours."""
+    def between(self, found: Neighbors, alone: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Coordinates, spread and jitter, float32, of rows between their neighbours; `alone`: without the jitter."""
         weights = membership(found.distances)
         same = found.distances == 0.0
         weights = np.where(same.any(axis=1)[:, None], same.astype(np.float64), weights)
         weights /= weights.sum(axis=1, keepdims=True)
-        rows, k = weights.shape
-        coords, spread, jitter = np.empty((rows, 3)), np.empty(rows), np.empty(rows)
-        kept = self._halves if k == self._k else halves(k)
-        interpolate(weights, self.coords[found.indices].astype(np.float64), kept, coords, spread, jitter)
+        count, k = weights.shape
+        coords, spread, jitter = np.empty((count, 3)), np.empty(count), np.empty(count)
+        kept = np.zeros((0, k), dtype=bool) if alone else self._halves
+
+        def place(rows: slice) -> None:
+            places = self.coords[found.indices[rows]].astype(np.float64)
+            between(weights[rows], places, kept, coords[rows], spread[rows], jitter[rows])
+
+        in_threads(place, count)
         return coords.astype(np.float32), spread.astype(np.float32), jitter.astype(np.float32)
