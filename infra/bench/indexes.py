@@ -28,7 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "rq1": {"index_type": "IVF_RQ", "num_bits": 1},
     "rq2": {"index_type": "IVF_RQ", "num_bits": 2},
     "rq4": {"index_type": "IVF_RQ", "num_bits": 4},
-    "pq": {"index_type": "IVF_PQ"},
+    "pq": {"index_type": "IVF_PQ", "num_sub_vectors": 96},
     "hnsw_sq": {"index_type": "IVF_HNSW_SQ"},
 }
 
