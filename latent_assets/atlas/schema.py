@@ -105,7 +105,7 @@ def table_fields() -> tuple[Field, ...]:
 
 
 def fields_of(
-    dims: Mapping[str, int], spaces: Sequence[str], vectors: str = VECTORS, labels: bool = True
+    dims: Mapping[str, int], spaces: Sequence[str], vectors: str = VECTORS, labels: bool = False
 ) -> tuple[Field, ...]:
     """The columns of an atlas with the embeddings of `dims` (name -> vector length) and `spaces`.
 
@@ -128,7 +128,7 @@ def arrow_type(field: Field, dims: Mapping[str, int]) -> pa.DataType:
 
 
 def arrow_schema(
-    dims: Mapping[str, int], spaces: Sequence[str], release: str = "", vectors: str = VECTORS, labels: bool = True
+    dims: Mapping[str, int], spaces: Sequence[str], release: str = "", vectors: str = VECTORS, labels: bool = False
 ) -> pa.Schema:
     """The table's schema. Each field carries its description; `release` (JSON) goes into the schema's metadata."""
     columns = [

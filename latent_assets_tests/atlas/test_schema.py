@@ -20,7 +20,7 @@ def test_arrow_types_of_a_whole_atlas() -> None:
     assert schema.field("thumbnail").type == pa.binary()
     nullable = {name for name in schema.names if schema.field(name).nullable}
     assert nullable == {"path", "source_url", "caption", "category", "source_hash"} | {
-        "aesthetic", "similarity", "punsafe", "pwatermark", "cluster_clip", "cluster_vae", "cluster_joint",
+        "aesthetic", "similarity", "punsafe", "pwatermark",
     }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def test_arrow_types_of_a_whole_atlas() -> None:
 def test_columns_of_absent_models_and_spaces_are_absent(
     dims: dict[str, int], spaces: tuple[str, ...], absent: set[str]
 ) -> None:
-    assert {field.name for field in table_fields()} - set(arrow_schema(dims, spaces).names) == absent
+    assert {field.name for field in table_fields()} - set(arrow_schema(dims, spaces, labels=True).names) == absent
 
 
 def test_a_registered_embedding_has_its_column_and_its_map(third: spaces.Embedding) -> None:
@@ -50,10 +50,10 @@ def test_a_registered_embedding_has_its_column_and_its_map(third: spaces.Embeddi
     assert "| `hue` | `fixed_size_list<float32>[hue dims]` | no |" in schema_markdown()
 
 
-def test_a_release_without_labels_has_no_clusters() -> None:
-    assert not [
-        name for name in arrow_schema({"clip": 8}, ("clip",), labels=False).names if name.startswith("cluster_")
-    ]
+def test_a_release_with_labels_has_the_cluster_of_each_row() -> None:
+    names = arrow_schema({"clip": 8}, ("clip", "joint"), labels=True).names
+    assert names[-2:] == ["cluster_clip", "cluster_joint"]
+    assert arrow_schema({"clip": 8}, ("clip", "joint")).names == names[:-2]
 
 
 def test_each_column_carries_its_description() -> None:

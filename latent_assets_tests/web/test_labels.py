@@ -72,7 +72,6 @@ def test_names_stay_while_the_map_moves(visit: Open) -> None:
     page.wait_for_timeout(500)
     page.evaluate("""() => {
         const { map } = window.latentAtlas.context;
-        window.moves = [];
         const view = map.controls.view;
         window.turn = (step) => { map.controls.view = { ...map.controls.view, theta: view.theta + step * 0.004 }; };
     }""")

@@ -169,7 +169,7 @@ def describe_table(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]:
 
     details: TableDetails = lineage.details(manifest)
     dims = {row.name: 0 for row in lineage.profile.embeddings}
-    fields = fields_of(dims, lineage.profile.projection.spaces, lineage.profile.table.vectors)
+    fields = fields_of(dims, lineage.profile.projection.spaces, lineage.profile.table.vectors, labels=True)
     return {
         "dagster/uri": details.uri,
         "dagster/table_name": f"{lineage.profile.name}.atlas",
