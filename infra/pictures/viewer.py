@@ -1,4 +1,5 @@
-"""Makes infra/pictures/viewer.png and landing.webp: a generated image lands on the demo's map, in a headless Chromium.
+"""Makes infra/pictures/landing.webp and viewer.png, in a headless Chromium: a generated image lands on the demo's map,
+and a walk leads from one prompt to another.
 
     .venv/bin/python infra/pictures/viewer.py [--prompt TEXT] [--seed N] [--out FOLDER]
 
@@ -94,6 +95,20 @@ def flight(page: Page, start: Any) -> list[tuple[int, Image.Image]]:
     return seen
 
 
+def walk(page: Page, start: str, end: str) -> None:
+    """Walk between two prompts, and stop in the middle."""
+    page.evaluate("() => latentAtlas.store.set({ made: [] })")
+    page.click("#walk > summary")
+    page.fill("#walk-start", start)
+    page.fill("#walk-end", end)
+    page.click("#walk-go")
+    page.wait_for_function("() => latentAtlas.store.state.walk?.done", timeout=300_000)
+    page.click("#walk-play")
+    page.locator("#walk-frame").fill("4")
+    page.locator("canvas.map").focus()
+    ready(page)
+
+
 def main() -> None:
     """Make both pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,7 +125,7 @@ def main() -> None:
         seen = forming(page, arguments.prompt, arguments.seed)
         ready(page)
         seen += flight(page, start)
-        ready(page)
+        walk(page, arguments.prompt, "a sad face")
         page.screenshot(path=arguments.out / "viewer.png")
     frames = [picture.resize(SHOWN, Image.Resampling.LANCZOS) for _, picture in seen]
     lasts = [*(last for last, _ in seen[:-1]), 2_000]
