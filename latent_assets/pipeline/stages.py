@@ -446,7 +446,7 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             group="generated",
             sharded=False,
             parents=("umap_model", "atlas_table"),
-            revision=2,
+            revision=3,
             settings=_nothing,
             description="What is usual between real images of the release: how far held-out images are from fitted "
             "ones, in every space. A generated image is held against it: close, as usual, or like nothing here.",
