@@ -238,7 +238,7 @@ def clip_sizes(spec: ClipModel, repository: Repository) -> dict[str, float]:
 
     try:
         with torch.device("meta"), quiet_loading():
-            model = open_clip.create_model(str(spec.name), pretrained_text=False, load_weights=False)
+            model = open_clip.create_model(str(spec.name), device="meta", pretrained_text=False, load_weights=False)
     except Exception:  # an architecture whose parts lie elsewhere: the file's name has to do
         return {}
     return {repository.choice[0]: sum(value.numel() for value in model.state_dict().values()) * 4 / 1e6}

@@ -96,12 +96,13 @@ def test_a_model_whose_vectors_were_wrong_before_is_another_model(tmp_path: Path
     assert _corrected(ClipModel(name="ViT-B-16-SigLIP", pretrained="webli")) == "/squash"
 
 
-def test_a_tokenizer_that_is_not_here_is_named(
-    small_models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokenizer_that_is_not_here_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
     from latent_assets.models import clip
 
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("LATENT_ASSETS_MODELS", str(tmp_path))
     spec = ClipModel(name="ViT-B-32-SigLIP2-256", pretrained="webli")
     with pytest.raises(ModelError, match=r"vocabulary of ViT-B-32-SigLIP2-256 \(`timm/.*models fetch"):
         clip._tokenizer(spec, clip_config(ClipModel(name=spec.name, pretrained=__file__))["text_cfg"])
