@@ -311,6 +311,8 @@ def _placement(placed: Placed) -> dict[str, Any]:
         row |= {
             f"{PLACE}{space}": place.position,
             f"spread_{space}": place.uncertainty,
+            f"jitter_{space}": place.jitter,
+            f"trust_{space}": place.trust,
             f"near_{space}": [
                 {"id": item.id, "similarity": item.similarity, "distance": item.distance, "size": item.group_size}
                 for item in place.neighbours

@@ -103,6 +103,8 @@ _OF_EMBEDDING = (("{}", pa.list_(pa.float32()), "vector: {meaning}"),)
 _OF_SPACE = (
     (f"{PLACE}{{}}", pa.list_(pa.float32(), 3), "place on the map of {meaning}, map units"),
     ("spread_{}", pa.float32(), "standard deviation of the neighbours' places around it, map units"),
+    ("jitter_{}", pa.float32(), "standard error of the place, from leaving out halves of the neighbours, map units"),
+    ("trust_{}", pa.float32(), "whether what is drawn around it is near in {name} as well, 0 to 1"),
     (
         "near_{}",
         _NEIGHBORS,

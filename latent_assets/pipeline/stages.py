@@ -347,7 +347,7 @@ def stages_of(profile: Profile) -> dict[str, Stage]:
             group="projection",
             sharded=True,
             parents=("umap_model", *vectors),
-            revision=2,
+            revision=3,
             settings=_nothing,
             description="3D coordinates of every row of a shard in every space: the fit's own for rows it was fitted "
             "on, placed among their nearest fitted rows for the others.",

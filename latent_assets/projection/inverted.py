@@ -32,8 +32,8 @@ _CHUNK_QUERIES = 1_024
 _PROBE_QUERIES = 256
 _NEIGHBORS = 15
 _RECALL = 0.999
-_PROBES = (16, 32, 64, 128)  # lists a query looks through
-_COMPARED = (96, 192, 384, 768)  # points it compares exactly
+_PROBES = (16, 32, 64, 128, 256, 512)  # lists a query looks through
+_COMPARED = (64, 96, 192, 384, 768)  # points it compares exactly
 
 
 @dataclass(frozen=True)

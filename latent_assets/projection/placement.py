@@ -1,7 +1,8 @@
-"""Placing rows that were not in the fit: the mean of their neighbours' places by UMAP's membership weights.
+"""Placing rows that were not in the fit: drawn to the places of their neighbours by UMAP's membership weights.
 
-A row's coordinates depend on that row and the fitted model alone, never on the batch it came in. Why nothing is added
-to the mean (attraction, repulsion) is measured by infra/bench/placement.py.
+A row's coordinates depend on that row and the fitted model alone, never on the batch it came in. Nothing pushes a row
+away. The weighted geometric median keeps more of its neighbours around it than their weighted mean, and as many as
+UMAP's own attraction, without knowing the map's scale: infra/bench/placement.py compares them with `transform`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from functools import cached_property
 import numpy as np
 
 from latent_assets.errors import DataError
-from latent_assets.projection.distances import Points
+from latent_assets.projection.between import between, halves
+from latent_assets.projection.distances import Points, in_threads
 from latent_assets.projection.index import make_index
 from latent_assets.projection.inverted import InvertedIndex
 from latent_assets.projection.neighbors import Index, Neighbors
-from latent_assets.projection.uncertainty import LocalTrust, halves, interpolate
+from latent_assets.projection.trust import LocalTrust
 from latent_assets.spaces import Metric
 
 _BISECTIONS = 64
@@ -33,9 +35,9 @@ class Placement:
     spread: float32 [m], weighted standard deviation of the neighbours' coordinates around `coords` (map units):
         how far apart the row's neighbours lie, hence how uncertain its place is.
     jitter: float32 [m], standard error of the place (map units): how far it moves when half of the neighbours are left
-        out (`uncertainty.interpolate`).
+        out (`between.between`).
     trust: float32 [m], 0 to 1: whether what is drawn around the place is near in the space as well
-        (`uncertainty.LocalTrust`).
+        (`trust.LocalTrust`).
     distance: float32 [m], distance to the nearest fitted row in the space's own metric.
     neighbors: int64 [m, k], indices of the fitted rows used, nearest first.
     """
@@ -115,7 +117,7 @@ class Placer:
             raise ValueError("nothing was fitted: no row can be placed")
         self.points = Points.of(points)
         self.index = make_index(self.points, metric) if index is None else index
-        self._coords = coords
+        self.coords = coords
         self._metric = metric
         self._k = min(n_neighbors, len(points))
         self._halves = halves(self._k)
@@ -128,19 +130,19 @@ class Placer:
 
     @cached_property
     def _trust(self) -> LocalTrust:
-        return LocalTrust(self.points, self._coords, self.typical)
+        return LocalTrust(self.points, self.coords, self.typical)
 
     def coordinates(self, features: np.ndarray) -> np.ndarray:
         """The places float32 [m, 3] of `features` float32 [m, d], as `place` gives them, without what else it tells."""
-        return self._between(self._found(features))[0]
+        return self.between(self._found(features), alone=True)[0]
 
     def place(self, features: np.ndarray) -> Placement:
-        """Place `features` float32 [m, d]. A row equal to fitted rows is put where they are (their mean).
+        """Place `features` float32 [m, d]. A row equal to fitted rows is put where they are (their median).
 
         Raises DataError when a value is not finite.
         """
         found = self._found(features)
-        coords, spread, jitter = self._between(found)
+        coords, spread, jitter = self.between(found)
         squares = 2.0 * found.distances if self._metric == "cosine" else found.distances**2
         trust = self._trust.of(features, coords, squares) if len(features) else np.zeros(0, np.float32)
         return Placement(coords, spread, jitter, trust, found.distances[:, 0].astype(np.float32), found.indices)
@@ -148,7 +150,7 @@ class Placer:
     def leave_one_out(self, rows: np.ndarray) -> np.ndarray:
         """How far fitted rows (int64 [m]) would be placed from where they lie, were they not there: float64 [m]."""
         found = self.index.search(self.points.rows(rows), min(self._k, len(self.points) - 1), rows)
-        apart = self._between(found)[0].astype(np.float64) - self._coords[rows]
+        apart = self.between(found, alone=True)[0].astype(np.float64) - self.coords[rows]
         return np.asarray(np.sqrt((apart**2).sum(axis=1)))
 
     def figures(self) -> PlacementFigures:
@@ -158,7 +160,7 @@ class Placer:
         if count < 2:
             return PlacementFigures(self.typical, 0, None, None, recall)
         rows = np.unique(np.linspace(0, count - 1, min(count, _LEFT_OUT)).astype(np.int64))
-        radii = np.linalg.norm(self._coords - self._coords.mean(axis=0, dtype=np.float64), axis=1)
+        radii = np.linalg.norm(self.coords - self.coords.mean(axis=0, dtype=np.float64), axis=1)
         diameter = 2.0 * float(np.percentile(radii, 99.0))
         errors = self.leave_one_out(rows) / (diameter if diameter > 0 else 1.0)
         median, p95 = (round(float(value), 6) for value in np.percentile(errors, (50.0, 95.0)))
@@ -172,14 +174,19 @@ class Placer:
             return Neighbors(np.zeros((0, self._k), np.int64), np.zeros((0, self._k)))
         return self.index.search(features, self._k)
 
-    def _between(self, found: Neighbors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Coordinates, spread and jitter, float32, of rows between their neighbours."""
+    def between(self, found: Neighbors, alone: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Coordinates, spread and jitter, float32, of rows between their neighbours; `alone`: without the jitter."""
         weights = membership(found.distances)
         same = found.distances == 0.0
         weights = np.where(same.any(axis=1)[:, None], same.astype(np.float64), weights)
         weights /= weights.sum(axis=1, keepdims=True)
-        rows, k = weights.shape
-        coords, spread, jitter = np.empty((rows, 3)), np.empty(rows), np.empty(rows)
-        kept = self._halves if k == self._k else halves(k)
-        interpolate(weights, self._coords[found.indices].astype(np.float64), kept, coords, spread, jitter)
+        count, k = weights.shape
+        coords, spread, jitter = np.empty((count, 3)), np.empty(count), np.empty(count)
+        kept = np.zeros((0, k), dtype=bool) if alone else self._halves
+
+        def place(rows: slice) -> None:
+            places = self.coords[found.indices[rows]].astype(np.float64)
+            between(weights[rows], places, kept, coords[rows], spread[rows], jitter[rows])
+
+        in_threads(place, count)
         return coords.astype(np.float32), spread.astype(np.float32), jitter.astype(np.float32)

@@ -191,13 +191,17 @@ class _Judged(_Answer):
 class PlacementAnswer(_Judged):
     """Where an image falls on the map of a space. Nearness is similarity, not authorship.
 
-    uncertainty: standard deviation of the neighbours' places around it, map units. distance: to the nearest fitted
+    uncertainty: standard deviation of the neighbours' places around it, map units. jitter: standard error of the
+    position, from leaving out halves of the neighbours, map units. trust: whether what is drawn around it is near in
+    the space as well, 0 (no nearer than any two images) to 1 (as its true neighbours). distance: to the nearest fitted
     image, in the space's metric. percentile: per cent of held-out real images that are nearer to theirs;
     group_percentile: per cent of the atlas's images whose nearest image of another group is nearer than that.
     """
 
     position: Position
     uncertainty: float
+    jitter: float
+    trust: float
     distance: float
     percentile: float | None
     group_percentile: float | None

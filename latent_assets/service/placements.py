@@ -48,6 +48,8 @@ def _placement(release: int, found: Placement) -> PlacementAnswer:
     return PlacementAnswer(
         position=found.position,
         uncertainty=found.uncertainty,
+        jitter=found.jitter,
+        trust=found.trust,
         distance=found.distance,
         percentile=found.percentile,
         group_percentile=found.group_percentile,

@@ -74,7 +74,7 @@ def test_says_how_much_it_finds_and_tries_harder_where_that_is_too_little(
     found = index.search(points[rows], 15, rows).indices
     assert abs((true[:, :, None] == found[:, None, :]).any(axis=2).mean() - index.file.recall) < 0.005
     # without any structure every list is as near as another
-    noise = np.random.default_rng(5).normal(size=(ROWS, 40)).astype(np.float32)
+    noise = np.random.default_rng(5).normal(size=(ROWS, 400)).astype(np.float32)
     harder = InvertedIndex.build(noise, "euclidean").file
     assert harder.probes > index.file.probes and harder.compared > index.file.compared
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from latent_assets.errors import DataError
+from latent_assets.projection.between import between, halves
 from latent_assets.projection.neighbors import unit
 from latent_assets.projection.placement import Placer, membership
-from latent_assets.projection.uncertainty import halves, interpolate
 from latent_assets_tests.projection import synthetic
 
 
@@ -69,17 +70,24 @@ def test_equal_rows_share_the_place_of_their_fitted_twins() -> None:
     np.testing.assert_array_equal(placed.distance, [0.0, 0.0])
 
 
-def test_place_is_the_weighted_mean_and_spread_its_deviation(placer: Placer) -> None:
+def test_place_is_the_weighted_geometric_median_and_spread_its_deviation(placer: Placer) -> None:
     row = synthetic.clip_vectors(1, seed=21)[0]
     features, _ = synthetic.clip_vectors(400)
     coords = np.random.default_rng(3).normal(size=(400, 3)).astype(np.float32)
     distances = 1.0 - features.astype(np.float64) @ row[0].astype(np.float64)
     nearest = np.argsort(distances)[:15]
     weights = membership(distances[nearest][None])[0]
-    mean = np.average(coords[nearest], axis=0, weights=weights)
-    spread = np.sqrt(np.average(((coords[nearest] - mean) ** 2).sum(axis=1), weights=weights))
     placed = placer.place(row)
-    np.testing.assert_allclose(placed.coords[0], mean, atol=1e-4)
+
+    def cost(place: np.ndarray) -> float:
+        return float((weights * np.linalg.norm(coords[nearest] - place, axis=1)).sum())
+
+    # the independent judge: a general optimiser, from several places
+    best = min(
+        (minimize(cost, start, method="Nelder-Mead") for start in coords[nearest[:5]]), key=lambda found: found.fun
+    )
+    assert cost(placed.coords[0]) <= best.fun * (1 + 1e-5)
+    spread = np.sqrt(np.average(((coords[nearest] - placed.coords[0]) ** 2).sum(axis=1), weights=weights))
     np.testing.assert_allclose(placed.spread[0], spread, atol=1e-4)
     np.testing.assert_allclose(placed.distance[0], distances.min(), atol=1e-6)
     assert set(placed.neighbors[0]) == set(nearest)
@@ -92,21 +100,21 @@ def test_jitter_is_the_standard_error_of_the_place() -> None:
     around = rng.normal(scale=sigma, size=(2_000, k, 3))
     coords, spread, jitter = np.empty((2_000, 3)), np.empty(2_000), np.empty(2_000)
     weights = membership(distances) / membership(distances).sum(axis=1, keepdims=True)
-    interpolate(weights, around, halves(k), coords, spread, jitter)
-    np.testing.assert_allclose(coords, around.mean(axis=1), atol=1e-12)
-    np.testing.assert_allclose(spread, np.sqrt(around.var(axis=1).sum(axis=1)), rtol=1e-12)
+    between(weights, around, halves(k), coords, spread, jitter)
+    away = np.sqrt(((around - coords[:, None]) ** 2).sum(axis=2).mean(axis=1))
+    np.testing.assert_allclose(spread, away, rtol=1e-12)
     actual = np.sqrt((coords**2).sum(axis=1).mean())  # the true mean is 0
-    np.testing.assert_allclose(np.sqrt((jitter**2).mean()), actual, rtol=0.05)
+    np.testing.assert_allclose(np.sqrt((jitter**2).mean()), actual, rtol=0.06)
 
 
-def test_jitter_is_large_between_two_islands_and_small_on_one() -> None:
-    features, labels = synthetic.clip_vectors(300, clusters=2)
-    coords = np.where(labels[:, None] == 0, -20.0, 20.0) + np.random.default_rng(1).normal(size=(300, 3)) * 0.1
-    placer = Placer(features, coords.astype(np.float32), "cosine", 15)
-    centres = [features[labels == label].mean(axis=0) for label in (0, 1)]
-    placed = placer.place(unit(np.stack([centres[0], (centres[0] + centres[1]) / 2])))
-    assert placed.jitter[0] < 0.1 and placed.spread[0] < 0.5
-    assert placed.jitter[1] > 2.0 and placed.spread[1] > 10.0
+@pytest.mark.parametrize(("there", "least", "most"), [(0, 0.0, 0.2), (7, 5.0, 40.0)])
+def test_jitter_is_large_where_half_of_the_neighbours_lie_elsewhere(there: int, least: float, most: float) -> None:
+    places = np.random.default_rng(1).normal(size=(1, 15, 3)) * 0.1
+    places[0, :there] += 20.0
+    coords, spread, jitter = np.empty((1, 3)), np.empty(1), np.empty(1)
+    between(np.full((1, 15), 1 / 15), places, halves(15), coords, spread, jitter)
+    assert least < jitter[0] < most
+    assert (spread[0] > 10.0) == (there > 0)
 
 
 def test_trust_tells_whether_what_is_drawn_around_a_place_is_near() -> None:
@@ -133,6 +141,22 @@ def test_what_is_near_to_nothing_is_not_trusted() -> None:
     features = synthetic.clip_vectors(300)[0]
     coords = np.random.default_rng(3).normal(size=(300, 3)).astype(np.float32)
     assert (Placer(features, coords, "euclidean", 15).place(100.0 + np.ones((2, 32), np.float32)).trust == 0.0).all()
+
+
+def test_a_few_neighbours_on_another_island_do_not_draw_a_row_into_the_void() -> None:
+    places = np.concatenate([np.random.default_rng(0).normal(size=(11, 3)), np.full((4, 3), 100.0)])[None]
+    coords, spread, jitter = np.empty((1, 3)), np.empty(1), np.empty(1)
+    between(np.full((1, 15), 1 / 15), places, halves(15), coords, spread, jitter)
+    assert np.linalg.norm(coords[0]) < 2.0 < 20.0 < np.linalg.norm(places.mean(axis=1))
+    assert spread[0] > 20.0  # and that they are there is told
+
+
+def test_medians_of_places_that_coincide_are_these() -> None:
+    for places in (np.full((1, 6, 3), 7.0), np.concatenate([np.full((5, 3), 7.0), np.zeros((1, 3))])[None]):
+        coords, spread, jitter = np.empty((1, 3)), np.empty(1), np.empty(1)
+        between(np.full((1, 6), 1 / 6), places, halves(6), coords, spread, jitter)
+        np.testing.assert_allclose(coords, [[7.0] * 3], atol=1e-3)
+        assert np.isfinite(spread).all() and np.isfinite(jitter).all()
 
 
 def test_held_out_rows_land_in_their_own_cluster() -> None:

@@ -68,6 +68,8 @@ def test_the_asset_holds_the_coordinates_that_were_shown(own_profile: Profile, m
             # every float32 is a float64, and JSON has all of its digits
             assert tuple(placed[row_id][f"xyz_{space}"]) == tuple(where["position"])
             assert placed[row_id][f"spread_{space}"] == where["uncertainty"]
+            assert placed[row_id][f"jitter_{space}"] == where["jitter"]
+            assert placed[row_id][f"trust_{space}"] == where["trust"]
         assert placed[row_id]["verdict"] == found["verdict"] and placed[row_id]["explanation"] == found["sentence"]
         assert placed[row_id]["release"] == found["release"]
 

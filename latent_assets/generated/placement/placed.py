@@ -90,7 +90,9 @@ class PossibleCopy:
 class Placement:
     """An image on the map of one space.
 
-    position: map units. uncertainty: standard deviation of the fitted neighbours' places around it, map units.
+    position: map units. uncertainty: standard deviation of the fitted neighbours' places around it, map units. jitter:
+    standard error of the position, from leaving out halves of the neighbours, map units. trust: whether what is drawn
+    around it is near in the space as well, 0 (no nearer than any two images) to 1 (as its true neighbours).
     distance: to the nearest fitted image, in the space's metric. percentile: per cent of held-out real images that are
     nearer to theirs. group_percentile: per cent of the atlas's images whose nearest image of another group is nearer
     than that, the second reference. p_value: conformal, that a real image is this far from all others, or has so little
@@ -100,6 +102,8 @@ class Placement:
 
     position: Point
     uncertainty: float
+    jitter: float
+    trust: float
     distance: float
     percentile: float | None
     group_percentile: float | None

@@ -188,6 +188,8 @@ class ImagePlacer:
         return Placement(
             position=(x, y, z),
             uncertainty=float(located.spread[row]),
+            jitter=float(located.jitter[row]),
+            trust=float(located.trust[row]),
             distance=distance,
             percentile=usual.percentile(distance) if usual else None,
             group_percentile=usual.group_percentile(distance) if usual else None,

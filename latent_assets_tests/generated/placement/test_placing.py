@@ -174,6 +174,7 @@ def test_everything_that_is_promised_is_there(atlas: Atlas, calibrated: Calibrat
     assert placed.agreement is not None and 0.0 <= placed.agreement <= 1.0
     for place in placed.placements.values():
         assert np.isfinite(place.position).all() and place.uncertainty >= 0.0
+        assert 0.0 <= place.jitter <= 2.0 * place.uncertainty and 0.0 <= place.trust <= 1.0
         assert place.percentile is not None and 0.0 <= place.percentile <= 100.0
         assert place.group_percentile is not None and place.p_value is not None
         similarities = [item.similarity for item in place.neighbours]
@@ -227,7 +228,19 @@ def test_it_is_json_as_it_is(atlas: Atlas) -> None:
     placed = atlas.place(file_of(scene(12)))
     found = json.loads(json.dumps(placed.to_dict(), allow_nan=False))
     assert set(found) >= {"generated_id", "release", "width", "height", "placements", "agreement"}
-    wanted = {"position", "uncertainty", "p_value", "percentile", "verdict", "sentence", "copy", "neighbours", "behind"}
+    wanted = {
+        "position",
+        "uncertainty",
+        "jitter",
+        "trust",
+        "p_value",
+        "percentile",
+        "verdict",
+        "sentence",
+        "copy",
+        "neighbours",
+        "behind",
+    }
     for place in found["placements"].values():
         assert set(place) >= wanted
         assert set(place["neighbours"][0]) >= {"id", "similarity", "caption", "category", "group_size"}
