@@ -175,7 +175,7 @@ def _placed_quality(
     """The quality of the map for rows that were not fitted, `further` float32 [m, d], among those that were."""
     if not len(further) or not len(fitted):
         return None
-    placed = Placer(fitted, coords, recipe.metric, n_neighbors).place(further).coords
+    placed = Placer(fitted, coords, recipe.metric, n_neighbors).coordinates(further)
     rng = np.random.default_rng(0)
     beside = np.sort(rng.choice(len(fitted), min(len(fitted), REFERENCE_ROWS - len(further)), replace=False))
     return measure(
