@@ -264,7 +264,7 @@ def _indexes(table: LanceTable, release: ReleaseInfo, sample: list[int]) -> Foun
         asked = {"id": f"id = '{row['id']}'"}
         if row["caption"]:
             asked["caption"] = f"contains(caption, {_quoted(row['caption'][:40])})"
-            matching(table, row["caption"], 1).select(["id"]).to_arrow()
+            matching(table, row["caption"], 1).select(["id", "_score"]).to_arrow()
         if row["category"]:
             asked["category"] = f"category = {_quoted(row['category'])}"
         if row["aesthetic"] is not None and np.isfinite(row["aesthetic"]):
