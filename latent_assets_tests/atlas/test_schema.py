@@ -11,7 +11,7 @@ SPACES = ("clip", "vae", "joint")
 
 
 def test_arrow_types_of_a_whole_atlas() -> None:
-    schema = arrow_schema({"clip": 768, "vae": 256}, SPACES)
+    schema = arrow_schema({"clip": 768, "vae": 256}, SPACES, labels=True)
     assert schema.names == [field.name for field in table_fields()]
     assert schema.field("clip").type == pa.list_(pa.float32(), 768)
     assert schema.field("vae").type == pa.list_(pa.float32(), 256)
@@ -20,7 +20,7 @@ def test_arrow_types_of_a_whole_atlas() -> None:
     assert schema.field("thumbnail").type == pa.binary()
     nullable = {name for name in schema.names if schema.field(name).nullable}
     assert nullable == {"path", "source_url", "caption", "category", "source_hash"} | {
-        "aesthetic", "similarity", "punsafe", "pwatermark",
+        "aesthetic", "similarity", "punsafe", "pwatermark", "cluster_clip", "cluster_vae", "cluster_joint",
     }  # fmt: skip
 
 
