@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from latent_assets.errors import ModelError
 from latent_assets.service.answers import GENERATED_ID, ROW_ID, FrameAnswer, MeanOf, SynthesisAnswer, WalkAnswer
@@ -36,25 +36,32 @@ _NEAR = 4  # groups of images beside a frame
 _FARTHEST = 1e6  # map units
 
 
-class WalkEnd(BaseModel):
-    """One end of a walk: an image of the atlas, a generated one, or a prompt (`seed` 0 unless it is given)."""
+class ImageEnd(BaseModel):
+    """An end of a walk: an image of the atlas."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={"oneOf": [{"required": [key]} for key in ("image", "generated", "prompt")]},
-    )
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    image: Annotated[str, Field(pattern=ROW_ID)] | None = None
-    generated: Annotated[str, Field(pattern=GENERATED_ID)] | None = None
-    prompt: Annotated[str, Field(pattern=PROMPT_PATTERN)] | None = None
+    image: Annotated[str, Field(pattern=ROW_ID)]
+
+
+class GeneratedEnd(BaseModel):
+    """An end of a walk: a generated image that is kept here."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    generated: Annotated[str, Field(pattern=GENERATED_ID)]
+
+
+class PromptEnd(BaseModel):
+    """An end of a walk: words. `seed` is 0 unless it is given."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: Annotated[str, Field(pattern=PROMPT_PATTERN)]
     seed: SEED | None = None
 
-    @model_validator(mode="after")
-    def _one(self) -> WalkEnd:
-        if [self.image, self.generated, self.prompt].count(None) != 2:
-            raise ValueError("name one of `image`, `generated` and `prompt`")
-        return self
+
+WalkEnd = ImageEnd | GeneratedEnd | PromptEnd
 
 
 class WalkRequest(BaseModel):
@@ -87,7 +94,8 @@ class SynthesisRequest(BaseModel):
 def limited(limits: Service) -> type[WalkRequest]:
     """`WalkRequest` as a profile limits it."""
     prompt = Annotated[str, Field(pattern=PROMPT_PATTERN, max_length=limits.prompt_length)]
-    end = create_model("WalkEnd", __base__=WalkEnd, __doc__=WalkEnd.__doc__, prompt=(prompt | None, None))
+    words = create_model("PromptEnd", __base__=PromptEnd, __doc__=PromptEnd.__doc__, prompt=(prompt, ...))
+    end: Any = ImageEnd | GeneratedEnd | words
     frames = Annotated[int, Field(ge=_FEWEST, le=min(_MOST, limits.frames)), WHOLE]
     found: type[WalkRequest] = create_model(
         "WalkRequest",
@@ -177,7 +185,7 @@ class Walk:
 
         synthesizer, _ = self.synthesizers.of(self.release)
         start, end, count = self.asked.start, self.asked.end, self.asked.frames
-        if start.prompt is not None and end.prompt is not None:
+        if isinstance(start, PromptEnd) and isinstance(end, PromptEnd):
             generator = self._generator()
             if generator.drawing.mixes_prompts:
                 first, last = self._request(start), self._request(end)
@@ -186,10 +194,10 @@ class Walk:
         return BETWEEN_IMAGES, synthesizer.between_images(latents[0], latents[1], count, cancelled)
 
     def _latents(self, synthesizer: Synthesizer, end: WalkEnd, cancelled: Gone) -> np.ndarray:
-        if end.image is not None:
+        if isinstance(end, ImageEnd):
             found: np.ndarray = synthesizer.stored.of([end.image])[0]
             return found
-        if end.generated is not None:
+        if isinstance(end, GeneratedEnd):
             return synthesizer.latents_of(self.keeper.picture(self.release, end.generated))
         image, _ = self._generator().draw(self._request(end), cancelled=cancelled, with_path=False)
         return synthesizer.latents_of(image)
@@ -199,10 +207,9 @@ class Walk:
             raise ProblemError(403, "This service makes no images: a walk leads from image to image here.")
         return self.generators.of(self.release)
 
-    def _request(self, end: WalkEnd) -> GenerationRequest:
+    def _request(self, end: PromptEnd) -> GenerationRequest:
         from latent_assets.generated.diffusion.request import GenerationRequest, diffusion_model
 
-        assert end.prompt is not None
         return GenerationRequest.of(diffusion_model(self.profile), end.prompt, seed=end.seed or 0)
 
 

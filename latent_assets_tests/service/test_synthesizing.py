@@ -72,6 +72,7 @@ def test_a_walk_between_prompts_and_from_a_prompt_to_an_image(walking: Running, 
         {},
         {"start": {"image": "0" * 32}},
         {"start": {}, "end": {"prompt": "x"}},
+        {"start": {"image": None}, "end": {"prompt": "x"}},
         {"start": {"prompt": "x", "image": "0" * 32}, "end": {"prompt": "x"}},
         {"start": {"prompt": " "}, "end": {"prompt": "x"}},
         {"start": {"prompt": "x" * 101}, "end": {"prompt": "x"}},
@@ -108,13 +109,15 @@ def test_a_place_says_that_it_is_a_synthesis(walking: Running, built: Built) -> 
     assert found["mean_of"][0] == {"id": row["id"][0], "distance": pytest.approx(0, abs=1e-5)}
     assert len(found["mean_of"]) == 8 and "synthesis" in found["said"] and found["frame"]["preview"]
     for asked in (
-        {"space": "nothing", "position": place},
+        {"space": "", "position": place},
         {"space": "vae", "position": place[:2]},
         {"space": "vae", "position": [0, 0, 1e9]},
         {"space": "vae", "position": [0, 0, "x"]},
         {"space": "vae", "position": place, "more": 1},
     ):
         assert walking.http.post("/api/synthesis", json=asked).status_code == 422, asked
+    nowhere = walking.http.post("/api/synthesis", json={"space": "nothing", "position": place})
+    assert nowhere.status_code == 404 and "no map" in nowhere.json()["detail"]
 
 
 def test_a_public_service_decodes_nothing(served: Running, ids: list[str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from latent_assets.atlas.resident import matrix
 from latent_assets.atlas.schema import PLACE
-from latent_assets.errors import NotBuiltError, QueryError
+from latent_assets.errors import NotBuiltError
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
@@ -52,7 +52,7 @@ class Places:
     def nearest(self, space: str, position: Sequence[float], count: int) -> tuple[list[str], np.ndarray]:
         """The `count` rows nearest to a place of a map: ids, and distances float64 [n] in map units, nearest first.
 
-        Equal distances are in the order of the ids. Raises QueryError for an unknown space, NotBuiltError without rows.
+        Equal distances are in the order of the ids. Raises NotBuiltError for an unknown space, or without rows.
         """
         ids, places = self._read(space)
         if not len(ids):
@@ -68,7 +68,7 @@ class Places:
             if space not in self._known:
                 column = f"{PLACE}{space}"
                 if column not in self.table.schema.names:
-                    raise QueryError(f"This release has no map of `{space[:80]}`.")
+                    raise NotBuiltError(f"This release has no map of `{space[:80]}`.")
                 found = self.table.search().select(["id", column]).limit(None).to_arrow()
                 self._known[space] = (np.array(found["id"].to_pylist(), "S32"), matrix(found[column]))
             return self._known[space]
@@ -77,7 +77,7 @@ class Places:
 def what_is_here(synthesizer: Synthesizer, places: Places, space: str, position: Sequence[float]) -> Here:
     """Decode the mean latent of the images around a place.
 
-    Raises QueryError for an unknown space, NotBuiltError where latents are not kept or nothing decodes them.
+    Raises NotBuiltError for an unknown space, or where latents are not kept or nothing decodes them.
     """
     ids, distances = places.nearest(space, position, AROUND)
     (image,) = synthesizer.decoder.decode(synthesizer.stored.of(ids).mean(axis=0)[None])

@@ -75,7 +75,7 @@ class Synthesizer:
 
         _, encoder = latent_embedding(self.placer)
         stored = decode_as_stored(image, self.placer.info.how_stored)
-        latents = encoder.encode_pixels(torch.from_numpy(encoder.pixels(stored)[None]))
+        latents = encoder.encode_pixels(torch.from_numpy(np.stack([encoder.pixels(stored)])))
         found: np.ndarray = latents[0].float().cpu().numpy()
         return found
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from latent_assets.client import Atlas
-from latent_assets.errors import NotBuiltError, QueryError
+from latent_assets.errors import NotBuiltError
 from latent_assets.generated.diffusion.generate import ImageGenerator
 from latent_assets.generated.diffusion.latents import slerp
 from latent_assets.generated.diffusion.pipeline import load_text_to_image
@@ -138,6 +138,6 @@ def test_a_place_stands_for_the_mean_of_what_is_around_it(
     mean = synthesizer.stored.of(here.ids).mean(axis=0)
     assert here.frame.image.tobytes() == synthesizer.decoder.decode(mean[None])[0].tobytes()
     assert set(here.frame.places) == {"clip", "vae", "joint"}
-    with pytest.raises(QueryError, match="no map"):
+    with pytest.raises(NotBuiltError, match="no map"):
         places.nearest("nothing", [0, 0, 0], 3)
     assert isinstance(here.frame.image, Image.Image)

@@ -89,7 +89,7 @@ function film(context: Context): HTMLElement {
   const play = button(t("play"), () => (timer ? stop() : run()), { class: "small", id: "walk-play" });
   const element = h(
     "div",
-    { class: "card film", hidden: true },
+    { class: "film", hidden: true },
     h("div", { class: "card-head" }, picture, h("div", { class: "grow" }, note, h("div", { class: "row" }, play, button(t("remove"), () => leaveWalk(context), { class: "small" })))),
     slider,
     regions,
