@@ -123,7 +123,7 @@ def copy_correlation(images: Sequence[Image.Image]) -> float:
 
 
 def copy_radii(placer: ImagePlacer, images: Sequence[Image.Image]) -> dict[str, float]:
-    """By embedding how far altered copies of pictures are from their originals; 95 % of copies are within all of them."""
+    """By embedding how far altered copies of pictures are from their originals: 95 % of copies are within all."""
     copies = [altered_copies(image) for image in images]
     each = len(copies[0])
     encoded = placer.encode([image for altered in copies for image in altered])
