@@ -19,7 +19,7 @@ from latent_assets.images.decode.image import decode_image
 from latent_assets.projection.features import SpaceRecipe
 from latent_assets.projection.model import MapModel
 from latent_assets.projection.neighbors import Neighbors
-from latent_assets.spaces import Metric, embeddings
+from latent_assets.spaces import embeddings
 
 _ALTERED = 48  # images whose altered copies are encoded
 _NEIGHBORS = 64
@@ -123,29 +123,25 @@ def copy_correlation(images: Sequence[Image.Image]) -> float:
 
 
 def copy_radii(placer: ImagePlacer, images: Sequence[Image.Image]) -> dict[str, float]:
-    """By embedding how far altered copies of pictures are from their originals: the 95th percentile."""
+    """By embedding how far altered copies of pictures are from their originals: 95 % of copies are within all."""
     copies = [altered_copies(image) for image in images]
     each = len(copies[0])
     encoded = placer.encode([image for altered in copies for image in altered])
-    found = {}
+    apart = {}
     for name in placer.model.features:
         vectors = np.stack([item[name] for item in encoded]).reshape(len(copies), each, -1)
         metric = embeddings()[name].metric
-        found[name] = copy_radius(vectors[:, 0], [vectors[:, number] for number in range(1, each)], metric)
-    return found
+        apart[name] = np.concatenate([distances_to(one[0], one[1:], metric) for one in vectors])
+    return common_radii(apart)
 
 
-def copy_radius(originals: np.ndarray, copies: Sequence[np.ndarray], metric: Metric) -> float:
-    """How far altered copies are from their originals: the 95th percentile; 0 without any.
-
-    originals: vectors float [n, d]; copies: the vectors of each alteration in the same order.
-    """
-    apart = [
-        distances_to(original, altered[row][None], metric)[0]
-        for altered in copies
-        for row, original in enumerate(originals)
-    ]
-    return float(np.quantile(apart, 0.95)) if apart else 0.0
+def common_radii(apart: Mapping[str, np.ndarray], share: float = 0.95) -> dict[str, float]:
+    """The radius of each embedding such that at least `share` of copies are within all of them: the same quantile of
+    each, the least that does. apart: by embedding the distances float [n] of the same copies."""
+    columns = [np.asarray(distances, np.float64) for distances in apart.values()]
+    ranks = np.max([np.searchsorted(np.sort(column), column, side="left") for column in columns], axis=0)
+    last = int(np.sort(ranks)[max(0, int(np.ceil(share * len(ranks))) - 1)])
+    return {name: float(np.sort(distances)[last]) for name, distances in apart.items()}
 
 
 def altered_copies(image: Image.Image) -> list[Image.Image]:

@@ -68,7 +68,7 @@ class Calibration:
     """What is usual in a release; empty for one whose fit held nothing out.
 
     radii: by embedding; two images that are this near in every embedding are taken for near-duplicates: 95 % of copies
-        that were saved as poor JPEGs, made smaller or slightly cropped stay this near to their original.
+        that were saved as poor JPEGs, made smaller or slightly cropped stay this near to their original in all.
     alike: correlation of pixels from which two pictures are near-duplicates too: 95 % of copies that were cropped
         correlate as well with their original, and so do 95 % of those that were made smaller, saved as poor JPEGs,
         mirrored, turned or framed.
