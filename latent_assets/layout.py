@@ -91,6 +91,11 @@ def model_name(fingerprint: str) -> str:
     return f"projection/{fingerprint}/model.safetensors"
 
 
+def index_name(fingerprint: str, space: str) -> str:
+    """What finds the nearest fitted rows of a space, where there are many."""
+    return f"projection/{fingerprint}/index_{space}.safetensors"
+
+
 def coords_name(model_fingerprint: str, shard: str) -> str:
     """The coordinates of a shard on fitted maps."""
     return f"projection/{model_fingerprint}/coords/{shard}.parquet"

@@ -119,3 +119,8 @@ def _parent() -> Path:
     if not parent.is_dir() or parent.is_symlink() or found.st_uid != owner:
         return Path(tempfile.mkdtemp(prefix="latent-assets-"))  # somebody else took the name
     return parent
+
+
+def usable_cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,7 @@
     python infra/bench/fetch.py --images 5000                       all four cases
     python infra/bench/fetch.py --images 1000 --cases resized,raw   some of them
     python infra/bench/fetch.py --rounds 3                          each case three times; the medians are printed
+    python infra/bench/fetch.py --against ../before                 against another checkout of this project
 
 Cases: `resized` (shortest side to 512, JPEG 92), `raw` (stored as they come), `tls` (resized, over HTTPS) and `slow`
 (resized; 1 of the 100 servers never answers). img2dataset gets an environment of its own (Python 3.11, pandas < 3),
@@ -153,16 +154,18 @@ def server(folder: Path, certificate: Path | None, hang: bool) -> Iterator[list[
 # -- the downloaders -----------------------------------------------------------------------------------
 
 
-def ours(folder: Path, case: str, origins: list[str], links: Path, environment: dict[str, str]) -> Figures:
-    """`fetch_shard` over the links, in a process of its own."""
+def ours(
+    folder: Path, case: str, origins: list[str], links: Path, environment: dict[str, str], script: Path = HERE
+) -> Figures:
+    """`fetch_shard` over the links, in a process of its own; `script` is this file in the checkout to measure."""
     settings = {
         "resize": "shortest", "size": 512, "format": "raw" if case == "raw" else "jpeg", "quality": 92,
         "robots": False, "timeout": float(TIMEOUT), "concurrency": 256, "per_host": 8, "allow_origins": origins,
     }  # fmt: skip
     (folder / "settings.json").write_text(json.dumps({"links": str(links), "fetch": settings}))
-    environment = {**environment, "PYTHONPATH": str(HERE.parent.parent.parent)}
-    measured([sys.executable, str(HERE), "--catalog", str(folder)], environment, folder / "catalog.log")
-    figures = measured([sys.executable, str(HERE), "--fetch", str(folder)], environment, folder / "fetch.log")
+    environment = {**environment, "PYTHONPATH": str(script.parent.parent.parent)}
+    measured([sys.executable, str(script), "--catalog", str(folder)], environment, folder / "catalog.log")
+    figures = measured([sys.executable, str(script), "--fetch", str(folder)], environment, folder / "fetch.log")
     done = json.loads((folder / "report.json").read_text())
     return Figures(done["ok"], figures.seconds, figures.cpu, figures.memory)
 
@@ -269,8 +272,11 @@ def opponent(folder: Path) -> Path:
     return python
 
 
-def run_case(case: str, images: int, folder: Path, python: Path, round: int) -> tuple[Figures, Figures]:
-    """Both downloaders on one case: (ours, theirs). In odd rounds theirs goes first."""
+def run_case(case: str, images: int, folder: Path, other: Path, round: int) -> tuple[Figures, Figures]:
+    """Both downloaders on one case: (ours, theirs). In odd rounds theirs goes first.
+
+    `other`: the Python that has img2dataset, or this file in another checkout.
+    """
     import polars as pl
     import trustme
 
@@ -296,10 +302,11 @@ def run_case(case: str, images: int, folder: Path, python: Path, round: int) -> 
         for name in ("theirs", "ours") if round % 2 else ("ours", "theirs"):
             work = folder / f"{case}-{name}"
             work.mkdir()
-            if name == "ours":
-                results[name] = ours(work, case, origins, links, environment)
+            if name == "ours" or other.suffix == ".py":
+                script = HERE if name == "ours" else other
+                results[name] = ours(work, case, origins, links, environment, script)
             else:
-                results[name] = theirs(work, case, links, environment, python)
+                results[name] = theirs(work, case, links, environment, other)
             shutil.rmtree(work)
     return results["ours"], results["theirs"]
 
@@ -311,6 +318,7 @@ def main() -> None:
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--environment", type=Path, default=HERE.parent.parent.parent / "build" / "img2dataset")
+    parser.add_argument("--against", type=Path, help="a checkout to measure in img2dataset's place")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     for hidden in ("--serve", "--catalog", "--fetch", "--certificate"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -323,22 +331,25 @@ def main() -> None:
         if folder := getattr(arguments, step.__name__):
             step(Path(folder))
             return
-    python = opponent(arguments.environment)
+    if arguments.against:
+        name, other = arguments.against.name[:13], arguments.against.resolve() / HERE.relative_to(HERE.parents[2])
+    else:
+        name, other = "img2dataset", opponent(arguments.environment)
     table = {}
     print(f"{'case':9}{'':14}{'images':>8}{'seconds':>9}{'images/s':>10}{'CPU ms/image':>14}{'peak MB':>9}")
     with tempfile.TemporaryDirectory(prefix="bench-fetch-") as folder:
-        run_case("resized", 200, Path(folder), python, 0)
+        run_case("resized", 200, Path(folder), other, 0)
         for case in arguments.cases.split(","):
-            rounds = [run_case(case, arguments.images, Path(folder), python, n) for n in range(arguments.rounds)]
-            mine, other = median([pair[0] for pair in rounds]), median([pair[1] for pair in rounds])
+            rounds = [run_case(case, arguments.images, Path(folder), other, n) for n in range(arguments.rounds)]
+            mine, others = median([pair[0] for pair in rounds]), median([pair[1] for pair in rounds])
             each = ", ".join(f"{one.rate() / two.rate():.2f}" for one, two in rounds)
-            for name, f in (("latent_assets", mine), ("img2dataset", other)):
+            for label, f in (("latent_assets", mine), (name, others)):
                 print(
-                    f"{case:9}{name:14}{f.images:8}{f.seconds:9.1f}{f.rate():10.0f}{1000 * f.cpu / f.images:14.2f}"
+                    f"{case:9}{label:14}{f.images:8}{f.seconds:9.1f}{f.rate():10.0f}{1000 * f.cpu / f.images:14.2f}"
                     f"{f.memory:9.0f}"
                 )
-            print(f"{'':9}{'ratio':14}{'':17}{mine.rate() / other.rate():10.2f}   ({each})", flush=True)
-            table[case] = {"latent_assets": vars(mine), "img2dataset": vars(other)}
+            print(f"{'':9}{'ratio':14}{'':17}{mine.rate() / others.rate():10.2f}   ({each})", flush=True)
+            table[case] = {"latent_assets": vars(mine), name: vars(others)}
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=1))
 

@@ -13,14 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import polars as pl
-import polars_hash as plh
-
 from latent_assets.errors import DataError
 from latent_assets.layout import TOMBSTONES
 from latent_assets.storage import fingerprint
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from latent_assets.storage import Storage
 
 Kind = Literal["url", "domain", "id", "image"]
@@ -77,6 +76,9 @@ def tombstones_of(
 
 def hashed(kind: Kind, column: str) -> pl.Expr:
     """The tombstones that the values of a text column have; null stays null."""
+    import polars as pl  # not at the top: the processes that decode read tombstones and have no frames
+    import polars_hash as plh
+
     text: pl.Expr = plh.concat_str(pl.lit(f"{kind}:"), pl.col(column)).chash.sha2_256()
     return text
 

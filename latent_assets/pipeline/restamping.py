@@ -179,7 +179,7 @@ class Restamping:
         """The maps of the remaining rows lie under the fingerprint of what they are made from now."""
         from latent_assets.layout import model_name
         from latent_assets.pipeline.makers.projection import model_picture
-        from latent_assets.projection.model import read_header
+        from latent_assets.projection.model import model_files, read_header
         from latent_assets.projection.removal import move_projection
 
         lineage = self._lineage
@@ -198,7 +198,7 @@ class Restamping:
         gone = sum(m.rows for m in lineage.manifests.all("embedding_manifest").values())
         details = {**before.details, "total_rows": gone, "bytes": lineage.storage.size(model_name(new))}
         version = fingerprint(new, report["version"])
-        self._commit(before, _constant(version), report["rows"], details, [model_name(new)])
+        self._commit(before, _constant(version), report["rows"], details, model_files(lineage.storage, new))
         if report["rows"]:
             self.pictures["umap_model", WHOLE] = {"map": model_picture(lineage, new, before.details["spaces"])}
 

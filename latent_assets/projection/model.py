@@ -3,6 +3,8 @@
 projection/{fingerprint}/model.safetensors
   ids uint8 [n, w] (ASCII, zero-padded); vectors_{embedding} float16 [n, k] (its chosen feature)
   coords_{space} float32 [n, 3]; header `model`: JSON of recipes, features, settings, versions and the fit's report
+Opened, it is mapped into memory: of the vectors only what is near a placed image is read. Beside it lie the indexes
+that find this (`index`).
 """
 
 from __future__ import annotations
@@ -11,19 +13,22 @@ import hashlib
 import json
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from latent_assets.errors import NotBuiltError
-from latent_assets.layout import model_name
+from latent_assets.layout import model_name, projection_folder
 from latent_assets.profile import Projection
+from latent_assets.projection.distances import Part, Points
 from latent_assets.projection.features import Block, SpaceRecipe
-from latent_assets.projection.placement import Placer
+from latent_assets.projection.index import make_index, open_index, store_index
+from latent_assets.projection.mapped import map_arrays, write_arrays
+from latent_assets.projection.neighbors import Index
+from latent_assets.projection.placement import PlacementFigures, Placer
 from latent_assets.storage import Storage
 
 _KEPT_MODELS = 2
@@ -31,11 +36,17 @@ _VECTORS = "vectors_"
 _loaded: OrderedDict[tuple[str, str], MapModel] = OrderedDict()
 
 
+def _made(recipe: SpaceRecipe, points: Points) -> Index:
+    return make_index(points, recipe.metric)
+
+
 @dataclass(frozen=True)
 class MapModel:
     """Fitted rows of all spaces. Arrays share the order of `ids`; there may be none.
 
     vectors: float16 [n, k] per embedding, its column `features[embedding]`; coords: float32 [n, 3] per space.
+    placement: by space, how well rows are placed; {} for models of earlier versions. opened: gives the index of a
+    space, made from its points where none is stored.
     """
 
     fingerprint: str
@@ -46,6 +57,8 @@ class MapModel:
     features: dict[str, str]
     n_neighbors: int
     report: dict[str, Any]
+    placement: dict[str, PlacementFigures] = field(default_factory=dict)
+    opened: Callable[[SpaceRecipe, Points], Index] = field(default=_made, repr=False)
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -55,17 +68,24 @@ class MapModel:
     @cached_property
     def placers(self) -> dict[str, Placer]:
         """What places further rows, per space; made at first use."""
-        return {
-            recipe.space: Placer(
-                recipe.features(self.vectors), self.coords[recipe.space], recipe.metric, self.n_neighbors
-            )
-            for recipe in self.recipes
-        }
+        return {recipe.space: self._placer(recipe) for recipe in self.recipes}
+
+    def _placer(self, recipe: SpaceRecipe) -> Placer:
+        points = points_of(recipe, self.vectors)
+        known = self.placement.get(recipe.space)
+        typical = None if known is None else known.typical
+        index = self.opened(recipe, points)
+        return Placer(points, self.coords[recipe.space], recipe.metric, self.n_neighbors, index, typical)
 
     @property
     def version(self) -> str:
         """Hash of everything that decides where rows fall: 32 hexadecimal characters."""
         return str(self.report["version"])
+
+
+def points_of(recipe: SpaceRecipe, vectors: Mapping[str, np.ndarray]) -> Points:
+    """The features of a space as `recipe.features` makes them of `vectors`, without making them all at once."""
+    return Points([Part(vectors[block.embedding], block.unit, block.scale) for block in recipe.blocks])
 
 
 def content_version(arrays: dict[str, np.ndarray], decisions: Any) -> str:
@@ -89,14 +109,26 @@ def model_arrays(
 
 
 def write_model(storage: Storage, fingerprint: str, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> None:
-    """Store the model atomically; processes that keep models loaded read it anew."""
+    """Store the model atomically and the indexes of its maps; processes that keep models loaded read it anew."""
+    vectors = {name: arrays[f"{_VECTORS}{name}"] for name in header["features"]}
+    figures = {}
+    for recipe in recipes_of(header):
+        if not len(coords := arrays[f"coords_{recipe.space}"]):
+            continue
+        points, version = points_of(recipe, vectors), header["report"]["version"]
+        # an index of other maps is not used: whoever opens the model in between makes one
+        index = store_index(storage, fingerprint, recipe.space, version, points, recipe.metric)
+        placer = Placer(points, coords, recipe.metric, header["settings"]["n_neighbors"], index)
+        figures[recipe.space] = asdict(placer.figures())
     with storage.writing(model_name(fingerprint)) as path:
-        save_file(
-            {name: np.ascontiguousarray(values) for name, values in arrays.items()},
-            path,
-            metadata={"model": json.dumps(header, sort_keys=True)},
-        )
+        write_arrays(path, arrays, {"model": json.dumps(header | {"placement": figures}, sort_keys=True)})
     _loaded.pop((storage.root, fingerprint), None)
+
+
+def model_files(storage: Storage, fingerprint: str) -> list[str]:
+    """The names of all files of fitted maps: the model and the indexes beside it."""
+    folder = projection_folder(fingerprint)
+    return [f"{folder}/{name}" for name in storage.list(folder, ".safetensors")]
 
 
 def read_header(storage: Storage, fingerprint: str) -> dict[str, Any]:
@@ -126,20 +158,28 @@ def read_model(storage: Storage, fingerprint: str) -> MapModel:
     """The fitted maps as they are stored now. Raises NotBuiltError when they are not there."""
     header = read_header(storage, fingerprint)
     with storage.local(model_name(fingerprint)) as path:
-        arrays = load_file(path)
+        arrays, _ = map_arrays(path)
     ids = arrays["ids"]
+    version = header["report"]["version"]
     return MapModel(
         fingerprint=fingerprint,
         ids=[row_id.decode() for row_id in ids.reshape(-1).view(f"S{ids.shape[1]}").tolist()],
         vectors={name: arrays[f"{_VECTORS}{name}"] for name in header["features"]},
         coords={recipe["space"]: arrays[f"coords_{recipe['space']}"] for recipe in header["recipes"]},
-        recipes=tuple(
-            SpaceRecipe(recipe["space"], recipe["metric"], tuple(Block(**block) for block in recipe["blocks"]))
-            for recipe in header["recipes"]
-        ),
+        recipes=recipes_of(header),
         features=header["features"],
         n_neighbors=header["settings"]["n_neighbors"],
         report=header["report"],
+        placement={space: PlacementFigures(**known) for space, known in header.get("placement", {}).items()},
+        opened=lambda recipe, points: open_index(storage, fingerprint, recipe.space, version, points, recipe.metric),
+    )
+
+
+def recipes_of(header: Mapping[str, Any]) -> tuple[SpaceRecipe, ...]:
+    """The recipes that a model's header lists."""
+    return tuple(
+        SpaceRecipe(recipe["space"], recipe["metric"], tuple(Block(**block) for block in recipe["blocks"]))
+        for recipe in header["recipes"]
     )
 
 

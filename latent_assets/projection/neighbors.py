@@ -1,15 +1,19 @@
-"""Exact nearest neighbours that do not depend on how the queries were batched.
+"""Nearest neighbours that do not depend on how the queries were batched: all points compared.
 
-Used by the fit's graph, by placement and by the quality figures. Approximate search is not needed here.
+Used by the fit's graph, by placement on small maps and by the quality figures; for many points see `inverted`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from latent_assets.projection.distances import Points, unit
 from latent_assets.spaces import Metric
+
+__all__ = ["ExactIndex", "Index", "Neighbors", "check_k", "nearest_of", "self_neighbors", "unit"]
 
 _CHUNK_VALUES = 32 * 1024 * 1024  # float32 values of one block of the distance matrix: 128 MiB
 
@@ -22,11 +26,16 @@ class Neighbors:
     distances: np.ndarray
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """`vectors` [n, d] scaled to length 1, float32; a zero vector stays zero."""
-    wide = np.asarray(vectors, dtype=np.float32)
-    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide, dtype=np.float64))
-    return (wide / np.where(lengths > 0, lengths, 1.0)[:, None]).astype(np.float32)
+class Index(Protocol):
+    """Nearest neighbours among fixed points."""
+
+    metric: Metric
+
+    def __len__(self) -> int: ...
+
+    def search(self, queries: np.ndarray, k: int, exclude: np.ndarray | None = None) -> Neighbors:
+        """The `k` nearest points of each query float32 [m, d], ties by index; see `ExactIndex.search`."""
+        ...
 
 
 class ExactIndex:
@@ -40,6 +49,7 @@ class ExactIndex:
     def __init__(self, points: np.ndarray, metric: Metric) -> None:
         self.points = np.ascontiguousarray(points, dtype=np.float32)
         self.metric = metric
+        self._held = Points.of(self.points)
         self._squares = np.einsum("ij,ij->i", self.points, self.points, dtype=np.float64)
 
     def __len__(self) -> int:
@@ -50,11 +60,7 @@ class ExactIndex:
 
         Distances: cosine is 1 - cos (0 to 2), euclidean is L2. `k` must not exceed the points that remain.
         """
-        available = len(self.points) - (exclude is not None)
-        if not 1 <= k <= available:
-            raise ValueError(
-                f"k={k}: between 1 and {available} neighbours can be found among {len(self.points)} points"
-            )
+        check_k(k, len(self.points), exclude)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         indices = np.empty((len(queries), k), np.int64)
         distances = np.empty((len(queries), k), np.float64)
@@ -76,22 +82,30 @@ class ExactIndex:
         slack = 4.0 * (queries.shape[1] + 4) * 2.0**-24 * largest
         threshold = np.partition(near, k - 1, axis=1)[:, k - 1] + 2.0 * slack
         row, column = np.nonzero(near <= threshold[:, None])
-        exact = self._exact(queries, row, column)
-        order = np.lexsort((column, exact, row))
-        counts = np.bincount(row, minlength=len(queries))
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        picked = order[starts[:, None] + np.arange(k)]
-        return column[picked], exact[picked]
+        return nearest_of(self._held, queries, row, column, k, self.metric)
 
-    def _exact(self, queries: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        out = np.empty(len(row), np.float64)
-        step = max(1, _CHUNK_VALUES // 8 // max(1, queries.shape[1]))
-        for start in range(0, len(row), step):
-            part = slice(start, start + step)
-            difference = queries[row[part]].astype(np.float64) - self.points[column[part]]
-            out[part] = np.sum(difference * difference, axis=-1)
-        # for unit vectors 1 - cos = |x - y|^2 / 2, which is exact near zero where 1 - cos is not
-        return out / 2.0 if self.metric == "cosine" else np.sqrt(out)
+
+def check_k(k: int, points: int, exclude: np.ndarray | None) -> None:
+    """Raises ValueError when `k` neighbours cannot be found among `points` points."""
+    available = points - (exclude is not None)
+    if not 1 <= k <= available:
+        raise ValueError(f"k={k}: between 1 and {available} neighbours can be found among {points} points")
+
+
+def nearest_of(
+    points: Points, queries: np.ndarray, row: np.ndarray, column: np.ndarray, k: int, metric: Metric
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` nearest of each query's candidates: indices int64 [m, k], distances float64 [m, k], ties by index.
+
+    `row`, `column` int64 [p]: query and point of each pair; `row` ascends and every query has at least `k` pairs.
+    """
+    squares = points.squared_distances(queries, row, column)
+    # for unit vectors 1 - cos = |x - y|^2 / 2, which is exact near zero where 1 - cos is not
+    exact = squares / 2.0 if metric == "cosine" else np.sqrt(squares)
+    order = np.lexsort((column, exact, row))
+    starts = np.searchsorted(row, np.arange(len(queries)))
+    picked = order[starts[:, None] + np.arange(k)]
+    return column[picked], exact[picked]
 
 
 def self_neighbors(points: np.ndarray, k: int, metric: Metric) -> Neighbors:

@@ -96,7 +96,7 @@ def _coordinates(storage: Storage, model: MapModel, rows: ShardRows, at: np.ndar
         values = np.empty((len(at), 3), np.float32)
         values[at >= 0] = model.coords[recipe.space][at[at >= 0]]
         if len(further):
-            values[further] = model.placers[recipe.space].place(recipe.features(vectors)).coords
+            values[further] = model.placers[recipe.space].coordinates(recipe.features(vectors))
         coords[recipe.space] = values
     return coords
 

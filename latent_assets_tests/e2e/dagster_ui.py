@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,16 +226,7 @@ def serving_ui(instance_home: str, profile: str, daemon: bool = False, name: str
     program = ["dagster", "dev"] if daemon else ["dagster_webserver"]
     command = [sys.executable, "-W", "ignore", "-m", *program, "-w", str(workspace), "-h", "127.0.0.1"]
     log = home / f"ui-{port}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "-p", str(port), "--log-level", "warning"],
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=home,
-            start_new_session=True,
-        )
-    try:
+    with running([*command, "-p", str(port), "--log-level", "warning"], home, log, environment) as process:
         ui = DagsterUI(f"http://127.0.0.1:{port}", name)
         deadline = time.monotonic() + 180
         while True:
@@ -247,8 +238,21 @@ def serving_ui(instance_home: str, profile: str, daemon: bool = False, name: str
                 assert time.monotonic() < deadline, f"Dagster did not start within 180 s: {log.read_text()}"
                 time.sleep(0.3)
         yield ui
+
+
+@contextmanager
+def running(
+    command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that runs in `folder` and says what it says to `log`; ended afterwards with all that it started."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True
+        )
+    try:
+        yield process
     finally:
-        # `dagster dev` and all that it started, also where whoever runs the tests had interrupts ignored
+        # also where whoever runs the tests had interrupts ignored
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(10)

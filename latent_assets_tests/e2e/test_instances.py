@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -17,7 +15,7 @@ import latent_assets
 from latent_assets.defs.instance import instance_home, limit_pools, open_instance
 from latent_assets.profile import Profile, load_profile
 from latent_assets_tests.conftest import Gallery
-from latent_assets_tests.e2e.dagster_ui import free_port, serving_ui, wait_until
+from latent_assets_tests.e2e.dagster_ui import free_port, running, serving_ui, wait_until
 from latent_assets_tests.e2e.small_atlas import write_profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -64,29 +62,14 @@ def test_dagster_without_a_home_says_how_to_see_the_atlas(program: str, tmp_path
     environment = {**os.environ, "DAGSTER_DISABLE_TELEMETRY": "yes", "PYTHONPATH": str(checkout)}
     address = ["-h" if program == "dagster" else "--host", "127.0.0.1", "--port", str(free_port())]
     log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, *address],
-            cwd=checkout,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
-    def told() -> str | None:
-        assert process.poll() is None, log.read_text()
-        return next((line for line in log.read_text().splitlines() if "DAGSTER_HOME is not set" in line), None)
+    with running([*command, *address], checkout, log, environment) as process:
 
-    try:
+        def told() -> str | None:
+            assert process.poll() is None, log.read_text()
+            return next((line for line in log.read_text().splitlines() if "DAGSTER_HOME is not set" in line), None)
+
         line = wait_until(told, 180)
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
     assert "`latent-assets ui`" in line and f"DAGSTER_HOME={instance_home(load_profile('demo'))}" in line
     left = [path.name for path in checkout.iterdir() if path.name.startswith(".tmp_dagster_home")]
     for name in left:  # what a killed `dagster dev` leaves behind

@@ -57,7 +57,7 @@ class Served:
 
 @pytest.fixture
 def served(small_profile: Callable[..., Profile], gallery: Gallery, tmp_path: Path) -> Iterator[Served]:
-    profile = small_profile(shards={"rows": 8, "per_run": 2}, fetch={"min_success": 0.3})
+    profile = small_profile(shards={"rows": 8, "per_run": 4}, fetch={"min_success": 0.3})
     file = write_profile(profile, tmp_path / "profile.toml")
     with open_instance(profile) as instance:
         limit_pools(instance, profile)

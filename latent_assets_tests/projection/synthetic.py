@@ -47,6 +47,15 @@ def clip_vectors(rows: int, dims: int = 32, clusters: int = 6, seed: int = 0) ->
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32), labels
 
 
+def curved_vectors(rows: int, seed: int, dims: int = 48) -> np.ndarray:
+    """Unit vectors float32 [rows, dims] with ten intrinsic dimensions, as they come out of float16; one set of axes."""
+    rng = np.random.default_rng(seed)
+    axes = np.random.default_rng(99).normal(size=(10, dims))
+    values = rng.normal(size=(rows, 10)) @ axes + 0.1 * rng.normal(size=(rows, dims))
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    return values.astype(np.float16).astype(np.float32)
+
+
 def vae_columns(rows: int, feature_dim: int = 16, seed: int = 1) -> dict[str, np.ndarray]:
     """Latents float32 [rows, 4*8*8] whose variation is coarse: pooling keeps the neighbours, 16 random axes less so."""
     rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ import pytest
 from latent_assets.errors import DataError
 from latent_assets.projection.neighbors import unit
 from latent_assets.projection.placement import Placer, membership
+from latent_assets.projection.uncertainty import halves, interpolate
 from latent_assets_tests.projection import synthetic
 
 
@@ -50,7 +51,7 @@ def test_a_row_has_the_same_bits_alone_in_a_batch_and_in_another_order(placer: P
     together = placer.place(rows)
     order = np.random.default_rng(4).permutation(len(rows))
     shuffled = placer.place(rows[order])
-    for name in ("coords", "spread", "distance"):
+    for name in ("coords", "spread", "jitter", "trust", "distance"):
         whole = getattr(together, name)
         alone = np.concatenate([getattr(placer.place(rows[i : i + 1]), name) for i in range(len(rows))])
         batched = np.concatenate([getattr(placer.place(rows[i : i + 64]), name) for i in range(0, len(rows), 64)])
@@ -82,6 +83,56 @@ def test_place_is_the_weighted_mean_and_spread_its_deviation(placer: Placer) -> 
     np.testing.assert_allclose(placed.spread[0], spread, atol=1e-4)
     np.testing.assert_allclose(placed.distance[0], distances.min(), atol=1e-6)
     assert set(placed.neighbors[0]) == set(nearest)
+
+
+def test_jitter_is_the_standard_error_of_the_place() -> None:
+    """Neighbours with equal weights whose places are drawn at random: the error of their mean is known."""
+    rng = np.random.default_rng(11)
+    distances, sigma, k = np.ones((2_000, 45)), 2.0, 45
+    around = rng.normal(scale=sigma, size=(2_000, k, 3))
+    coords, spread, jitter = np.empty((2_000, 3)), np.empty(2_000), np.empty(2_000)
+    weights = membership(distances) / membership(distances).sum(axis=1, keepdims=True)
+    interpolate(weights, around, halves(k), coords, spread, jitter)
+    np.testing.assert_allclose(coords, around.mean(axis=1), atol=1e-12)
+    np.testing.assert_allclose(spread, np.sqrt(around.var(axis=1).sum(axis=1)), rtol=1e-12)
+    actual = np.sqrt((coords**2).sum(axis=1).mean())  # the true mean is 0
+    np.testing.assert_allclose(np.sqrt((jitter**2).mean()), actual, rtol=0.05)
+
+
+def test_jitter_is_large_between_two_islands_and_small_on_one() -> None:
+    features, labels = synthetic.clip_vectors(300, clusters=2)
+    coords = np.where(labels[:, None] == 0, -20.0, 20.0) + np.random.default_rng(1).normal(size=(300, 3)) * 0.1
+    placer = Placer(features, coords.astype(np.float32), "cosine", 15)
+    centres = [features[labels == label].mean(axis=0) for label in (0, 1)]
+    placed = placer.place(unit(np.stack([centres[0], (centres[0] + centres[1]) / 2])))
+    assert placed.jitter[0] < 0.1 and placed.spread[0] < 0.5
+    assert placed.jitter[1] > 2.0 and placed.spread[1] > 10.0
+
+
+def test_trust_tells_whether_what_is_drawn_around_a_place_is_near() -> None:
+    features, labels = synthetic.clip_vectors(900)
+    rng = np.random.default_rng(2)
+    centres = 20.0 * rng.normal(size=(6, 3))
+    fitted, rows, typical = features[:600], features[600:], 2.0 * np.var(features[:600], axis=0, dtype=np.float64).sum()
+    honest, scattered = centres[labels[:600]] + rng.normal(size=(600, 3)), rng.normal(size=(600, 3))
+    medians = []
+    for coords in (honest, scattered):
+        placed = Placer(fitted, coords.astype(np.float32), "cosine", 15).place(rows)
+        squares = 2.0 - 2.0 * rows.astype(np.float64) @ fitted.T.astype(np.float64)
+        on_map = np.linalg.norm(placed.coords[:, None] - coords[None], axis=2).argsort(axis=1)[:, :15]
+        nearest = np.sort(squares, axis=1)[:, :15].mean(axis=1)
+        drawn = np.take_along_axis(squares, on_map, axis=1).mean(axis=1)
+        expected = np.clip((typical - drawn) / (typical - nearest), 0.0, 1.0)
+        # a tie on the map, or its rounding, may change one of fifteen
+        assert (np.abs(placed.trust - expected) < 1e-4).mean() > 0.98
+        medians.append(float(np.median(placed.trust)))
+    assert medians[0] > 0.7 > 0.5 > medians[1]
+
+
+def test_what_is_near_to_nothing_is_not_trusted() -> None:
+    features = synthetic.clip_vectors(300)[0]
+    coords = np.random.default_rng(3).normal(size=(300, 3)).astype(np.float32)
+    assert (Placer(features, coords, "euclidean", 15).place(100.0 + np.ones((2, 32), np.float32)).trust == 0.0).all()
 
 
 def test_held_out_rows_land_in_their_own_cluster() -> None:

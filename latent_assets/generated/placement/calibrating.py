@@ -65,9 +65,10 @@ def usual_distances(
 
     other: float64 [h], those of held-out images to rows of the release that are no near-duplicates of them.
     """
-    index = model.placers[recipe.space].index
+    placer = model.placers[recipe.space]
+    index = placer.index
     sample = np.unique(np.linspace(0, len(index) - 1, min(len(index), _SAMPLE)).astype(np.int64))
-    among = index.search(index.points[sample], min(_NEIGHBORS, len(index) - 1), exclude=sample)
+    among = index.search(placer.points.rows(sample), min(_NEIGHBORS, len(index) - 1), exclude=sample)
     found = index.search(recipe.features(held_out), 1)
     fitted = {name: values[sample] for name, values in model.vectors.items()}
     return Distances(

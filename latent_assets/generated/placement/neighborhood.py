@@ -19,7 +19,6 @@ from latent_assets.atlas.table import nearest
 from latent_assets.generated.placement.background import background_columns
 from latent_assets.generated.placement.groups import alike, distances_to, near_duplicates
 from latent_assets.generated.placement.placed import Neighbour
-from latent_assets.projection.features import typical_square
 
 if TYPE_CHECKING:
     from lancedb.table import LanceTable
@@ -139,7 +138,7 @@ class Neighborhoods:
     @cached_property
     def _typical(self) -> dict[str, float]:
         """By space the mean squared distance of two fitted images."""
-        return {recipe.space: typical_square(recipe.features(self._model.vectors)) for recipe in self._model.recipes}
+        return {space: placer.typical for space, placer in self._model.placers.items()}
 
 
 def rows_of(table: LanceTable, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:

@@ -20,9 +20,11 @@ _JUDGED_ABOVE = 100  # rows; below that the measure says little
 
 @dataclass(frozen=True)
 class ModelDetails:
-    """spaces: projection.fit.SpaceFit as a dict, by space. unmatched: rows that only some of the models embedded."""
+    """spaces: projection.fit.SpaceFit as a dict, by space; placement: projection.placement.PlacementFigures likewise.
+    unmatched: rows that only some of the models embedded."""
 
     spaces: dict[str, Any] = field(default_factory=dict)
+    placement: dict[str, Any] = field(default_factory=dict)
     backend: str = ""
     device: str = ""
     bytes: int = 0
@@ -41,10 +43,10 @@ class CoordinateDetails:
 
 def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], options: MakeOptions) -> Mapping[str, Output]:
     """Fit all spaces on the embeddings that the manifest lists."""
-    from latent_assets.layout import model_name
     from latent_assets.pipeline.makers.embeddings import places
     from latent_assets.projection.features import FeatureChoice
     from latent_assets.projection.fit import fit_map
+    from latent_assets.projection.model import model_files, read_header
 
     wanted = recipes["umap_model"].fingerprint
     embedded = lineage.manifest("embedding_manifest")
@@ -53,6 +55,7 @@ def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     report = fit_map(lineage.profile, lineage.storage, shards, wanted, chosen)
     details = ModelDetails(
         spaces={name: asdict(space) for name, space in report.spaces.items()},
+        placement=read_header(lineage.storage, wanted)["placement"],
         backend=report.backend,
         device=report.device,
         bytes=report.bytes,
@@ -63,7 +66,8 @@ def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     pictures = {"map": model_picture(lineage, wanted, details.spaces)} if findings[0].passed and report.rows else {}
     # the fit is stored under its fingerprint: another fingerprint is another version, even with the same content
     version = fingerprint(wanted, report.version)
-    return {"umap_model": Output(version, report.rows, [model_name(wanted)], details, findings, pictures)}
+    files = model_files(lineage.storage, wanted)
+    return {"umap_model": Output(version, report.rows, files, details, findings, pictures)}
 
 
 def judge_model(lineage: Lineage, manifest: Manifest, deep: bool) -> Sequence[Finding]:
@@ -138,6 +142,11 @@ def describe_model(lineage: Lineage, manifest: Manifest) -> Mapping[str, Any]:
         for measure, value in space["quality"].items():
             if value is not None:
                 facts[f"{name}: {measure.replace('_', ' ')}"] = round(float(value), 4)
+    for name, found in details.placement.items():
+        facts[f"{name}: recall of the index"] = round(found["index_recall"], 4)
+        if found["error"] is not None:
+            facts[f"{name}: leave-one-out error, share of the diameter"] = round(found["error"], 4)
+            facts[f"{name}: leave-one-out error, 95th percentile"] = round(found["error_p95"], 4)
     return facts
 
 

@@ -471,3 +471,15 @@ def test_processes_that_cannot_be_begun_are_waited_for(
     world.settings |= {"format": "png"}  # stored otherwise, so asked for again
     with pytest.raises(ResourceError, match="threads and processes"):
         world.run()
+
+
+def test_a_worker_loads_no_library_of_tables(tmp_path: Path) -> None:
+    """Each of them would keep it in memory, for every processor, for nothing."""
+    code = (
+        "import os, sys; from latent_assets.images.store.worker import Job, _recorder;"
+        "from latent_assets.profile import Fetch; from latent_assets.storage import Storage;"
+        "_recorder(Job.of(Fetch(), Storage(sys.argv[1]), '00000'), dict(os.environ)).close();"
+        "print({'polars', 'polars_hash', 'pandas', 'pyarrow', 'torch'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "set()"
