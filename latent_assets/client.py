@@ -672,7 +672,10 @@ def _reading(image: str | Path | bytes | Image.Image) -> Iterator[bytes | Image.
 
     where = str(image) if isinstance(image, str | os.PathLike) else "The picture"
     if not isinstance(image, str | os.PathLike | bytes | Image.Image):
-        raise QueryError(f"A {type(image).__name__} is no picture: give a path, the bytes of a file, or a PIL image.")
+        raise QueryError(
+            f"{where} cannot be read as an image ({type(image).__name__}): give a path, the bytes of a file, or a PIL "
+            "image."
+        )
     if isinstance(image, str) and re.match(r"(?i)(https?|data):", image):
         raise QueryError(f"{image[:80]} is fetched by nobody here: give a path, the bytes of a file, or a PIL image.")
     try:

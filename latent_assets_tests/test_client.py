@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -172,7 +173,7 @@ def test_an_unknown_id_is_named(atlas: Atlas) -> None:
             ask("f" * 32)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("k", [0, -1, 10_001, 2.5, True, "3"])
+@pytest.mark.parametrize("k", [0, -1, 10_001, 2.5, True, "3", None, np.array([3, 4]), np.array([3]), np.bool_(True)])
 def test_k_has_bounds(atlas: Atlas, built: Built, k: object) -> None:
     with pytest.raises(QueryError, match="ask for 1 to 10,000 results"):
         atlas.neighbors(built.ids[0], k=k)  # type: ignore[arg-type]
@@ -189,7 +190,7 @@ def test_the_largest_k_is_answered(atlas: Atlas, built: Built) -> None:
     assert len(atlas.neighbors(built.ids[0], k=10_000)) == 59
 
 
-@pytest.mark.parametrize("limit", [-1, 2.5, "3", True, np.float64(3)])
+@pytest.mark.parametrize("limit", [-1, 2.5, "3", True, np.float64(3), np.array([2]), float("inf")])
 def test_a_limit_is_a_number_of_rows(atlas: Atlas, limit: object) -> None:
     with pytest.raises(QueryError, match="limit has to be a whole number of rows"):
         atlas.to_polars(["id"], limit=limit)  # type: ignore[arg-type]
@@ -206,7 +207,11 @@ def test_no_rows_and_no_columns_are_answers(atlas: Atlas) -> None:
         (["id", "url", "id"], "column id is asked for twice"),
         ("id", "list of"),
         ([], "at least one"),
-        ([None], "no column None"),
+        ([None], "list of"),
+        (5, "list of"),
+        ([["id"]], "list of"),
+        (b"id", "list of"),
+        (["ID"], "no column ID"),
     ],
 )
 def test_columns_that_make_no_frame_are_refused(atlas: Atlas, columns: object, said: str) -> None:
@@ -225,6 +230,45 @@ def test_a_vector_of_another_shape_or_with_nan_is_refused(atlas: Atlas, built: B
     for vector in (np.zeros(31), np.full(32, np.nan)):
         with pytest.raises(QueryError, match="A clip vector has 32 finite values"):
             atlas.search_vector(vector)
+
+
+@pytest.mark.parametrize("vector", ["red", None, ["a"] * 32, np.ones(32, complex), [None] * 32, np.ones(32, bool)])
+def test_a_vector_is_made_of_numbers(atlas: Atlas, vector: object) -> None:
+    with pytest.raises(QueryError, match="A clip vector has 32"):
+        atlas.search_vector(vector)  # type: ignore[arg-type]
+
+
+def test_a_vector_may_be_any_row_of_numbers(atlas: Atlas, built: Built) -> None:
+    for vector in (built.clip[4].tolist(), pl.Series(built.clip[4]), built.clip[4].astype(object)):
+        assert atlas.search_vector(vector, k=1)[0].id == built.ids[4]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tag", [-1, 1.0, None, True, b"live"])
+def test_a_release_is_named_by_a_tag_or_a_number(built: Built, tag: object) -> None:
+    with pytest.raises(QueryError, match="give the name of a tag"):
+        Atlas.open(built.storage.root, tag=tag)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (5, r"\(int\): give a path"), (None, r"\(NoneType\): give"), (np.zeros((5, 5, 3), np.uint8), r"\(ndarray\)"),
+        (bytearray(b"x"), r"\(bytearray\): give a path"), ("https://example.com/a.png", "fetched by nobody"),
+        ("data:image/png;base64,aaa", "fetched by nobody"), ("\0", "cannot be read"), ("/tmp", "is a directory"),
+    ],
+)  # fmt: skip
+def test_what_is_no_picture_is_told_with_what_is(atlas: Atlas, picture: object, said: str) -> None:
+    with pytest.raises(QueryError, match=said):
+        atlas.search_image(picture)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [5, ["a"], b"a"])
+def test_categories_and_domains_are_names(with_model: tuple[Built, ClipModel], value: Any) -> None:
+    atlas = Atlas.open(with_model[0].storage.root)
+    with pytest.raises(QueryError, match=r"category = .*give one name"):
+        atlas.search_text("red", category=value)
+    with pytest.raises(QueryError, match=r"domain = .*give one name"):
+        atlas.search_text("red", domain=value)
 
 
 def test_questions_refused_are_errors_a_person_can_read() -> None:

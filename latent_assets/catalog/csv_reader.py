@@ -5,6 +5,7 @@ Which column is which is decided in `columns`.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections import deque
@@ -194,7 +195,9 @@ def _lines(block: bytes) -> Iterator[str]:
 
 def _plain(block: bytes, separator: str, width: int) -> int | None:
     """How many lines a block has, if each is a record of `width` fields that Polars reads as `csv` does."""
-    if b'"' in block or b"\0" in block or block.count(b"\r") != block.count(b"\r\n"):
+    if block.startswith(codecs.BOM_UTF8) or b'"' in block or b"\0" in block:  # Polars leaves a mark out
+        return None
+    if block.count(b"\r") != block.count(b"\r\n"):
         return None
     try:
         if not block.isascii():

@@ -229,7 +229,7 @@ def test_whatever_python_writes_as_csv_is_read_as_it_was(rows: list[list[str]], 
 
 LINES = st.one_of(
     st.text(st.sampled_from("ab, ;'#ü"), max_size=8),
-    st.sampled_from(["a,b", "https://e.com/1,x", ",", "", "a,ü", ",b"]),
+    st.sampled_from(["a,b", "https://e.com/1,x", ",", "", "a,ü", ",b", "\ufeffa,b"]),
     st.text(st.sampled_from('ab,"\r\0\udcff\ufeff'), max_size=8),
 )
 ENDS = st.sampled_from(["\n", "\n", "\n", "\r\n", "\r"])
@@ -248,7 +248,7 @@ def test_blocks_that_are_parsed_as_a_whole_give_what_each_line_gives(
     text = "u,t\n" + "".join(line + end for line, end in lines)
     data = (text if ends else text.rstrip("\r\n")).encode("utf-8", "surrogateescape")
 
-    def read(plain: bool) -> tuple[list[tuple[str | None, ...]], dict[str, tuple[int, str]]]:
+    def read(plain: bool) -> tuple[list[tuple[str | None, ...]], dict[str, int]]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(csv_reader, "_BEGINNING", 1)
             patch.setattr(csv_reader, "_BLOCK", block if plain else 1 << 20)
@@ -259,7 +259,9 @@ def test_blocks_that_are_parsed_as_a_whole_give_what_each_line_gives(
             reader = CsvReader(io.BytesIO(data), "a.csv", findings, ",")
             frames = list(reader.batches(wanted))
         assert all(frame.columns == wanted for frame in frames)
-        return [row for frame in frames for row in frame.rows()], findings.noted
+        # which of the bad rows of a block is told first may differ
+        counts = {what: times for what, (times, _) in findings.noted.items()}
+        return [row for frame in frames for row in frame.rows()], counts
 
     assert read(True) == read(False)
 
