@@ -13,7 +13,7 @@ import numpy as np
 from infra.bench.placement_methods import METHODS, Map
 from infra.bench.synthetic_vectors import CHUNK, sources
 from latent_assets.profile import Projection
-from latent_assets.projection.backend import initial_layout
+from latent_assets.projection.backend import first_start
 from latent_assets.projection.distances import unit
 from latent_assets.projection.index import make_index
 from latent_assets.projection.model import read_model
@@ -110,7 +110,7 @@ def _fit(features: np.ndarray, metric: Metric, settings: Projection, seed: int, 
             min_dist=settings.min_dist,
             metric=metric,
             n_epochs=settings.n_epochs,
-            init=initial_layout(features, seed) if start is None else start.astype(np.float32),
+            init=first_start(features, seed) if start is None else start.astype(np.float32),
             random_state=seed,
             transform_seed=seed,
             n_jobs=1,

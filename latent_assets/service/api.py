@@ -277,7 +277,7 @@ def _atlas(app: FastAPI, service: Service) -> None:
             Query(
                 min_length=1,
                 max_length=LONGEST_QUERY,
-                pattern=_TEXT,
+                json_schema_extra={"format": "filter"},
                 description="only rows for which this holds: comparisons of columns, joined by AND, OR and NOT",
                 examples=["aesthetic >= 7 AND contains(caption, 'fox')"],
             ),
