@@ -24,6 +24,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
     r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<sign><=|>=|<>|!=|[=<>(),]))"
 )
+_INDEXED = re.compile(r"[A-Za-z0-9]{3}")
 _COMPARISONS = frozenset(["=", "!=", "<>", "<", "<=", ">", ">="])
 _EXAMPLE = "Write it as in: aesthetic >= 7 AND contains(caption, 'fox')"
 
@@ -106,7 +107,7 @@ class _Reader:
             self._expect(",")
             value = self._value("text")
             self._expect(")")
-            return f"contains({column}, {value})"
+            return _contains(column, value)
         column = self._column(kind, word)
         if self._takes("IS"):
             not_null = self._takes("NOT")
@@ -166,3 +167,12 @@ class _Reader:
             token = self.peek()
             found = "the end" if token is None else repr(token[1][:40])
             raise QueryError(f"{word!r} was expected, and not {found}. {_EXAMPLE}")
+
+
+def _contains(column: str, value: str) -> str:
+    """That a column holds a text, given as a literal.
+
+    Lance's n-gram index knows runs of three ASCII letters or digits. For a text without one it finds nothing, instead
+    of reading the column; `strpos` asks no index.
+    """
+    return f"contains({column}, {value})" if _INDEXED.search(value) else f"strpos({column}, {value}) > 0"

@@ -45,8 +45,10 @@ def _print_hits(hits: Sequence[Hit], as_json: bool) -> None:
     if as_json:
         print_json([asdict(hit) for hit in hits])
         return
-    if hits:
-        out.print(f"{'':>3} {hits[0].measure}", style="dim", highlight=False)
+    if not hits:
+        out.print("No image fits.")
+        return
+    out.print(f"{'':>3} {hits[0].measure}", style="dim", highlight=False)
     for place, hit in enumerate(hits, 1):
         caption = (hit.caption or "(no caption)").replace("\n", " ")
         shown = caption if len(caption) <= 200 else f"{caption[:200]}…"

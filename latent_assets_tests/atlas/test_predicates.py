@@ -25,7 +25,8 @@ def test_columns_with_text_or_numbers_can_be_asked_about() -> None:
     [
         ("aesthetic >= 7", "aesthetic >= 7"),
         ("aesthetic>=7.5e0 and width<>-3", "(aesthetic >= 7.5e0 AND width <> -3)"),
-        ("contains(caption, 'it''s')", "contains(caption, 'it''s')"),
+        ("contains(caption, 'it''s')", "strpos(caption, 'it''s') > 0"),
+        ("contains(caption, 'the fox')", "contains(caption, 'the fox')"),
         ("a_b", None),
         ("NOT (category = 'x' OR category IS NULL)", "(NOT (category = 'x' OR category IS NULL))"),
         ("category not in ('x', 'y') AND url like '%.png'", "(category NOT IN ('x', 'y') AND url LIKE '%.png')"),

@@ -117,6 +117,9 @@ def test_a_filter_leaves_the_others_out(atlas: Atlas, said: Built) -> None:
     # letters of other scripts, and fewer than three of them
     assert rows(said, atlas.search_vector(said.clip[4], 5, where="contains(caption, '狐狸')")) == [5]
     assert rows(said, atlas.search_vector(said.clip[4], 5, where="contains(caption, '狐')")) != []
+    # which the n-gram index does not know
+    for text, row in (("红色的狐狸", 5), ("ФОКС", 2), ("ïve c", 4), ("; -- ", 9)):
+        assert rows(said, atlas.search_vector(said.clip[4], 5, where=f"contains(caption, '{text}')")) == [row], text
     assert rows(said, atlas.search_vector(said.clip[4], 5, where="caption LIKE '%DROP TABLE%'")) == [9]
     assert atlas.search_vector(said.clip[4], 5, where="width > 1000") == []
     with pytest.raises(QueryError, match="no column"):

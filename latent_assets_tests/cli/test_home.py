@@ -137,7 +137,8 @@ def parses(arguments: list[str]) -> None:
     while arguments and arguments[0] in getattr(command, "commands", ()):
         context = command.context_class(command, parent=context)
         command = command.commands[arguments.pop(0)]
-    assert not arguments or not hasattr(command, "commands"), f"no command {arguments}"
+    alone = getattr(command, "invoke_without_command", True)
+    assert not arguments or alone or not hasattr(command, "commands"), f"no command {arguments}"
     command.make_context(command.name, arguments, parent=context)
 
 

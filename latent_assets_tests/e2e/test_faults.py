@@ -152,7 +152,7 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [("250k", "is full"), ("560k", r"No space left on device.* Make room")],
+    [("250k", "is full"), ("640k", r"No space left on device.* Make room")],
     ids=["images", "table"],
 )
 def test_a_full_disk_is_named_and_the_build_goes_on_when_there_is_room(

@@ -260,7 +260,7 @@ def test_a_generation_ends_when_nobody_wants_it(shared: ImageGenerator) -> None:
     request = GenerationRequest.of(shared.drawing.spec, "a red apple", seed=4, steps=20)
     whole = shared.generate(request)
     seen: list[PathPoint] = []
-    with pytest.raises(GenerationCancelledError, match="Stopped after step 13 of 21"):
+    with pytest.raises(GenerationCancelledError, match=r"Stopped after step 1\d of 21"):
         shared.generate(request, seen.append, lambda: len(seen) > 1)
     assert len(seen) >= 2
     with pytest.raises(GenerationCancelledError, match="not wanted any more"):

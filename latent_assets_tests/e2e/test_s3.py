@@ -30,7 +30,7 @@ def test_an_atlas_on_s3(
             monkeypatch.setenv(name, value)
         profile = small_profile(root=f"s3://{BUCKET}/small")
         with small_atlas(profile) as atlas:
-            assert len(atlas.rebuild()) == 6 + 6 * 3
+            assert len(atlas.rebuild()) == 7 + 6 * 3
             assert atlas.rebuild() == set()
             gallery.write([name for name in sorted(gallery.files) if name != "007.png"])
             made = atlas.rebuild()
