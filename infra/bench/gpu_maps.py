@@ -28,7 +28,8 @@ def measure(rows: int, fit_rows: int | None = None) -> dict[str, Any]:
     import polars as pl
 
     from latent_assets.projection.fit import fit_map
-    from latent_assets.projection.model import load_model, read_header
+    from latent_assets.projection.header import read_header
+    from latent_assets.projection.model import load_model
     from latent_assets.projection.previous import COLUMN, PreviousMaps
     from latent_assets.projection.rows import read_shard_rows
     from latent_assets.projection.shard import project_shard

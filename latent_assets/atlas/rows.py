@@ -21,7 +21,7 @@ from latent_assets.errors import DataError
 from latent_assets.images.outcome import Outcome
 from latent_assets.images.store.ledger import read_ledger
 from latent_assets.layout import clusters_name, coords_name
-from latent_assets.projection.model import read_header
+from latent_assets.projection.header import read_header
 from latent_assets.storage import Storage
 
 _CATALOG = (

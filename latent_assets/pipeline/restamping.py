@@ -180,7 +180,8 @@ class Restamping:
         """The maps of the remaining rows lie under the fingerprint of what they are made from now."""
         from latent_assets.layout import model_name
         from latent_assets.pipeline.makers.projection import model_picture
-        from latent_assets.projection.model import model_files, read_header
+        from latent_assets.projection.header import read_header
+        from latent_assets.projection.model import model_files
         from latent_assets.projection.removal import move_projection
 
         lineage = self._lineage

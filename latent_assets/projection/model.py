@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from latent_assets.errors import NotBuiltError
 from latent_assets.layout import model_name, projection_folder
 from latent_assets.profile import Projection
 from latent_assets.projection.distances import Part, Points
 from latent_assets.projection.features import Block, SpaceRecipe
+from latent_assets.projection.header import read_header
 from latent_assets.projection.index import make_index, open_index, store_index
 from latent_assets.projection.mapped import map_arrays, write_arrays
 from latent_assets.projection.neighbors import Index
@@ -129,17 +128,6 @@ def model_files(storage: Storage, fingerprint: str) -> list[str]:
     """The names of all files of fitted maps: the model and the indexes beside it."""
     folder = projection_folder(fingerprint)
     return [f"{folder}/{name}" for name in storage.list(folder, ".safetensors")]
-
-
-def read_header(storage: Storage, fingerprint: str) -> dict[str, Any]:
-    """The JSON of a model file, without its arrays. Raises NotBuiltError when the model is not there."""
-    name = model_name(fingerprint)
-    if not storage.exists(name):
-        raise NotBuiltError(f"{storage.uri(name)} is not there: no map was fitted. Run `latent-assets build`.")
-    with storage.open(name) as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, Any] = json.loads(json.loads(file.read(length))["__metadata__"]["model"])
-    return header
 
 
 def load_model(storage: Storage, fingerprint: str) -> MapModel:

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 
 from latent_assets.errors import DataError
 from latent_assets.layout import coords_name, model_name, projection_folder
-from latent_assets.projection.model import content_version, read_header, write_model
+from latent_assets.projection.header import read_header
+from latent_assets.projection.model import content_version, write_model
 
 if TYPE_CHECKING:
     from latent_assets.storage import Storage

@@ -12,7 +12,8 @@ from latent_assets.errors import DataError, NotBuiltError
 from latent_assets.layout import model_name
 from latent_assets.progress import Progress, listening
 from latent_assets.projection.fit import FitReport, fit_map
-from latent_assets.projection.model import load_model, read_header
+from latent_assets.projection.header import read_header
+from latent_assets.projection.model import load_model
 from latent_assets.projection.shard import project_shard, read_coords
 from latent_assets.storage import Storage
 from latent_assets_tests.projection import synthetic

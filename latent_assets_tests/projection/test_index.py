@@ -9,9 +9,10 @@ from safetensors.numpy import load_file
 from latent_assets.layout import index_name, model_name
 from latent_assets.projection import index as indexes
 from latent_assets.projection.fit import fit_map
+from latent_assets.projection.header import read_header
 from latent_assets.projection.inverted import InvertedIndex
 from latent_assets.projection.mapped import map_arrays, write_arrays
-from latent_assets.projection.model import MapModel, model_files, read_header, read_model
+from latent_assets.projection.model import MapModel, model_files, read_model
 from latent_assets.projection.neighbors import ExactIndex
 from latent_assets.projection.removal import drop_from_model
 from latent_assets.storage import Storage

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -98,6 +99,11 @@ def test_a_record_is_for_its_owner_and_goes_with_its_service(tmp_path: Path) -> 
         assert read_record("/an/atlas") is None
 
 
+def rounded(printed: str) -> Any:
+    """JSON with numbers to five decimals: alone, the command line reads texts with another implementation."""
+    return json.loads(printed, parse_float=lambda number: round(float(number), 5))
+
+
 def test_the_command_line_asks_the_service_and_says_so(built: Built, served: Running) -> None:
     runner, options = CliRunner(), ["-p", str(built.file), "--json"]
     row_id = Atlas.open(built.profile.root).to_polars(["id"], 1)["id"][0]
@@ -116,7 +122,7 @@ def test_the_command_line_asks_the_service_and_says_so(built: Built, served: Run
         with recorded(record_of(served)):
             answered = runner.invoke(app, [*command, *options])
         assert alone.exit_code == answered.exit_code == 0, (alone.output, answered.output)
-        assert answered.stdout == alone.stdout and json.loads(alone.stdout)
+        assert rounded(answered.stdout) == rounded(alone.stdout) != []
         assert f"Answered by the service at {served.url}, release 2" in answered.stderr
         assert "service" not in alone.stderr
     for command in (

@@ -96,7 +96,8 @@ def synthetic(folder: Path, count: int, emoji: Profile) -> Tiles:
         [("00000", count)] if count else [],
     )
     storage = Storage(str(folder))
-    picture = next(file for file in Tiles.open(Storage(emoji.root), "1").sprites() if file)
+    version = Atlas.open(emoji.root).version
+    picture = next(file for file in Tiles.open(Storage(emoji.root), str(version)).sprites() if file)
     info = Atlas.open(emoji.root).info
     write_tiles(storage, "1", info, rows, lambda first, number: [picture] * number, {"00000": "1"})
     list_releases(storage, ["1"])
@@ -147,7 +148,7 @@ def test_the_command_writes_a_site(emoji: Profile, tmp_path: Path) -> None:
     file.write_text(profile_toml(emoji), encoding="utf-8")
     done = CliRunner().invoke(app, ["export", str(tmp_path / "site"), "-p", str(file)])
     assert done.exit_code == 0, done.output
-    assert "Release 1 as a site" in done.output
+    assert "Release 2 as a site" in done.output
     assert (tmp_path / "site" / "index.html").is_file()
     assert problem_of_points(Tiles.open(Storage(str(tmp_path / "site")), "1")) == ""
 

@@ -96,7 +96,8 @@ def make_model(lineage: Lineage, key: str, recipes: Mapping[str, Recipe], option
     from latent_assets.pipeline.makers.embeddings import places
     from latent_assets.projection.features import FeatureChoice
     from latent_assets.projection.fit import fit_map
-    from latent_assets.projection.model import model_files, read_header
+    from latent_assets.projection.header import read_header
+    from latent_assets.projection.model import model_files
 
     recipe = recipes["umap_model"]
     wanted, continued = recipe.fingerprint, recipe.inputs[_CONTINUES]

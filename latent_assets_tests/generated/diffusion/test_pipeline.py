@@ -78,5 +78,5 @@ def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_repository_that_is_not_here_is_explained() -> None:
-    with pytest.raises(ModelError, match=r"`nobody/nothing` is neither a local directory nor in the hub's cache"):
+    with pytest.raises(ModelError, match=r"`nobody/nothing` is not on this machine and could not be downloaded"):
         diffusion_files(DiffusionModel(model="nobody/nothing"))

@@ -314,7 +314,7 @@ def test_the_command_places_files_and_goes_on_after_a_bad_one(calibrated: Calibr
     bad.write_bytes(b"no image")
     result = CliRunner().invoke(app, ["place", str(bad), str(good), "-k", "2", "-p", str(calibrated.file)])
     assert result.exit_code == 2 and "cannot be read as an image" in result.output
-    assert "64 x 64, on release 1" in result.output and "possible copy of" in result.output
+    assert "64 x 64, on release 2" in result.output and "possible copy of" in result.output
     assert result.output.count("\u00b1") == 3 and "\x1b" not in result.output and "source" not in result.output
     result = CliRunner().invoke(app, ["place", str(good), "--json", "-p", str(calibrated.file)])
     assert result.exit_code == 0, result.output
