@@ -41,7 +41,6 @@ class Restamping:
         self._lineage, self._shards = lineage, [shard for shard in shards if shard in lineage.shards()]
         self._current = {stage: set(keys) for stage, keys in current.items()}
         self._fitted_before = fitted
-        self._labels_of: dict[str, str] = {}  # fingerprints that labels had and have
         self.rebuilt: list[str] = []
         self.pictures: dict[tuple[str, str], dict[str, bytes]] = {}
 
@@ -261,7 +260,6 @@ class Restamping:
             lineage.storage, new, fit.fingerprint, shards, profile.projection.spaces, profile.labels.boilerplate
         )
         output = label_output(lineage, new, report)
-        self._labels_of[old] = new
         details = {**before.details, **asdict(output.details), "kept": before.details["kept"]}
         self._commit(before, _constant(output.version), output.rows, details, output.files)
         if output.pictures:
@@ -279,7 +277,8 @@ class Restamping:
         def describe(card: ReleaseInfo) -> ReleaseInfo:
             projection = self._fit_of(card.projection)
             made_from = recipe.fingerprint if recipe else fingerprint("takedown", card.fingerprint, sorted(ids))
-            labels = self._labels_of.get(card.labels, card.labels)
+            kept = lineage.manifests.get("atlas_labels")  # what another run of this takedown moved is there, too
+            labels = kept.fingerprint if card.labels and kept is not None else card.labels
             return replace(card, projection=projection, labels=labels, fingerprint=made_from)
 
         removal = drop_rows(lineage.profile, lineage.storage, ids, describe)

@@ -150,7 +150,7 @@ def test_the_command_writes_a_site(emoji: Profile, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "Release 2 as a site" in done.output
     assert (tmp_path / "site" / "index.html").is_file()
-    assert problem_of_points(Tiles.open(Storage(str(tmp_path / "site")), "1")) == ""
+    assert problem_of_points(Tiles.open(Storage(str(tmp_path / "site")), "2")) == ""
 
 
 def test_what_cannot_be_exported_is_said(emoji: Profile, tmp_path: Path) -> None:

@@ -210,10 +210,10 @@ def test_a_link_to_a_release_before_opens_it(visit: Open, two_releases: Running)
     before = Atlas.open(two_releases.profile.root, first_of(two_releases))
     now = set(Atlas.open(two_releases.profile.root).to_polars(["id"])["id"])
     gone = next(row_id for row_id in before.to_polars(["id"])["id"] if row_id not in now)
-    seen = visit(f"#release=1&image={gone}", url=two_releases.url)
+    seen = visit(f"#release={before.version}&image={gone}", url=two_releases.url)
     page = seen.page
     expect(page.locator("#summary")).to_contain_text(f"of {len(before):,} images shown")
-    expect(page.locator(".yours")).to_contain_text("This is release 1")
+    expect(page.locator(".yours")).to_contain_text(f"This is release {before.version}")
     expect(page.locator("#image-panel h2")).to_have_text(before.row(gone).caption or "")
     wide = page.locator("#image-panel img.large").evaluate("(image) => image.decode().then(() => image.naturalWidth)")
     assert wide > 30
