@@ -137,7 +137,7 @@ def parses(arguments: list[str]) -> None:
     while arguments and arguments[0] in getattr(command, "commands", ()):
         context = command.context_class(command, parent=context)
         command = command.commands[arguments.pop(0)]
-    alone = getattr(command, "invoke_without_command", True)
+    alone = getattr(command, "invoke_without_command", False) and arguments[:1] and arguments[0].startswith("-")
     assert not arguments or alone or not hasattr(command, "commands"), f"no command {arguments}"
     command.make_context(command.name, arguments, parent=context)
 
