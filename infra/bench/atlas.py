@@ -93,11 +93,15 @@ class Shards:
             ledger.with_columns(missing).select(list(LEDGER_SCHEMA)).cast(LEDGER_SCHEMA),  # type: ignore[arg-type]
         )
 
-    def _vectors(self, shard: str, ids: list[str], rng: np.random.Generator) -> None:
-        clip = rng.standard_normal((len(ids), self.dims), np.float32)
+    def _values(self, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Vectors of so many rows, float32 [rows, d], by embedding."""
+        clip = rng.standard_normal((rows, self.dims), np.float32)
         clip /= np.linalg.norm(clip, axis=1, keepdims=True)
+        return {"clip": clip, "vae": rng.standard_normal((rows, VAE_DIMS), np.float32)}
+
+    def _vectors(self, shard: str, ids: list[str], rng: np.random.Generator) -> None:
         files = self.content(shard).embeddings.files
-        for name, values in (("clip", clip), ("vae", rng.standard_normal((len(ids), VAE_DIMS), np.float32))):
+        for name, values in self._values(len(ids), rng).items():
             with writing_embeddings(self.storage, files[name], {FEATURES[name]: values.shape[1]}) as writer:
                 writer.append(ids, {FEATURES[name]: values})
         with writing_thumbnails(self.storage, thumbnail_name(THUMBNAILS, shard)) as thumbnails:

@@ -1,7 +1,7 @@
 """Placement of new images: what it costs and how right it is, by the size of the map.
 
-    python infra/bench/placement.py speed [--rows 635561] [--folder DIR]
-    python infra/bench/placement.py quality [--rows 4000] [--atlas ROOT] [--refits 20]
+    .venv/bin/python -m infra.bench.placement speed [--rows 635561] [--folder DIR]
+    .venv/bin/python -m infra.bench.placement quality [--rows 4000] [--atlas ROOT] [--refits 20]
 
 `speed` fills the maps of a release with synthetic images (clustered; 768 dimensions of `clip`, 256 of `vae`, and the
 space of both), then opens them in a process of its own: seconds and memory to open, milliseconds for 1, 100, 1,000 and
@@ -25,25 +25,22 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from infra.bench import placement_quality  # noqa: E402
-from infra.bench.synthetic_vectors import CHUNK, WIDTHS, sources  # noqa: E402
-from latent_assets.layout import model_name  # noqa: E402
-from latent_assets.profile import Projection  # noqa: E402
-from latent_assets.projection.features import make_recipes  # noqa: E402
-from latent_assets.projection.inverted import InvertedIndex, exact_neighbors  # noqa: E402
-from latent_assets.projection.model import (  # noqa: E402
+from infra.bench import placement_quality
+from infra.bench.synthetic_vectors import CHUNK, WIDTHS, sources
+from latent_assets.layout import model_name
+from latent_assets.profile import Projection
+from latent_assets.projection.features import make_recipes
+from latent_assets.projection.inverted import InvertedIndex, exact_neighbors
+from latent_assets.projection.model import (
     header_of,
     model_arrays,
     points_of,
     read_model,
     write_model,
 )
-from latent_assets.projection.placement import Placer  # noqa: E402
-from latent_assets.spaces import spaces  # noqa: E402
-from latent_assets.storage import Storage  # noqa: E402
+from latent_assets.projection.placement import Placer
+from latent_assets.spaces import spaces
+from latent_assets.storage import Storage
 
 PROJECTION = "b" * 32
 
@@ -126,7 +123,9 @@ def use(options: argparse.Namespace) -> None:
 
 def _compare_indexes(space: str, placer: Placer, features: np.ndarray) -> None:
     index = placer.index
-    assert isinstance(index, InvertedIndex)
+    if not isinstance(index, InvertedIndex):
+        print(f"{space}: {len(index):,} rows are compared one by one, without an index")
+        return
     found = index.search(features, 15)
     true = exact_neighbors(placer.points, features, 15, index.metric)
     share = (true.indices[:, :, None] == found.indices[:, None, :]).any(axis=2).mean()
@@ -153,10 +152,11 @@ def _compare_indexes(space: str, placer: Placer, features: np.ndarray) -> None:
 def speed(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="latent-assets-bench-") as temporary:
         folder = options.folder or temporary
+        command = [sys.executable, "-m", "infra.bench.placement"]
         given = ["--folder", folder, "--rows", str(options.rows)]
         if not Storage(folder).exists(model_name(PROJECTION)):
-            subprocess.run([sys.executable, __file__, "fill", *given], check=True)
-        subprocess.run([sys.executable, __file__, "use", *given], check=True)
+            subprocess.run([*command, "fill", *given], check=True)
+        subprocess.run([*command, "use", *given], check=True)
 
 
 def main() -> None:

@@ -25,15 +25,13 @@ from pathlib import Path
 import lance  # noqa: F401  loading it is no part of publishing
 import numpy as np
 
-from infra.bench.atlas import FEATURES, THUMBNAILS, VAE_DIMS, Shards, profile
+from infra.bench.atlas import VAE_DIMS, Shards, profile
 from infra.bench.indexes import Clustered
 from latent_assets.atlas.checks import check
 from latent_assets.atlas.recall import make_probes, recall
 from latent_assets.atlas.release import prune, publish, stage
 from latent_assets.atlas.table import LIVE, open_table
 from latent_assets.client import Atlas
-from latent_assets.embeddings.store import writing_embeddings, writing_thumbnails
-from latent_assets.layout import thumbnail_name
 from latent_assets.profile import Profile
 from latent_assets.storage import Storage
 
@@ -49,16 +47,8 @@ class ClusteredShards(Shards):
         super().__init__(storage, rows, dims, shards, thumbnail_bytes)
         self._sources = {"clip": Clustered(dims), "vae": Clustered(VAE_DIMS, seed=1)}
 
-    def _vectors(self, shard: str, ids: list[str], rng: np.random.Generator) -> None:
-        files = self.content(shard).embeddings.files
-        for name, source in self._sources.items():
-            values = source.rows(len(ids), rng)
-            with writing_embeddings(self.storage, files[name], {FEATURES[name]: values.shape[1]}) as writer:
-                writer.append(ids, {FEATURES[name]: values})
-        with writing_thumbnails(self.storage, thumbnail_name(THUMBNAILS, shard)) as thumbnails:
-            size = self.thumbnail_bytes
-            data = rng.bytes(size * len(ids))
-            thumbnails.append(ids, [data[i * size : (i + 1) * size] for i in range(len(ids))])
+    def _values(self, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {name: source.rows(rows, rng) for name, source in self._sources.items()}
 
 
 def inputs(given: argparse.Namespace) -> dict[str, int]:
